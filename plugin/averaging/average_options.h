@@ -1,0 +1,45 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <optional>
+#include <string>
+
+#include "polyak/config/options.h"
+
+namespace polyak {
+
+/// The keys that every average takes. `Self` is the Options struct itself, so that setters of both chain
+/// in any order.
+template <class Self>
+struct AverageOptions : Options {
+  /// Averages at every interval-th call of update_parameters; the calls between only count.
+  Self& interval(int64_t value) { return interval_ = value, self(); }
+  int64_t interval() const { return interval_; }
+  /// Averages floating buffers too, instead of copying every buffer at each call.
+  Self& update_buffers(bool value) { return update_buffers_ = value, self(); }
+  bool update_buffers() const { return update_buffers_; }
+  /// Where the average is kept; empty: where the model's tensors are.
+  Self& device(std::optional<std::string> value) { return device_ = std::move(value), self(); }
+  Self& device(const c10::Device& value) { return device_ = value.str(), self(); }
+  const std::optional<std::string>& device() const { return device_; }
+
+  void visit(OptionVisitor& visitor) override {
+    visitor.key("interval", &interval_, "Average at every interval-th update; the others only count.",
+                at_least(1));
+    visitor.key("update_buffers", &update_buffers_,
+                "Average floating buffers like parameters; off: copy all buffers at each update.");
+    visitor.key("device", &device_,
+                "Where the average is kept, such as cpu or cuda:0; null: where the model is.");
+  }
+
+ protected:
+  Self& self() { return static_cast<Self&>(*this); }
+
+ private:
+  int64_t interval_ = 1;
+  bool update_buffers_ = false;
+  std::optional<std::string> device_;
+};
+
+}  // namespace polyak

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "polyak/core/export.h"
+
+namespace torch {
+namespace nn {
+class Module;
+template <typename Contained>
+class ModuleHolder;
+}  // namespace nn
+namespace jit {
+struct Module;
+}
+}  // namespace torch
+
+namespace polyak {
+
+/// A parameter or buffer under its dotted name in the model.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+  bool buffer = false;
+};
+
+/// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the caller, or
+/// shared), a module holder such as `torch::nn::Sequential`, or a `torch::jit::Module`. Copies refer to
+/// the same model.
+class POLYAK_API Model {
+ public:
+  // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
+  Model(torch::nn::Module& module);
+  Model(std::shared_ptr<torch::nn::Module> module);
+  Model(const torch::jit::Module& module);
+  template <class Net>
+  Model(const std::shared_ptr<Net>& module) : Model(std::shared_ptr<torch::nn::Module>(module)) {}
+  template <class Net>
+  Model(const torch::nn::ModuleHolder<Net>& holder)
+      : Model(std::shared_ptr<torch::nn::Module>(holder.ptr())) {}
+
+  /// Parameters and buffers in the order of Python's state_dict: each module's own parameters, its own
+  /// buffers, then its children. A tensor that stands under several names is listed under each.
+  std::vector<NamedTensor> tensors() const;
+
+  /// Equal for handles to the same model.
+  const void* identity() const;
+  /// The nn module, or nullptr for a jit one.
+  torch::nn::Module* nn_module() const { return module_; }
+  bool is_training() const;
+  void train(bool on) const;
+  /// The class's name, for messages.
+  std::string class_name() const;
+
+ private:
+  std::shared_ptr<torch::nn::Module> owner_;
+  torch::nn::Module* module_ = nullptr;
+  std::shared_ptr<torch::jit::Module> script_;
+};
+
+}  // namespace polyak

@@ -1,0 +1,52 @@
+#include "polyak/registry/registry.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+namespace polyak {
+
+RegistryBase::~RegistryBase() = default;
+Catalog::Catalog() = default;
+Catalog::~Catalog() = default;
+
+std::vector<std::string> RegistryBase::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, describe] : descriptions_) names.push_back(name);
+  return names;
+}
+
+RegistryBase::Description RegistryBase::describe(const std::string& name) const {
+  auto found = descriptions_.find(name);
+  if (found == descriptions_.end()) fail<ConfigError>("no {} is named '{}'", kind_, name);
+  return found->second();
+}
+
+void RegistryBase::add_description(const std::string& name, std::function<Description()> describe) {
+  if (!descriptions_.emplace(name, std::move(describe)).second) {
+    fail<ConfigError>("a {} named '{}' is registered already", kind_, name);
+  }
+}
+
+std::string RegistryBase::type_of(const Node& node) const {
+  if (!node.is_mapping()) node.fail(fmt::format("must be a mapping with a 'type', got {}", node.kind_name()));
+  const Node* type = node.find("type");
+  if (!type) {
+    node.fail(fmt::format("'type' is missing; the {}s are: {}", kind_, fmt::join(names(), ", ")));
+  }
+  const std::string name = type->as_string();
+  if (contains(name)) return name;
+  const std::string near = nearest_name(name, names());
+  type->fail(fmt::format("no {} is named '{}'{}; the {}s are: {}", kind_, name,
+                         near.empty() ? "" : fmt::format("; did you mean '{}'?", near), kind_,
+                         fmt::join(names(), ", ")));
+}
+
+std::vector<const RegistryBase*> Catalog::all() const {
+  std::vector<const RegistryBase*> all;
+  for (const auto& [type, registry] : registries_) all.push_back(registry.get());
+  std::sort(all.begin(), all.end(), [](auto* a, auto* b) { return a->kind() < b->kind(); });
+  return all;
+}
+
+}  // namespace polyak

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "polyak/averaging/averaged_model.h"
+#include "polyak/averaging/model.h"
+#include "polyak/checkpoint/value.h"
+#include "polyak/core/export.h"
+#include "polyak/runtime/progress.h"
+
+namespace polyak {
+
+class HookList;
+
+/// An average over the runner's model, under the name that its checkpoint entries carry. "" is the first
+/// and nameless one.
+struct NamedAverage {
+  std::string name;
+  std::shared_ptr<AveragedModel> average;
+};
+
+/// What hooks see of a training loop. A host with a runner class of its own implements it; the reference
+/// runner is one such. All calls come from the training thread.
+class POLYAK_API Runner {
+ public:
+  virtual ~Runner();
+
+  virtual Model model() = 0;
+  virtual const Progress& progress() const = 0;
+  virtual HookList& hooks() = 0;
+  /// Whether this run goes on from a checkpoint (raw weights, counters) instead of starting from weights.
+  virtual bool resuming() const { return false; }
+
+  /// Where files go, and what names this run. Empty: nowhere.
+  virtual std::string work_dir() const { return ""; }
+  virtual std::string timestamp() const { return ""; }
+
+  /// A number for the logs, valid for this iteration: `lr`, `ema/momentum`, `time`.
+  virtual void log(const std::string& /*name*/, double /*value*/) {}
+  /// Numbers logged in this iteration: losses of the step and what hooks logged.
+  virtual const Scalars& logged() const;
+
+  /// Evaluates the model as it is now over the data of the running validation or test, without hooks.
+  /// @return metrics, e.g. `accuracy`, each name followed by `suffix`.
+  virtual Scalars validate(const std::string& suffix);
+  /// Runs forward passes over training batches until `num_samples` samples went through: no gradient, no
+  /// optimizer step, the model in the mode that the caller set, the order of training data undisturbed.
+  virtual void run_training_forward(int64_t num_samples);
+
+  /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
+  virtual Value make_checkpoint(bool with_optimizer, bool with_schedulers);
+  /// One step of every parameter scheduler that counts in epochs, or in iterations.
+  virtual void step_schedulers(bool by_epoch);
+  /// Values that belong to the run and survive a resume (best score, kept checkpoints): a dict.
+  virtual Value& run_info() { return run_info_; }
+  /// Ends training after the present iteration.
+  virtual void request_stop() = 0;
+
+  /// Averages over this runner's model, in the order in which hooks added them.
+  std::vector<NamedAverage>& averages() { return averages_; }
+
+ private:
+  std::vector<NamedAverage> averages_;
+  Value run_info_ = Value::dict();
+};
+
+}  // namespace polyak
