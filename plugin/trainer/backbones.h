@@ -1,0 +1,103 @@
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
+
+#include <optional>
+#include <vector>
+
+#include "polyak/config/options.h"
+#include "polyak/trainer/network.h"
+
+namespace polyak {
+
+struct POLYAK_API SmallCnnOptions : Options {
+  std::vector<int64_t> channels = {32, 64};
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+/// A small convolutional network for images of 28 to 32 pixels: one stage per entry of `channels`, each a
+/// 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the flattened last map.
+/// Strides instead of pooling: several times faster on a CPU at equal accuracy.
+class POLYAK_API SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
+ public:
+  SmallCnn(SmallCnnOptions options, ImageShape image);
+  void reset() override;
+  at::Tensor forward(const at::Tensor& images) override;
+  int64_t features() const override;
+
+ private:
+  SmallCnnOptions options_;
+  ImageShape image_;
+  std::vector<torch::nn::Conv2d> convs_;
+  std::vector<torch::nn::BatchNorm2d> norms_;
+};
+
+struct POLYAK_API MlpOptions : Options {
+  std::vector<int64_t> hidden = {256};
+  double dropout = 0.0;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+/// Fully connected layers over the flattened image, each followed by ReLU and dropout.
+class POLYAK_API Mlp : public torch::nn::Cloneable<Mlp>, public Backbone {
+ public:
+  Mlp(MlpOptions options, ImageShape image);
+  void reset() override;
+  at::Tensor forward(const at::Tensor& images) override;
+  int64_t features() const override { return options_.hidden.back(); }
+
+ private:
+  MlpOptions options_;
+  ImageShape image_;
+  std::vector<torch::nn::Linear> layers_;
+};
+
+struct POLYAK_API ResNetCifarOptions : Options {
+  int64_t depth = 18;
+  int64_t base_channels = 64;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+/// Two 3x3 convolutions with a shortcut around them (He et al. 2016, "Deep Residual Learning").
+class POLYAK_API BasicBlock : public torch::nn::Cloneable<BasicBlock> {
+ public:
+  BasicBlock(int64_t in_channels, int64_t channels, int64_t stride);
+  void reset() override;
+  at::Tensor forward(const at::Tensor& images);
+
+ private:
+  int64_t in_channels_;
+  int64_t channels_;
+  int64_t stride_;
+  torch::nn::Conv2d conv1_{nullptr};
+  torch::nn::BatchNorm2d bn1_{nullptr};
+  torch::nn::Conv2d conv2_{nullptr};
+  torch::nn::BatchNorm2d bn2_{nullptr};
+  torch::nn::Sequential downsample_{nullptr};  // empty where the shortcut is the identity
+};
+
+/// ResNet with the CIFAR stem: one 3x3 convolution of stride 1 and no pooling before the four stages;
+/// global average pooling after them. Tensors are named as in mmpretrain's ResNet_CIFAR.
+class POLYAK_API ResNetCifar : public torch::nn::Cloneable<ResNetCifar>, public Backbone {
+ public:
+  ResNetCifar(ResNetCifarOptions options, ImageShape image);
+  void reset() override;
+  at::Tensor forward(const at::Tensor& images) override;
+  int64_t features() const override { return options_.base_channels * 8; }
+
+ private:
+  ResNetCifarOptions options_;
+  ImageShape image_;
+  torch::nn::Conv2d conv1_{nullptr};
+  torch::nn::BatchNorm2d bn1_{nullptr};
+  std::vector<torch::nn::Sequential> layers_;
+};
+
+}  // namespace polyak

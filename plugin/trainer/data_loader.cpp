@@ -1,0 +1,75 @@
+#include "polyak/trainer/data_loader.h"
+
+#include <ATen/Functions.h>
+
+#include "polyak/registry/registry.h"
+#include "polyak/trainer/random_stream.h"
+
+namespace polyak {
+namespace {
+
+// Separates the streams that share a seed.
+enum Stream : uint64_t { kOrder = 1, kTransforms = 2 };
+
+}  // namespace
+
+Sampler::~Sampler() = default;
+
+void DefaultSamplerOptions::visit(OptionVisitor& visitor) {
+  visitor.key("shuffle", &shuffle, "Whether each epoch has an order of its own.");
+  visitor.key("seed", &seed, "Seed of the order; null: that of the run.", at_least(0));
+}
+
+DefaultSampler::DefaultSampler(const DefaultSamplerOptions& options, const Context& context)
+    : shuffle_(options.shuffle),
+      seed_(options.seed ? static_cast<uint64_t>(*options.seed) : context.seed) {
+  check_options(options, "DefaultSampler");
+}
+
+at::Tensor DefaultSampler::order(int64_t size, int64_t epoch) const {
+  if (!shuffle_) return at::arange(size, at::kLong);
+  return at::randperm(size, make_random_stream({seed_, kOrder, static_cast<uint64_t>(epoch)}),
+                      at::kLong);
+}
+
+void DataLoaderOptions::visit(OptionVisitor& visitor) {
+  visitor.key("batch_size", &batch_size, "Samples in a batch.", at_least(1));
+  visitor.key("drop_last", &drop_last, "Leave out a last batch that is smaller than the others.");
+  visitor.key("sampler", &sampler,
+              "The order of samples; null: DefaultSampler, shuffled for training only.");
+  visitor.required("dataset", &dataset, "The dataset.");
+}
+
+DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool shuffle, uint64_t seed)
+    : seed_(seed) {
+  DataLoaderOptions options;
+  read_options(node, options, "a dataloader");
+  batch_size_ = options.batch_size;
+  if (options.sampler.is_null()) {
+    DefaultSamplerOptions sampler;
+    sampler.shuffle = shuffle;
+    sampler_ = std::make_shared<DefaultSampler>(sampler, Sampler::Context{seed});
+  } else {
+    sampler_ = catalog.of<Sampler>().build(options.sampler, {seed});
+  }
+  dataset_ = catalog.of<Dataset>().build(options.dataset, {&catalog});
+  const int64_t samples = sampler_->order(dataset_->size(), 0).size(0);
+  size_ = (samples + (options.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
+  if (size_ == 0) {
+    node.fail(fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
+                          samples, batch_size_));
+  }
+}
+
+Batch DataLoader::batch(int64_t epoch, int64_t index) {
+  if (epoch != order_epoch_) {
+    order_ = sampler_->order(dataset_->size(), epoch);
+    order_epoch_ = epoch;
+  }
+  const int64_t first = index * batch_size_;
+  const at::Tensor indices = order_.slice(0, first, first + batch_size_);
+  return dataset_->batch(indices, make_random_stream({seed_, kTransforms, static_cast<uint64_t>(epoch),
+                                                      static_cast<uint64_t>(index)}));
+}
+
+}  // namespace polyak

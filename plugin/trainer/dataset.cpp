@@ -1,0 +1,104 @@
+#include "polyak/trainer/dataset.h"
+
+#include <ATen/Functions.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "polyak/trainer/random_stream.h"
+
+namespace polyak {
+
+void DatasetOptions::visit(OptionVisitor& visitor) {
+  visitor.key("limit", &limit, "Use the first samples only; null: all.", at_least(1));
+  visitor.key("pipeline", &pipeline, "The transforms, a list.");
+}
+
+Dataset::Dataset(const DatasetOptions& options, const Context& context)
+    : limit_(options.limit), pipeline_(options.pipeline, *context.catalog) {}
+
+Dataset::~Dataset() = default;
+
+int64_t Dataset::size() const { return std::min(limit_.value_or(total()), total()); }
+
+Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random) const {
+  LabelledImages samples = read(indices);
+  return {pipeline_.apply(std::move(samples.images), random), std::move(samples.labels)};
+}
+
+ImageShape Dataset::image_shape() const {
+  const at::Tensor images = batch(at::zeros({1}, at::kLong), make_random_stream({0})).images;
+  return {images.size(1), images.size(2), images.size(3)};
+}
+
+InMemoryDataset::InMemoryDataset(LabelledImages samples, int64_t num_classes,
+                                 const DatasetOptions& options, const Context& context)
+    : Dataset(options, context), samples_(std::move(samples)), num_classes_(num_classes) {}
+
+LabelledImages InMemoryDataset::read(const at::Tensor& indices) const {
+  return {samples_.images.index_select(0, indices), samples_.labels.index_select(0, indices)};
+}
+
+void ImageFilesOptions::visit(OptionVisitor& visitor) {
+  visitor.key("data_root", &data_root, "The folder that holds the files.");
+  visitor.key("split", &split, "train or test; null: as test_mode says.");
+  visitor.key("test_mode", &test_mode, "Without `split`: whether to read the test files.");
+  DatasetOptions::visit(visitor);
+}
+
+void ImageFilesOptions::validate() const {
+  if (data_root.empty()) fail<ConfigError>("data_root: must name the folder that holds the files");
+  if (split && *split != "train" && *split != "test") {
+    fail<ConfigError>("split: must be train or test, got '{}'", *split);
+  }
+}
+
+void RandomImagesOptions::visit(OptionVisitor& visitor) {
+  visitor.key("size", &size, "Number of samples.", at_least(1));
+  visitor.key("channels", &channels, "Channels of an image.", at_least(1));
+  visitor.key("image_size", &image_size, "Height and width of an image.", at_least(1));
+  visitor.key("num_classes", &num_classes, "Number of classes.", at_least(1));
+  visitor.key("seed", &seed, "Chooses the images; the patterns of the classes are the same for all.",
+              at_least(0));
+  DatasetOptions::visit(visitor);
+}
+
+std::shared_ptr<Dataset> make_mnist(const ImageFilesOptions& options,
+                                    const Dataset::Context& context) {
+  check_options(options, "dataset");
+  const std::string part = options.is_test() ? "t10k" : "train";
+  return std::make_shared<InMemoryDataset>(
+      read_idx_pair(options.data_root, part + "-images-idx3-ubyte", part + "-labels-idx1-ubyte", 10),
+      10, options, context);
+}
+
+std::shared_ptr<Dataset> make_cifar10(const ImageFilesOptions& options,
+                                      const Dataset::Context& context) {
+  check_options(options, "CIFAR10");
+  const std::filesystem::path root(options.data_root);
+  std::vector<std::string> paths;
+  if (options.is_test()) {
+    paths.push_back((root / "test_batch.bin").string());
+  } else {
+    for (int i = 1; i <= 5; ++i) paths.push_back((root / fmt::format("data_batch_{}.bin", i)).string());
+  }
+  return std::make_shared<InMemoryDataset>(read_cifar10(paths), 10, options, context);
+}
+
+std::shared_ptr<Dataset> make_random_images(const RandomImagesOptions& options,
+                                            const Dataset::Context& context) {
+  check_options(options, "RandomImages");
+  const auto side = options.image_size;
+  at::Generator pattern_stream = make_random_stream({0});
+  at::Generator stream = make_random_stream({1, static_cast<uint64_t>(options.seed)});
+  const at::Tensor patterns =
+      at::randint(128, {options.num_classes, options.channels, side, side}, pattern_stream, at::kByte);
+  at::Tensor labels = at::randint(options.num_classes, {options.size}, stream, at::kLong);
+  at::Tensor images =
+      at::randint(128, {options.size, options.channels, side, side}, stream, at::kByte);
+  images += patterns.index_select(0, labels);
+  return std::make_shared<InMemoryDataset>(LabelledImages{images, labels}, options.num_classes, options,
+                                           context);
+}
+
+}  // namespace polyak

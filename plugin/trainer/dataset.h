@@ -1,0 +1,108 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+#include "polyak/trainer/image_files.h"
+#include "polyak/trainer/network.h"
+#include "polyak/trainer/transforms.h"
+
+namespace polyak {
+
+/// Samples that a loop reads in batches.
+struct Batch {
+  at::Tensor images;  // float [N, C, H, W]
+  at::Tensor labels;  // int64 [N]
+};
+
+/// The keys that every dataset takes.
+struct POLYAK_API DatasetOptions : Options {
+  std::optional<int64_t> limit;
+  Node pipeline;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Labelled images by number.
+class POLYAK_API Dataset {
+ public:
+  static constexpr const char* kKind = "dataset";
+  struct Context {
+    const Catalog* catalog = nullptr;
+  };
+  virtual ~Dataset();
+
+  /// Number of samples: the first `limit` of those there are.
+  int64_t size() const;
+  virtual int64_t num_classes() const = 0;
+  /// The samples of `indices` (int64 [N]) after the transforms of `pipeline`, on the CPU.
+  Batch batch(const at::Tensor& indices, const at::Generator& random) const;
+  /// Size of one image after the transforms.
+  ImageShape image_shape() const;
+
+ protected:
+  Dataset(const DatasetOptions& options, const Context& context);
+  virtual int64_t total() const = 0;
+  /// uint8 or float [N, C, H, W] and int64 [N]; new tensors, not views of the set.
+  virtual LabelledImages read(const at::Tensor& indices) const = 0;
+
+ private:
+  std::optional<int64_t> limit_;
+  Pipeline pipeline_;
+};
+
+/// A set that is held in memory.
+class POLYAK_API InMemoryDataset : public Dataset {
+ public:
+  InMemoryDataset(LabelledImages samples, int64_t num_classes, const DatasetOptions& options,
+                  const Context& context);
+  int64_t num_classes() const override { return num_classes_; }
+
+ protected:
+  int64_t total() const override { return samples_.labels.size(0); }
+  LabelledImages read(const at::Tensor& indices) const override;
+
+ private:
+  LabelledImages samples_;
+  int64_t num_classes_;
+};
+
+/// Keys of sets that lie in files: which folder and which part.
+struct POLYAK_API ImageFilesOptions : DatasetOptions {
+  std::string data_root;
+  std::optional<std::string> split;
+  bool test_mode = false;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+  /// `split`, or what test_mode says when there is none.
+  bool is_test() const { return split ? *split == "test" : test_mode; }
+};
+
+struct POLYAK_API FashionMnistOptions : ImageFilesOptions {
+  FashionMnistOptions() { data_root = "/usr/share/datasets/fashion-mnist"; }
+};
+
+struct POLYAK_API RandomImagesOptions : DatasetOptions {
+  int64_t size = 256;
+  int64_t channels = 1;
+  int64_t image_size = 8;
+  int64_t num_classes = 10;
+  int64_t seed = 0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// The four files of MNIST's form in data_root: 28 x 28 grey, 10 classes.
+POLYAK_API std::shared_ptr<Dataset> make_mnist(const ImageFilesOptions& options,
+                                               const Dataset::Context& context);
+/// data_batch_1.bin to data_batch_5.bin and test_batch.bin in data_root: 32 x 32 colour, 10 classes.
+POLYAK_API std::shared_ptr<Dataset> make_cifar10(const ImageFilesOptions& options,
+                                                 const Dataset::Context& context);
+/// Seeded images: a random pattern for each class, with noise over it; a network can learn them.
+POLYAK_API std::shared_ptr<Dataset> make_random_images(const RandomImagesOptions& options,
+                                                       const Dataset::Context& context);
+
+}  // namespace polyak

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+#include "polyak/runtime/progress.h"
+
+namespace polyak {
+
+/// Measures predictions over a validation or test pass.
+class POLYAK_API Metric {
+ public:
+  static constexpr const char* kKind = "metric";
+  struct Context {
+    int64_t num_classes = 0;  // classes of the data
+  };
+  virtual ~Metric();
+  /// Forgets what was added: a new pass begins.
+  virtual void reset() = 0;
+  /// @param logits float [N, classes]
+  /// @param labels int64 [N]
+  virtual void add(const at::Tensor& logits, const at::Tensor& labels) = 0;
+  virtual Scalars compute() const = 0;
+};
+
+struct POLYAK_API AccuracyOptions : Options {
+  Node topk = Node(1);
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// The share, in percent, of samples whose label is among the k largest logits. With one k the metric is
+/// named `accuracy`, with several `accuracy/top1`, `accuracy/top5`, ...
+class POLYAK_API Accuracy : public Metric {
+ public:
+  /// @throws ConfigError when a k is not in 1 to the number of classes
+  Accuracy(const AccuracyOptions& options, const Context& context);
+  void reset() override;
+  void add(const at::Tensor& logits, const at::Tensor& labels) override;
+  Scalars compute() const override;
+
+ private:
+  std::vector<int64_t> topk_;
+  std::vector<int64_t> correct_;  // for each k
+  int64_t samples_ = 0;
+};
+
+}  // namespace polyak

@@ -1,0 +1,11 @@
+#include "polyak/trainer/network.h"
+
+namespace polyak {
+
+NetworkPart::~NetworkPart() = default;
+Backbone::~Backbone() = default;
+Loss::~Loss() = default;
+Head::~Head() = default;
+Algorithm::~Algorithm() = default;
+
+}  // namespace polyak

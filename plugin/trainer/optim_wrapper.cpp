@@ -1,0 +1,81 @@
+#include "polyak/trainer/optim_wrapper.h"
+
+#include <ATen/Functions.h>
+#include <torch/types.h>
+#include <torch/nn/utils/clip_grad.h>
+
+#include "polyak/core/log.h"
+#include "polyak/registry/registry.h"
+
+namespace polyak {
+
+void ClipGradOptions::visit(OptionVisitor& visitor) {
+  visitor.key("max_norm", &max_norm, "Scale all gradients so that their norm is at most this.", above(0));
+  visitor.key("norm_type", &norm_type, "Which norm: 2, 1, or .inf for the largest entry.",
+              Bounds{0.0, std::numeric_limits<double>::infinity(), true, false});
+  visitor.key("max_value", &max_value, "Clamp each entry of each gradient to plus or minus this.",
+              above(0));
+}
+
+void ClipGradOptions::validate() const {
+  if (max_norm.has_value() == max_value.has_value()) {
+    fail<ConfigError>("clip_grad takes one of max_norm and max_value");
+  }
+}
+
+void OptimWrapperOptions::visit(OptionVisitor& visitor) {
+  visitor.choice("type", &type, {"OptimWrapper"}, "The kind of wrapper.");
+  visitor.required("optimizer", &optimizer, "The optimizer.");
+  visitor.key("accumulative_counts", &accumulative_counts,
+              "Iterations whose gradients make one optimizer step.", at_least(1));
+  visitor.key("clip_grad", &clip_grad, "Limits of gradients: max_norm or max_value; null: none.");
+}
+
+OptimWrapper::OptimWrapper(const Node& node, const Catalog& catalog,
+                           std::vector<at::Tensor> parameters) {
+  OptimWrapperOptions options;
+  read_options(node, options, "optim_wrapper");
+  accumulative_counts_ = options.accumulative_counts;
+  if (!options.clip_grad.is_null()) {
+    clip_grad_.emplace();
+    read_options(options.clip_grad, *clip_grad_, "clip_grad");
+  }
+  optimizer_ = catalog.of<Optimizer>().build(options.optimizer, {std::move(parameters)});
+}
+
+int64_t OptimWrapper::steps_in(int64_t iters) const {
+  return (iters + accumulative_counts_ - 1) / accumulative_counts_;
+}
+
+void OptimWrapper::start(int64_t iter, int64_t max_iters) {
+  iter_ = iter;
+  max_iters_ = max_iters;
+  if (iter % accumulative_counts_ != 0 && iter < max_iters) {
+    log_warning("the run goes on after iteration {}, between two optimizer steps of {} iterations each; "
+                "the gradients that were gathered there are lost",
+                iter, accumulative_counts_);
+  }
+}
+
+bool OptimWrapper::update(const at::Tensor& loss) {
+  const int64_t remainder = max_iters_ % accumulative_counts_;
+  const int64_t count = iter_ < max_iters_ - remainder ? accumulative_counts_ : remainder;
+  (count == 1 ? loss : loss / count).backward();
+  ++iter_;
+  if (iter_ % accumulative_counts_ != 0 && iter_ != max_iters_) return false;
+  if (clip_grad_) clip();
+  optimizer_->step();
+  optimizer_->zero_grad();
+  return true;
+}
+
+void OptimWrapper::clip() {
+  if (clip_grad_->max_norm) {
+    grad_norm_ = torch::nn::utils::clip_grad_norm_(optimizer_->parameters(), *clip_grad_->max_norm,
+                                                   clip_grad_->norm_type);
+  } else {
+    torch::nn::utils::clip_grad_value_(optimizer_->parameters(), *clip_grad_->max_value);
+  }
+}
+
+}  // namespace polyak

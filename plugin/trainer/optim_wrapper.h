@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+#include "polyak/trainer/optimizer.h"
+
+namespace polyak {
+
+class Catalog;
+
+struct POLYAK_API ClipGradOptions : Options {
+  std::optional<double> max_norm;
+  double norm_type = 2;
+  std::optional<double> max_value;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+struct POLYAK_API OptimWrapperOptions : Options {
+  std::string type = "OptimWrapper";
+  Node optimizer;
+  int64_t accumulative_counts = 1;
+  Node clip_grad;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
+/// `accumulative_counts` iterations are averaged into one step; the last iterations of a run, when fewer
+/// are left, make a step of their own.
+class POLYAK_API OptimWrapper {
+ public:
+  /// @param node the keys of OptimWrapperOptions
+  OptimWrapper(const Node& node, const Catalog& catalog, std::vector<at::Tensor> parameters);
+
+  Optimizer& optimizer() { return *optimizer_; }
+  /// Steps that a run of `iters` iterations takes.
+  int64_t steps_in(int64_t iters) const;
+  /// Says where the run is: `iter` iterations are done of `max_iters`.
+  void start(int64_t iter, int64_t max_iters);
+  /// Backward pass of one iteration's loss (a scalar tensor); a step when it is due.
+  /// @return whether the optimizer stepped
+  bool update(const at::Tensor& loss);
+  /// The norm of all gradients before the last step, where clip_grad has a max_norm.
+  std::optional<double> grad_norm() const { return grad_norm_; }
+
+ private:
+  void clip();
+
+  std::shared_ptr<Optimizer> optimizer_;
+  int64_t accumulative_counts_ = 1;
+  std::optional<ClipGradOptions> clip_grad_;
+  std::optional<double> grad_norm_;
+  int64_t iter_ = 0;
+  int64_t max_iters_ = 0;
+};
+
+}  // namespace polyak

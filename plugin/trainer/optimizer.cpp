@@ -1,0 +1,288 @@
+#include "polyak/trainer/optimizer.h"
+
+#include <ATen/Functions.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/sgd.h>
+
+#include <sstream>
+#include <string>
+#include <type_traits>
+
+namespace polyak {
+namespace {
+
+/// A tensor of a state dict, in the dtype and on the device of the parameter that it belongs to.
+at::Tensor tensor_like(const at::Tensor& parameter, const Value& value) {
+  return value.as_tensor().to(parameter.device(), parameter.scalar_type(), /*non_blocking=*/false,
+                              /*copy=*/true);
+}
+
+/// One of LibTorch's optimizers over one group of parameters.
+template <class Torch, class TorchOptions, class TorchState>
+class TorchOptimizer : public Optimizer {
+ public:
+  TorchOptimizer(const std::vector<at::Tensor>& parameters, const TorchOptions& options)
+      : Optimizer(parameters, options.lr()), optimizer_(parameters, options) {}
+
+  void step() override { optimizer_.step(); }
+  double lr() const override { return options().lr(); }
+  void set_lr(double lr) override { options().lr(lr); }
+
+ protected:
+  TorchOptions& options() {
+    return static_cast<TorchOptions&>(optimizer_.param_groups().front().options());
+  }
+  const TorchOptions& options() const {
+    return static_cast<const TorchOptions&>(optimizer_.param_groups().front().options());
+  }
+  const TorchState* state(const at::Tensor& parameter) const {
+    const auto found = optimizer_.state().find(key(parameter));
+    return found == optimizer_.state().end() ? nullptr
+                                             : static_cast<const TorchState*>(found->second.get());
+  }
+  void set_state(const at::Tensor& parameter, std::unique_ptr<TorchState> state) {
+    optimizer_.state()[key(parameter)] = std::move(state);
+  }
+  void clear_state() override { optimizer_.state().clear(); }
+
+ private:
+  /// LibTorch finds a parameter's state by its address: as a pointer, or as that in text (up to 2.0).
+  static auto key(const at::Tensor& parameter) {
+    using Map = std::decay_t<decltype(std::declval<Torch>().state())>;
+    if constexpr (std::is_same_v<typename Map::key_type, std::string>) {
+      std::ostringstream text;
+      text << parameter.unsafeGetTensorImpl();
+      return text.str();
+    } else {
+      return static_cast<void*>(parameter.unsafeGetTensorImpl());
+    }
+  }
+
+  Torch optimizer_;
+};
+
+class Sgd final
+    : public TorchOptimizer<torch::optim::SGD, torch::optim::SGDOptions, torch::optim::SGDParamState> {
+ public:
+  using TorchOptimizer::TorchOptimizer;
+
+ private:
+  Value group() const override {
+    Value group = Value::dict();
+    group.set("lr", options().lr());
+    group.set("momentum", options().momentum());
+    group.set("dampening", options().dampening());
+    group.set("weight_decay", options().weight_decay());
+    group.set("nesterov", options().nesterov());
+    return group;
+  }
+
+  void load_group(const Value& group) override {
+    options().lr(group.at("lr").as_real());
+    options().momentum(group.at("momentum").as_real());
+    options().dampening(group.at("dampening").as_real());
+    options().weight_decay(group.at("weight_decay").as_real());
+    options().nesterov(group.at("nesterov").as_bool());
+  }
+
+  Value state_of(const at::Tensor& parameter) const override {
+    Value result = Value::dict();
+    const auto* found = state(parameter);
+    if (found && found->momentum_buffer().defined()) {
+      result.set("momentum_buffer", found->momentum_buffer());
+    }
+    return result;
+  }
+
+  void load_state_of(const at::Tensor& parameter, const Value& saved) override {
+    const Value* buffer = saved.find("momentum_buffer");
+    if (!buffer || buffer->is_none()) return;
+    auto state = std::make_unique<torch::optim::SGDParamState>();
+    state->momentum_buffer(tensor_like(parameter, *buffer));
+    set_state(parameter, std::move(state));
+  }
+};
+
+/// Adam and AdamW, which keep the same state.
+template <class Torch, class TorchOptions, class TorchState>
+class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
+ public:
+  using TorchOptimizer<Torch, TorchOptions, TorchState>::TorchOptimizer;
+
+ private:
+  Value group() const override {
+    const TorchOptions& options = this->options();
+    Value group = Value::dict();
+    group.set("lr", options.lr());
+    group.set("betas", Value::tuple({std::get<0>(options.betas()), std::get<1>(options.betas())}));
+    group.set("eps", options.eps());
+    group.set("weight_decay", options.weight_decay());
+    group.set("amsgrad", options.amsgrad());
+    return group;
+  }
+
+  void load_group(const Value& group) override {
+    const std::vector<Value>& betas = group.at("betas").items();
+    if (betas.size() != 2) fail<CheckpointError>("optimizer: betas must be two numbers");
+    TorchOptions& options = this->options();
+    options.lr(group.at("lr").as_real());
+    options.betas({betas[0].as_real(), betas[1].as_real()});
+    options.eps(group.at("eps").as_real());
+    options.weight_decay(group.at("weight_decay").as_real());
+    options.amsgrad(group.at("amsgrad").as_bool());
+  }
+
+  Value state_of(const at::Tensor& parameter) const override {
+    Value result = Value::dict();
+    const TorchState* found = this->state(parameter);
+    if (!found) return result;
+    // Python keeps the step as a float tensor; exact up to 2^24 steps.
+    result.set("step", at::scalar_tensor(static_cast<double>(found->step()), at::kFloat));
+    result.set("exp_avg", found->exp_avg());
+    result.set("exp_avg_sq", found->exp_avg_sq());
+    if (found->max_exp_avg_sq().defined()) result.set("max_exp_avg_sq", found->max_exp_avg_sq());
+    return result;
+  }
+
+  void load_state_of(const at::Tensor& parameter, const Value& saved) override {
+    const Value* step = saved.find("step");
+    if (!step) return;
+    auto state = std::make_unique<TorchState>();
+    state->step(step->is_tensor() ? step->as_tensor().template item<int64_t>() : step->as_int());
+    state->exp_avg(tensor_like(parameter, saved.at("exp_avg")));
+    state->exp_avg_sq(tensor_like(parameter, saved.at("exp_avg_sq")));
+    if (const Value* largest = saved.find("max_exp_avg_sq")) {
+      state->max_exp_avg_sq(tensor_like(parameter, *largest));
+    }
+    this->set_state(parameter, std::move(state));
+  }
+};
+
+using Adam =
+    AdamLike<torch::optim::Adam, torch::optim::AdamOptions, torch::optim::AdamParamState>;
+using AdamW =
+    AdamLike<torch::optim::AdamW, torch::optim::AdamWOptions, torch::optim::AdamWParamState>;
+
+template <class TorchOptions>
+TorchOptions torch_adam_options(const AdamOptions& options) {
+  return TorchOptions(options.lr)
+      .betas({options.betas[0], options.betas[1]})
+      .eps(options.eps)
+      .weight_decay(options.weight_decay)
+      .amsgrad(options.amsgrad);
+}
+
+}  // namespace
+
+Optimizer::Optimizer(std::vector<at::Tensor> parameters, double lr)
+    : parameters_(std::move(parameters)), initial_lr_(lr) {}
+
+Optimizer::~Optimizer() = default;
+
+void Optimizer::zero_grad() {
+  for (at::Tensor& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
+}
+
+Value Optimizer::state_dict() const {
+  Value state = Value::dict();
+  std::vector<Value> indices;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto index = static_cast<int64_t>(i);
+    Value entry = state_of(parameters_[i]);
+    if (!entry.entries().empty()) state.set(index, std::move(entry));
+    indices.emplace_back(index);
+  }
+  Value saved_group = group();
+  saved_group.set("initial_lr", initial_lr_);
+  saved_group.set("params", Value::list(std::move(indices)));
+  Value result = Value::dict();
+  result.set("state", std::move(state));
+  result.set("param_groups", Value::list({std::move(saved_group)}));
+  return result;
+}
+
+void Optimizer::load_state_dict(const Value& saved) {
+  const std::vector<Value>& groups = saved.at("param_groups").items();
+  if (groups.size() != 1) {
+    fail<CheckpointError>("optimizer: the checkpoint has {} parameter groups, expected 1", groups.size());
+  }
+  const Value& group = groups.front();
+  const std::vector<Value>& indices = group.at("params").items();
+  if (indices.size() != parameters_.size()) {
+    fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the model {}", indices.size(),
+                          parameters_.size());
+  }
+  const Value& state = saved.at("state");
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Value* entry = state.find(indices[i]);
+    if (!entry) continue;
+    for (const auto& [name, value] : entry->entries()) {
+      if (!value.is_tensor() || name.as_string() == "step") continue;
+      if (value.as_tensor().sizes() == parameters_[i].sizes()) continue;
+      fail<CheckpointError>("optimizer: {} of parameter {} has {} dimensions and {} elements in the "
+                            "checkpoint, which does not fit the model's parameter",
+                            name.as_string(), i, value.as_tensor().dim(), value.as_tensor().numel());
+    }
+  }
+  load_group(group);
+  if (const Value* initial = group.find("initial_lr")) initial_lr_ = initial->as_real();
+  clear_state();
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (const Value* entry = state.find(indices[i])) load_state_of(parameters_[i], *entry);
+  }
+}
+
+void SgdOptions::visit(OptionVisitor& visitor) {
+  visitor.required("lr", &lr, "Learning rate.", at_least(0));
+  visitor.key("momentum", &momentum, "Factor of the running sum of gradients; 0: none.", at_least(0));
+  visitor.key("dampening", &dampening, "Share by which a new gradient is reduced.", at_least(0));
+  visitor.key("weight_decay", &weight_decay, "Factor of the weights that is added to gradients.",
+              at_least(0));
+  visitor.key("nesterov", &nesterov, "Nesterov's form of momentum.");
+}
+
+void SgdOptions::validate() const {
+  if (nesterov && (momentum <= 0 || dampening != 0)) {
+    fail<ConfigError>("nesterov: needs a momentum above 0 and no dampening");
+  }
+}
+
+void AdamOptions::visit(OptionVisitor& visitor) {
+  visitor.key("lr", &lr, "Learning rate.", at_least(0));
+  visitor.key("betas", &betas, "Decay of the averages of gradients and of their squares.",
+              Bounds{0.0, 1.0, false, true});
+  visitor.key("eps", &eps, "Added to the denominator.", at_least(0));
+  visitor.key("weight_decay", &weight_decay,
+              "Decay of the weights: added to gradients by Adam, applied directly by AdamW.",
+              at_least(0));
+  visitor.key("amsgrad", &amsgrad, "Divide by the largest average of squares so far.");
+}
+
+void AdamOptions::validate() const {
+  if (betas.size() != 2) fail<ConfigError>("betas: needs two numbers, got {}", betas.size());
+}
+
+std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options, const Optimizer::Context& context) {
+  check_options(options, "SGD");
+  return std::make_shared<Sgd>(context.parameters, torch::optim::SGDOptions(options.lr)
+                                                       .momentum(options.momentum)
+                                                       .dampening(options.dampening)
+                                                       .weight_decay(options.weight_decay)
+                                                       .nesterov(options.nesterov));
+}
+
+std::shared_ptr<Optimizer> make_adam(const AdamOptions& options, const Optimizer::Context& context) {
+  check_options(options, "Adam");
+  return std::make_shared<Adam>(context.parameters,
+                                torch_adam_options<torch::optim::AdamOptions>(options));
+}
+
+std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
+                                      const Optimizer::Context& context) {
+  check_options(options, "AdamW");
+  return std::make_shared<AdamW>(context.parameters,
+                                 torch_adam_options<torch::optim::AdamWOptions>(options));
+}
+
+}  // namespace polyak

@@ -1,0 +1,101 @@
+#include "polyak/trainer/register_trainer.h"
+
+#include "polyak/registry/registry.h"
+#include "polyak/trainer/backbones.h"
+#include "polyak/trainer/data_loader.h"
+#include "polyak/trainer/dataset.h"
+#include "polyak/trainer/image_classifier.h"
+#include "polyak/trainer/metrics.h"
+#include "polyak/trainer/optimizer.h"
+#include "polyak/trainer/param_scheduler.h"
+#include "polyak/trainer/transforms.h"
+
+namespace polyak {
+namespace {
+
+template <class Product, class O, class T>
+void add_backbone(Registry<T>& registry, const char* name, const char* doc) {
+  registry.template add<O>(name, doc, [](const O& options, const Backbone::Context& context) {
+    return std::make_shared<Product>(options, context.image);
+  });
+}
+
+template <class Product, class O, class T>
+void add_with_context(Registry<T>& registry, const char* name, const char* doc) {
+  registry.template add<O>(name, doc, [](const O& options, const typename T::Context& context) {
+    return std::make_shared<Product>(options, context);
+  });
+}
+
+template <class Product, class O, class T>
+void add_plain(Registry<T>& registry, const char* name, const char* doc) {
+  registry.template add<O>(name, doc, [](const O& options, const typename T::Context&) {
+    return std::make_shared<Product>(options);
+  });
+}
+
+void register_networks(Catalog& catalog) {
+  auto& backbones = catalog.of<Backbone>();
+  add_backbone<SmallCnn, SmallCnnOptions>(
+      backbones, "SmallCNN", "Stages of 3x3 convolution of stride 2, batch normalisation and ReLU.");
+  add_backbone<ResNetCifar, ResNetCifarOptions>(
+      backbones, "ResNet_CIFAR", "ResNet with a 3x3 stem, for images of about 32 pixels.");
+  add_backbone<Mlp, MlpOptions>(backbones, "MLP", "Fully connected layers with ReLU and dropout.");
+
+  auto& losses = catalog.of<Loss>();
+  add_plain<CrossEntropyLoss, CrossEntropyLossOptions>(losses, "CrossEntropyLoss",
+                                                       "Cross entropy of softmax.");
+  add_plain<CrossEntropyLoss, LabelSmoothLossOptions>(losses, "LabelSmoothLoss",
+                                                      "Cross entropy against smoothed labels.");
+  add_with_context<LinearClsHead, LinearClsHeadOptions>(catalog.of<Head>(), "LinearClsHead",
+                                                        "One linear layer from features to logits.");
+  add_with_context<ImageClassifier, ImageClassifierOptions>(
+      catalog.of<Algorithm>(), "ImageClassifier", "A backbone and a head that classify images.");
+}
+
+void register_data(Catalog& catalog) {
+  auto& datasets = catalog.of<Dataset>();
+  datasets.add<FashionMnistOptions>("FashionMNIST",
+                                    "Zalando's articles of clothing: idx files, plain or .gz.", make_mnist);
+  datasets.add<ImageFilesOptions>("MNIST", "Handwritten digits: idx files, plain or .gz.", make_mnist);
+  datasets.add<ImageFilesOptions>("CIFAR10", "CIFAR-10 in its binary form.", make_cifar10);
+  datasets.add<RandomImagesOptions>("RandomImages", "Seeded images for tests: patterns with noise.",
+                                    make_random_images);
+
+  auto& transforms = catalog.of<Transform>();
+  add_plain<Normalize, NormalizeOptions>(transforms, "Normalize",
+                                         "Subtract mean and divide by std, in units of 0 to 255.");
+  add_plain<RandomFlip, RandomFlipOptions>(transforms, "RandomFlip", "Mirror with a probability.");
+  add_plain<RandomCrop, RandomCropOptions>(transforms, "RandomCrop", "Pad, then cut out a square.");
+  add_plain<Resize, ResizeOptions>(transforms, "Resize", "Scale to a square.");
+
+  add_with_context<DefaultSampler, DefaultSamplerOptions>(
+      catalog.of<Sampler>(), "DefaultSampler", "Each sample once in an epoch.");
+  add_with_context<Accuracy, AccuracyOptions>(catalog.of<Metric>(), "Accuracy",
+                                              "Percent of labels among the k largest logits.");
+}
+
+void register_optimization(Catalog& catalog) {
+  auto& optimizers = catalog.of<Optimizer>();
+  optimizers.add<SgdOptions>("SGD", "Stochastic gradient descent with momentum.", make_sgd);
+  optimizers.add<AdamOptions>("Adam", "Adam (Kingma and Ba 2015).", make_adam);
+  optimizers.add<AdamWOptions>("AdamW", "Adam with decoupled weight decay.", make_adamw);
+
+  auto& schedulers = catalog.of<ParamScheduler>();
+  schedulers.add<StepLrOptions>("StepLR", "Multiplies the rate every step_size units.", make_step_lr);
+  schedulers.add<MultiStepLrOptions>("MultiStepLR", "Multiplies the rate at milestones.",
+                                     make_multi_step_lr);
+  schedulers.add<CosineAnnealingLrOptions>("CosineAnnealingLR", "Half a cosine down to eta_min.",
+                                           make_cosine_annealing_lr);
+  schedulers.add<LinearLrOptions>("LinearLR", "Linear change of the rate: warm-up.", make_linear_lr);
+}
+
+}  // namespace
+
+void register_trainer(Catalog& catalog) {
+  register_networks(catalog);
+  register_data(catalog);
+  register_optimization(catalog);
+}
+
+}  // namespace polyak
