@@ -29,7 +29,8 @@ void RegistryBase::add_description(const std::string& name, std::function<Descri
 }
 
 std::string RegistryBase::type_of(const Node& node) const {
-  if (!node.is_mapping()) node.fail(fmt::format("must be a mapping with a 'type', got {}", node.kind_name()));
+  if (!node.is_mapping())
+    node.fail(fmt::format("must be a mapping with a 'type', got {}", node.kind_name()));
   const Node* type = node.find("type");
   if (!type) {
     node.fail(fmt::format("'type' is missing; the {}s are: {}", kind_, fmt::join(names(), ", ")));

@@ -31,8 +31,8 @@ class POLYAK_API RegistryBase {
 
  protected:
   void add_description(const std::string& name, std::function<Description()> describe);
-  /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not registered;
-  /// the message lists the names there are and the nearest one.
+  /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not
+  /// registered; the message lists the names there are and the nearest one.
   std::string type_of(const Node& node) const;
 
  private:
@@ -40,14 +40,15 @@ class POLYAK_API RegistryBase {
   std::map<std::string, std::function<Description()>> descriptions_;
 };
 
-/// Makes objects of one kind from config nodes. T states what else its makers need, and the kind's name:
+/// Makes objects of one kind from config nodes. T states what else its makers need, and the kind's
+/// name:
 ///
 ///     struct Hook {
 ///       static constexpr const char* kKind = "hook";
 ///       struct Context {...};
 ///
-/// Filled from explicit functions that receive it (never by static objects); not changed after start-up,
-/// so reading needs no lock.
+/// Filled from explicit functions that receive it (never by static objects); not changed after
+/// start-up, so reading needs no lock.
 template <class T>
 class Registry : public RegistryBase {
  public:
@@ -76,7 +77,8 @@ class Registry : public RegistryBase {
   void check(const Node& node) const { entries_.at(type_of(node)).check(node); }
 
   /// Makes what the node's `type` names from the node's other keys.
-  /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type or range.
+  /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type
+  /// or range.
   std::shared_ptr<T> build(const Node& node, const Context& context) const {
     return entries_.at(type_of(node)).make(node, context);
   }
