@@ -541,6 +541,13 @@ void AveragedModel::reset(const Model& model) {
   *steps_.data_ptr<int64_t>() = 0;
 }
 
+void AveragedModel::copy_to(const Model& model) {
+  if (is_swapped()) fail<Error>("copy_to: let the guard of swap() go first");
+  torch::NoGradGuard no_grad;
+  bind(model);
+  for (const Slot& slot : slots_) slot.source.copy_(slot.average);
+}
+
 void AveragedModel::rebind(const Model& model) {
   if (is_swapped()) fail<Error>("rebind: let the guard of swap() go first");
   bind(model);

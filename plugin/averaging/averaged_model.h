@@ -107,6 +107,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   LoadReport load_state(const std::vector<NamedTensor>& values, int64_t steps);
   /// Becomes a copy of the model again, with no update counted.
   void reset(const Model& model);
+  /// Copies the averaged values into the model (parameters and buffers).
+  void copy_to(const Model& model);
   /// Looks the model's tensors up again: after parameters were added or replaced.
   void rebind(const Model& model);
 

@@ -28,8 +28,12 @@ class POLYAK_API RegistryBase {
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return descriptions_.count(name) != 0; }
   Description describe(const std::string& name) const;
+  /// Takes every entry of a registry of the same type over; check with names() and contains()
+  /// first.
+  virtual void absorb(RegistryBase& other) = 0;
 
  protected:
+  void absorb_descriptions(RegistryBase& other) { descriptions_.merge(other.descriptions_); }
   void add_description(const std::string& name, std::function<Description()> describe);
   /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not
   /// registered; the message lists the names there are and the nearest one.
@@ -61,15 +65,20 @@ class Registry : public RegistryBase {
   template <class O, class Make>
   void add(const std::string& name, const std::string& doc, Make make) {
     add_description(name, [doc] { return Description{doc, describe_options(O())}; });
-    entries_[name] = Entry{[name](const Node& node) {
-                             O options;
-                             read_options(node.without({"type"}), options, name);
-                           },
-                           [name, make](const Node& node, const Context& context) {
-                             O options;
-                             read_options(node.without({"type"}), options, name);
-                             return std::shared_ptr<T>(make(options, context));
+    auto read = [name](const Node& node) {
+      O options;
+      read_options(node.without({"type"}), options, name);
+      return options;
+    };
+    entries_[name] = Entry{[read](const Node& node) { read(node); },
+                           [read, make](const Node& node, const Context& context) {
+                             return std::shared_ptr<T>(make(read(node), context));
                            }};
+  }
+
+  void absorb(RegistryBase& other) override {
+    absorb_descriptions(other);
+    entries_.merge(static_cast<Registry<T>&>(other).entries_);
   }
 
   /// Reads the node's options as build() would, without making anything.
@@ -109,6 +118,10 @@ class POLYAK_API Catalog {
   const Registry<T>& of() const {
     return const_cast<Catalog*>(this)->of<T>();
   }
+
+  /// Takes over what another catalog holds, all or nothing.
+  /// @throws ConfigError naming the first name that is registered here already.
+  void absorb(Catalog& other);
 
   /// Every registry that was asked for so far, by kind in alphabetical order.
   std::vector<const RegistryBase*> all() const;

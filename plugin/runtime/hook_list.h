@@ -63,7 +63,7 @@ class POLYAK_API EvaluationScope {
   void finish(Scalars& metrics);
 
  private:
-  void end(Scalars& metrics);
+  void break_off() noexcept;
 
   Runner& runner_;
   HookList& hooks_;

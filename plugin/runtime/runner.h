@@ -1,8 +1,7 @@
 #pragma once
 
-#include <c10/core/Device.h>
-
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +38,9 @@ class POLYAK_API Runner {
   /// Where files go, and what names this run. Empty: nowhere.
   virtual std::string work_dir() const { return ""; }
   virtual std::string timestamp() const { return ""; }
+
+  /// The optimizer's learning rate (of its first parameter group), where there is one.
+  virtual std::optional<double> learning_rate() const { return std::nullopt; }
 
   /// A number for the logs, valid for this iteration: `lr`, `ema/momentum`, `time`.
   virtual void log(const std::string& /*name*/, double /*value*/) {}
