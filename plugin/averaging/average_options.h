@@ -9,8 +9,8 @@
 
 namespace polyak {
 
-/// The keys that every average takes. `Self` is the Options struct itself, so that setters of both chain
-/// in any order.
+/// The keys that every average takes. `Self` is the Options struct itself, so that setters of both
+/// chain in any order.
 template <class Self>
 struct AverageOptions : Options {
   /// Averages at every interval-th call of update_parameters; the calls between only count.
@@ -25,8 +25,8 @@ struct AverageOptions : Options {
   const std::optional<std::string>& device() const { return device_; }
 
   void visit(OptionVisitor& visitor) override {
-    visitor.key("interval", &interval_, "Average at every interval-th update; the others only count.",
-                at_least(1));
+    visitor.key("interval", &interval_,
+                "Average at every interval-th update; the others only count.", at_least(1));
     visitor.key("update_buffers", &update_buffers_,
                 "Average floating buffers like parameters; off: copy all buffers at each update.");
     visitor.key("device", &device_,
@@ -40,6 +40,26 @@ struct AverageOptions : Options {
   int64_t interval_ = 1;
   bool update_buffers_ = false;
   std::optional<std::string> device_;
+};
+
+/// The keys of averages that have a momentum: the weight of the NEW value, not the decay.
+template <class Self>
+struct MomentumOptions : AverageOptions<Self> {
+  explicit MomentumOptions(double momentum) : momentum_(momentum) {}
+
+  /// In (0, 1). Above 0.5 the average follows the last few steps only, and construction warns.
+  Self& momentum(double value) { return momentum_ = value, this->self(); }
+  double momentum() const { return momentum_; }
+
+  void visit(OptionVisitor& visitor) override {
+    visitor.key("momentum", &momentum_,
+                "Weight of the new value at each update (1 - decay); usually a small number.",
+                open_interval(0, 1));
+    AverageOptions<Self>::visit(visitor);
+  }
+
+ private:
+  double momentum_;
 };
 
 }  // namespace polyak

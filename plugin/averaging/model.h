@@ -28,9 +28,9 @@ struct NamedTensor {
   bool buffer = false;
 };
 
-/// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the caller, or
-/// shared), a module holder such as `torch::nn::Sequential`, or a `torch::jit::Module`. Copies refer to
-/// the same model.
+/// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the
+/// caller, or shared), a module holder such as `torch::nn::Sequential`, or a `torch::jit::Module`.
+/// Copies refer to the same model.
 class POLYAK_API Model {
  public:
   // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
@@ -43,8 +43,8 @@ class POLYAK_API Model {
   Model(const torch::nn::ModuleHolder<Net>& holder)
       : Model(std::shared_ptr<torch::nn::Module>(holder.ptr())) {}
 
-  /// Parameters and buffers in the order of Python's state_dict: each module's own parameters, its own
-  /// buffers, then its children. A tensor that stands under several names is listed under each.
+  /// Parameters and buffers in the order of Python's state_dict: each module's own parameters, its
+  /// own buffers, then its children. A tensor that stands under several names is listed under each.
   std::vector<NamedTensor> tensors() const;
 
   /// Equal for handles to the same model.

@@ -19,8 +19,9 @@ struct Place {
 };
 
 /// One value of a config: null, a scalar, a sequence, or a mapping in the order of the file.
-/// A plain value type: copies are deep and independent. Every node knows where it was written and its
-/// key path (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that says both.
+/// A plain value type: copies are deep and independent. Every node knows where it was written and
+/// its key path (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that says
+/// both.
 class POLYAK_API Node {
  public:
   enum class Kind { null, scalar, sequence, mapping };
@@ -43,11 +44,12 @@ class POLYAK_API Node {
   bool is_scalar() const { return kind_ == Kind::scalar; }
   bool is_sequence() const { return kind_ == Kind::sequence; }
   bool is_mapping() const { return kind_ == Kind::mapping; }
-  /// "null", "a boolean", "an integer", "a number", "a string", "a list", "a mapping": for messages.
+  /// "null", "a boolean", "an integer", "a number", "a string", "a list", "a mapping": for
+  /// messages.
   std::string kind_name() const;
 
-  /// Scalars. A value of another type is an error: 1.5 and "1" are no integers, 1 is a number, 'yes' is
-  /// no boolean. `.nan` and `.inf` are numbers here; ranges refuse them.
+  /// Scalars. A value of another type is an error: 1.5 and "1" are no integers, 1 is a number,
+  /// 'yes' is no boolean. `.nan` and `.inf` are numbers here; ranges refuse them.
   bool as_bool() const;
   int64_t as_int() const;
   double as_double() const;
@@ -65,7 +67,8 @@ class POLYAK_API Node {
   /// The entries of a mapping in order; an error for anything else.
   const std::vector<Entry>& entries() const;
 
-  /// The value of a key, or nullptr; nullptr as well when this is null. An error for scalars and lists.
+  /// The value of a key, or nullptr; nullptr as well when this is null. An error for scalars and
+  /// lists.
   const Node* find(std::string_view key) const;
   Node* find(std::string_view key);
   /// The value of a key; an error that names the missing key and the mapping's own place.

@@ -9,8 +9,8 @@
 
 namespace polyak {
 
-/// Base of every error that Polyak throws on purpose. `what()` is one complete message for a person:
-/// place, what is wrong, what would be right; never a backtrace.
+/// Base of every error that Polyak throws on purpose. `what()` is one complete message for a
+/// person: place, what is wrong, what would be right; never a backtrace.
 class POLYAK_API Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -51,7 +51,8 @@ template <class E = Error, class... Args>
   throw E(fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// The first line of an exception's message. LibTorch appends a backtrace to what(); no user needs it.
+/// The first line of an exception's message. LibTorch appends a backtrace to what(); no user needs
+/// it.
 POLYAK_API std::string first_line(const std::exception& error);
 
 }  // namespace polyak

@@ -7,7 +7,9 @@ namespace polyak {
 namespace {
 
 void write_to_stderr(LogLevel level, std::string_view message) {
-  const char* name = level == LogLevel::warning ? "warning: " : level == LogLevel::error ? "error: " : "";
+  const char* name = level == LogLevel::warning ? "warning: "
+                     : level == LogLevel::error ? "error: "
+                                                : "";
   fmt::print(stderr, "{}{}\n", name, message);
 }
 

@@ -15,8 +15,8 @@ enum class LogLevel { debug, info, warning, error };
 /// Receives every message, without a line end.
 using LogSink = std::function<void(LogLevel, std::string_view)>;
 
-/// Replaces where messages go and returns what was there; an empty sink restores the default, standard
-/// error. Safe from any thread; the sink itself is called by one thread at a time.
+/// Replaces where messages go and returns what was there; an empty sink restores the default,
+/// standard error. Safe from any thread; the sink itself is called by one thread at a time.
 POLYAK_API LogSink set_log_sink(LogSink sink);
 
 POLYAK_API void write_log(LogLevel level, std::string_view message);

@@ -29,17 +29,38 @@ void RegistryBase::add_description(const std::string& name, std::function<Descri
 }
 
 std::string RegistryBase::type_of(const Node& node) const {
-  if (!node.is_mapping()) node.fail(fmt::format("must be a mapping with a 'type', got {}", node.kind_name()));
+  if (!node.is_mapping())
+    node.fail(fmt::format("must be a mapping with a 'type', got {}", node.kind_name()));
   const Node* type = node.find("type");
   if (!type) {
     node.fail(fmt::format("'type' is missing; the {}s are: {}", kind_, fmt::join(names(), ", ")));
   }
-  const std::string name = type->as_string();
+  // MMEngine's scopes ("mmpretrain.CosineEMA") mean nothing here, but configs carry them.
+  std::string name = type->as_string();
+  if (contains(name)) return name;
+  name = name.substr(name.rfind('.') + 1);
   if (contains(name)) return name;
   const std::string near = nearest_name(name, names());
   type->fail(fmt::format("no {} is named '{}'{}; the {}s are: {}", kind_, name,
                          near.empty() ? "" : fmt::format("; did you mean '{}'?", near), kind_,
                          fmt::join(names(), ", ")));
+}
+
+void Catalog::absorb(Catalog& other) {
+  for (const auto& [type, registry] : other.registries_) {
+    auto mine = registries_.find(type);
+    if (mine == registries_.end()) continue;
+    for (const std::string& name : registry->names()) {
+      if (mine->second->contains(name)) {
+        fail<ConfigError>("a {} named '{}' is registered already", registry->kind(), name);
+      }
+    }
+  }
+  for (auto& [type, registry] : other.registries_) {
+    std::unique_ptr<RegistryBase>& mine = registries_[type];
+    mine ? mine->absorb(*registry) : mine.swap(registry);
+  }
+  other.registries_.clear();
 }
 
 std::vector<const RegistryBase*> Catalog::all() const {

@@ -28,11 +28,15 @@ class POLYAK_API RegistryBase {
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return descriptions_.count(name) != 0; }
   Description describe(const std::string& name) const;
+  /// Takes every entry of a registry of the same type over; check with names() and contains()
+  /// first.
+  virtual void absorb(RegistryBase& other) = 0;
 
  protected:
+  void absorb_descriptions(RegistryBase& other) { descriptions_.merge(other.descriptions_); }
   void add_description(const std::string& name, std::function<Description()> describe);
-  /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not registered;
-  /// the message lists the names there are and the nearest one.
+  /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not
+  /// registered; the message lists the names there are and the nearest one.
   std::string type_of(const Node& node) const;
 
  private:
@@ -40,14 +44,15 @@ class POLYAK_API RegistryBase {
   std::map<std::string, std::function<Description()>> descriptions_;
 };
 
-/// Makes objects of one kind from config nodes. T states what else its makers need, and the kind's name:
+/// Makes objects of one kind from config nodes. T states what else its makers need, and the kind's
+/// name:
 ///
 ///     struct Hook {
 ///       static constexpr const char* kKind = "hook";
 ///       struct Context {...};
 ///
-/// Filled from explicit functions that receive it (never by static objects); not changed after start-up,
-/// so reading needs no lock.
+/// Filled from explicit functions that receive it (never by static objects); not changed after
+/// start-up, so reading needs no lock.
 template <class T>
 class Registry : public RegistryBase {
  public:
@@ -60,15 +65,20 @@ class Registry : public RegistryBase {
   template <class O, class Make>
   void add(const std::string& name, const std::string& doc, Make make) {
     add_description(name, [doc] { return Description{doc, describe_options(O())}; });
-    entries_[name] = Entry{[name](const Node& node) {
-                             O options;
-                             read_options(node.without({"type"}), options, name);
-                           },
-                           [name, make](const Node& node, const Context& context) {
-                             O options;
-                             read_options(node.without({"type"}), options, name);
-                             return std::shared_ptr<T>(make(options, context));
+    auto read = [name](const Node& node) {
+      O options;
+      read_options(node.without({"type"}), options, name);
+      return options;
+    };
+    entries_[name] = Entry{[read](const Node& node) { read(node); },
+                           [read, make](const Node& node, const Context& context) {
+                             return std::shared_ptr<T>(make(read(node), context));
                            }};
+  }
+
+  void absorb(RegistryBase& other) override {
+    absorb_descriptions(other);
+    entries_.merge(static_cast<Registry<T>&>(other).entries_);
   }
 
   /// Reads the node's options as build() would, without making anything.
@@ -76,7 +86,8 @@ class Registry : public RegistryBase {
   void check(const Node& node) const { entries_.at(type_of(node)).check(node); }
 
   /// Makes what the node's `type` names from the node's other keys.
-  /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type or range.
+  /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type
+  /// or range.
   std::shared_ptr<T> build(const Node& node, const Context& context) const {
     return entries_.at(type_of(node)).make(node, context);
   }
@@ -107,6 +118,10 @@ class POLYAK_API Catalog {
   const Registry<T>& of() const {
     return const_cast<Catalog*>(this)->of<T>();
   }
+
+  /// Takes over what another catalog holds, all or nothing.
+  /// @throws ConfigError naming the first name that is registered here already.
+  void absorb(Catalog& other);
 
   /// Every registry that was asked for so far, by kind in alphabetical order.
   std::vector<const RegistryBase*> all() const;

@@ -13,7 +13,8 @@ namespace polyak {
 class Catalog;
 class Runner;
 
-/// When hooks of one point run: smaller is earlier, equal priorities run in the order of registration.
+/// When hooks of one point run: smaller is earlier, equal priorities run in the order of
+/// registration.
 enum Priority : int {
   kHighest = 0,
   kVeryHigh = 10,
@@ -26,14 +27,15 @@ enum Priority : int {
   kLowest = 100,
 };
 
-/// Reads a priority: one of MMEngine's names in any case ("ABOVE_NORMAL"), or an integer from 0 to 100.
+/// Reads a priority: one of MMEngine's names in any case ("ABOVE_NORMAL"), or an integer from 0 to
+/// 100.
 POLYAK_API int parse_priority(const Node& node);
 /// "ABOVE_NORMAL", or the number where it has no name.
 POLYAK_API std::string priority_name(int priority);
 
-/// What a training loop calls, with MMEngine's points in MMEngine's order. Override what you want; the
-/// rest is empty. The *_epoch and *_iter points call before_epoch, after_epoch, before_iter and after_iter
-/// unless they are overridden. All calls come from the training thread.
+/// What a training loop calls, with MMEngine's points in MMEngine's order. Override what you want;
+/// the rest is empty. The *_epoch and *_iter points call before_epoch, after_epoch, before_iter and
+/// after_iter unless they are overridden. All calls come from the training thread.
 class POLYAK_API Hook {
  public:
   static constexpr const char* kKind = "hook";
@@ -55,7 +57,9 @@ class POLYAK_API Hook {
   virtual void after_train(Runner&) {}
   virtual void before_train_epoch(Runner& runner) { before_epoch(runner, Stage::train); }
   virtual void after_train_epoch(Runner& runner) { after_epoch(runner, Stage::train); }
-  virtual void before_train_iter(Runner& runner, int64_t batch) { before_iter(runner, Stage::train, batch); }
+  virtual void before_train_iter(Runner& runner, int64_t batch) {
+    before_iter(runner, Stage::train, batch);
+  }
   /// `outputs`: the losses of the iteration, `loss` their total.
   virtual void after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
     after_iter(runner, Stage::train, batch);
@@ -64,20 +68,33 @@ class POLYAK_API Hook {
   virtual void before_val(Runner&) {}
   virtual void after_val(Runner&) {}
   virtual void before_val_epoch(Runner& runner) { before_epoch(runner, Stage::val); }
-  /// `metrics` is empty when the pass was broken off by an exception. A hook may add to it; hooks of a
-  /// later priority see what was added.
-  virtual void after_val_epoch(Runner& runner, Scalars& /*metrics*/) { after_epoch(runner, Stage::val); }
-  virtual void before_val_iter(Runner& runner, int64_t batch) { before_iter(runner, Stage::val, batch); }
-  virtual void after_val_iter(Runner& runner, int64_t batch) { after_iter(runner, Stage::val, batch); }
+  /// `metrics` is empty when the pass was broken off by an exception. A hook may add to it; hooks
+  /// of a later priority see what was added.
+  virtual void after_val_epoch(Runner& runner, Scalars& /*metrics*/) {
+    after_epoch(runner, Stage::val);
+  }
+  virtual void before_val_iter(Runner& runner, int64_t batch) {
+    before_iter(runner, Stage::val, batch);
+  }
+  virtual void after_val_iter(Runner& runner, int64_t batch) {
+    after_iter(runner, Stage::val, batch);
+  }
 
   virtual void before_test(Runner&) {}
   virtual void after_test(Runner&) {}
   virtual void before_test_epoch(Runner& runner) { before_epoch(runner, Stage::test); }
-  virtual void after_test_epoch(Runner& runner, Scalars& /*metrics*/) { after_epoch(runner, Stage::test); }
-  virtual void before_test_iter(Runner& runner, int64_t batch) { before_iter(runner, Stage::test, batch); }
-  virtual void after_test_iter(Runner& runner, int64_t batch) { after_iter(runner, Stage::test, batch); }
+  virtual void after_test_epoch(Runner& runner, Scalars& /*metrics*/) {
+    after_epoch(runner, Stage::test);
+  }
+  virtual void before_test_iter(Runner& runner, int64_t batch) {
+    before_iter(runner, Stage::test, batch);
+  }
+  virtual void after_test_iter(Runner& runner, int64_t batch) {
+    after_iter(runner, Stage::test, batch);
+  }
 
-  /// `checkpoint` is a dict that holds meta, state_dict and the rest; a hook may add and exchange entries.
+  /// `checkpoint` is a dict that holds meta, state_dict and the rest; a hook may add and exchange
+  /// entries.
   virtual void before_save_checkpoint(Runner&, Value& /*checkpoint*/) {}
   /// Runs before the runner copies `checkpoint["state_dict"]` into the model.
   virtual void after_load_checkpoint(Runner&, Value& /*checkpoint*/) {}

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "polyak/core/export.h"
-#include "polyak/runtime/hook.h"
 #include "polyak/registry/registry.h"
+#include "polyak/runtime/hook.h"
 
 namespace polyak {
 
@@ -46,9 +46,10 @@ class POLYAK_API HookList {
   std::vector<Entry> entries_;
 };
 
-/// One validation or test pass: the constructor calls before_val and before_val_epoch, finish() calls
-/// after_val_epoch and after_val. When an exception passes, the destructor calls the after_* points with
-/// empty metrics for every hook whose before_* point was called, so that no hook leaves the model changed.
+/// One validation or test pass: the constructor calls before_val and before_val_epoch, finish()
+/// calls after_val_epoch and after_val. When an exception passes, the destructor calls the after_*
+/// points with empty metrics for every hook whose before_* point was called, so that no hook leaves
+/// the model changed.
 class POLYAK_API EvaluationScope {
  public:
   EvaluationScope(Runner& runner, HookList& hooks, Hook::Stage stage);  // val or test
@@ -62,7 +63,7 @@ class POLYAK_API EvaluationScope {
   void finish(Scalars& metrics);
 
  private:
-  void end(Scalars& metrics);
+  void break_off() noexcept;
 
   Runner& runner_;
   HookList& hooks_;

@@ -1,8 +1,7 @@
 #pragma once
 
-#include <c10/core/Device.h>
-
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,15 +15,15 @@ namespace polyak {
 
 class HookList;
 
-/// An average over the runner's model, under the name that its checkpoint entries carry. "" is the first
-/// and nameless one.
+/// An average over the runner's model, under the name that its checkpoint entries carry. "" is the
+/// first and nameless one.
 struct NamedAverage {
   std::string name;
   std::shared_ptr<AveragedModel> average;
 };
 
-/// What hooks see of a training loop. A host with a runner class of its own implements it; the reference
-/// runner is one such. All calls come from the training thread.
+/// What hooks see of a training loop. A host with a runner class of its own implements it; the
+/// reference runner is one such. All calls come from the training thread.
 class POLYAK_API Runner {
  public:
   virtual ~Runner();
@@ -32,23 +31,29 @@ class POLYAK_API Runner {
   virtual Model model() = 0;
   virtual const Progress& progress() const = 0;
   virtual HookList& hooks() = 0;
-  /// Whether this run goes on from a checkpoint (raw weights, counters) instead of starting from weights.
+  /// Whether this run goes on from a checkpoint (raw weights, counters) instead of starting from
+  /// weights.
   virtual bool resuming() const { return false; }
 
   /// Where files go, and what names this run. Empty: nowhere.
   virtual std::string work_dir() const { return ""; }
   virtual std::string timestamp() const { return ""; }
 
+  /// The optimizer's learning rate (of its first parameter group), where there is one.
+  virtual std::optional<double> learning_rate() const { return std::nullopt; }
+
   /// A number for the logs, valid for this iteration: `lr`, `ema/momentum`, `time`.
   virtual void log(const std::string& /*name*/, double /*value*/) {}
   /// Numbers logged in this iteration: losses of the step and what hooks logged.
   virtual const Scalars& logged() const;
 
-  /// Evaluates the model as it is now over the data of the running validation or test, without hooks.
+  /// Evaluates the model as it is now over the data of the running validation or test, without
+  /// hooks.
   /// @return metrics, e.g. `accuracy`, each name followed by `suffix`.
   virtual Scalars validate(const std::string& suffix);
-  /// Runs forward passes over training batches until `num_samples` samples went through: no gradient, no
-  /// optimizer step, the model in the mode that the caller set, the order of training data undisturbed.
+  /// Runs forward passes over training batches until `num_samples` samples went through: no
+  /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
+  /// data undisturbed.
   virtual void run_training_forward(int64_t num_samples);
 
   /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
