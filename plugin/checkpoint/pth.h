@@ -7,17 +7,18 @@
 
 namespace polyak {
 
-/// Writes a checkpoint that Python's `torch.load(path, weights_only=True)` reads: a zip of a pickle and
-/// raw tensor storages. Tensors may live on any device and have any strides; tensors that share a storage
-/// share it in the file. Streams: memory stays at one storage at a time. The file is written beside its
-/// place, flushed to disk and renamed, so what was there stays whole until then.
-/// @throws CheckpointError naming the path and the reason (no such folder, no space, not permitted).
+/// Writes a checkpoint that Python's `torch.load(path, weights_only=True)` reads: a zip of a pickle
+/// and raw tensor storages. Tensors may live on any device and have any strides; tensors that share
+/// a storage share it in the file. Streams: memory stays at one storage at a time. The file is
+/// written beside its place, flushed to disk and renamed, so what was there stays whole until then.
+/// @throws CheckpointError naming the path and the reason (no such folder, no space, not
+/// permitted).
 POLYAK_API void write_pth(const std::string& path, const Value& value);
 
-/// Reads what write_pth wrote (and Python's torch.save of the same kinds). Executes nothing. Tensors come
-/// back on the CPU with their own dtype, shape and strides.
-/// @throws CheckpointError naming the path and what is wrong: missing, truncated, no checkpoint, a kind
-/// of object that this reader does not take.
+/// Reads what write_pth wrote (and Python's torch.save of the same kinds). Executes nothing.
+/// Tensors come back on the CPU with their own dtype, shape and strides.
+/// @throws CheckpointError naming the path and what is wrong: missing, truncated, no checkpoint, a
+/// kind of object that this reader does not take.
 POLYAK_API Value read_pth(const std::string& path);
 
 }  // namespace polyak

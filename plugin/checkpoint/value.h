@@ -14,9 +14,9 @@
 
 namespace polyak {
 
-/// One value of a checkpoint, as Python would see it: None, bool, int, float, str, a tensor, a list, a
-/// tuple, or a dict that keeps its order (written as collections.OrderedDict when `ordered()`).
-/// Copies are deep except for tensors, which are handles.
+/// One value of a checkpoint, as Python would see it: None, bool, int, float, str, a tensor, a
+/// list, a tuple, or a dict that keeps its order (written as collections.OrderedDict when
+/// `ordered()`). Copies are deep except for tensors, which are handles.
 class POLYAK_API Value {
  public:
   enum class Kind { none, boolean, integer, real, string, tensor, list, tuple, dict };
@@ -38,7 +38,8 @@ class POLYAK_API Value {
   bool is_none() const { return kind() == Kind::none; }
   bool is_tensor() const { return kind() == Kind::tensor; }
   bool is_dict() const { return kind() == Kind::dict; }
-  const char* kind_name() const;  // "None", "bool", "int", "float", "str", "Tensor", "list", "tuple", "dict"
+  const char* kind_name()
+      const;  // "None", "bool", "int", "float", "str", "Tensor", "list", "tuple", "dict"
 
   /// Each throws CheckpointError when the kind is another; as_real takes integers too.
   bool as_bool() const;
@@ -52,8 +53,9 @@ class POLYAK_API Value {
   std::vector<Entry>& entries();
   bool ordered() const;
 
-  /// Dict access by string or integer key. find() gives nullptr when the key is absent; at() throws and
-  /// names the key and the ones there are; set() adds at the end or replaces; erase() says if it was there.
+  /// Dict access by string or integer key. find() gives nullptr when the key is absent; at() throws
+  /// and names the key and the ones there are; set() adds at the end or replaces; erase() says if
+  /// it was there.
   const Value* find(const Value& key) const;
   Value* find(const Value& key);
   const Value& at(const Value& key) const;
