@@ -1,0 +1,86 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct CheckpointHookOptions : Options {
+  CheckpointHookOptions& interval(int64_t value) { return interval_ = value, *this; }
+  int64_t interval() const { return interval_; }
+  CheckpointHookOptions& by_epoch(std::optional<bool> value) { return by_epoch_ = value, *this; }
+  std::optional<bool> by_epoch() const { return by_epoch_; }
+  CheckpointHookOptions& save_optimizer(bool value) { return save_optimizer_ = value, *this; }
+  bool save_optimizer() const { return save_optimizer_; }
+  CheckpointHookOptions& save_param_scheduler(bool value) {
+    return save_param_scheduler_ = value, *this;
+  }
+  bool save_param_scheduler() const { return save_param_scheduler_; }
+  CheckpointHookOptions& out_dir(std::optional<std::string> value) {
+    return out_dir_ = std::move(value), *this;
+  }
+  const std::optional<std::string>& out_dir() const { return out_dir_; }
+  CheckpointHookOptions& max_keep_ckpts(int64_t value) { return max_keep_ckpts_ = value, *this; }
+  int64_t max_keep_ckpts() const { return max_keep_ckpts_; }
+  CheckpointHookOptions& save_last(bool value) { return save_last_ = value, *this; }
+  bool save_last() const { return save_last_; }
+  CheckpointHookOptions& save_begin(int64_t value) { return save_begin_ = value, *this; }
+  int64_t save_begin() const { return save_begin_; }
+  CheckpointHookOptions& save_best(std::vector<std::string> value) {
+    return save_best_ = std::move(value), *this;
+  }
+  const std::vector<std::string>& save_best() const { return save_best_; }
+  CheckpointHookOptions& rule(std::vector<std::string> value) {
+    return rule_ = std::move(value), *this;
+  }
+  const std::vector<std::string>& rule() const { return rule_; }
+
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+
+ private:
+  int64_t interval_ = -1;
+  std::optional<bool> by_epoch_;
+  bool save_optimizer_ = true;
+  bool save_param_scheduler_ = true;
+  std::optional<std::string> out_dir_;
+  int64_t max_keep_ckpts_ = -1;
+  bool save_last_ = true;
+  int64_t save_begin_ = 0;
+  std::vector<std::string> save_best_;
+  std::vector<std::string> rule_;
+};
+
+/// Writes checkpoints: `epoch_N.pth` or `iter_N.pth` every `interval`, `last_checkpoint` with the
+/// newest one's name, and `best_<metric>_epoch_N.pth` when a validation is better than all before.
+/// Keeps max_keep_ckpts regular files; best ones are not counted. Runs after EMAHook.
+class POLYAK_API CheckpointHook : public Hook {
+ public:
+  /// @throws ConfigError
+  explicit CheckpointHook(CheckpointHookOptions options = {});
+
+  std::string name() const override { return "CheckpointHook"; }
+  int priority() const override { return kVeryLow; }
+
+  void before_run(Runner& runner) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  void after_train_epoch(Runner& runner) override;
+  void after_val_epoch(Runner& runner, Scalars& metrics) override;
+
+ private:
+  bool by_epoch(const Runner& runner) const;
+  void save_regular(Runner& runner, int64_t number);
+  void save_if_best(Runner& runner, const std::string& metric, double value);
+  void write(Runner& runner, const std::string& file, bool with_optimizer,
+             bool with_schedulers) const;
+  bool larger_is_better(size_t index) const;
+  std::string path_of(const std::string& file) const { return folder_ + "/" + file; }
+
+  CheckpointHookOptions options_;
+  std::string folder_;
+};
+
+}  // namespace polyak

@@ -1,0 +1,301 @@
+#include "polyak/hooks/ema_hook.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "polyak/core/log.h"
+#include "polyak/runtime/runner.h"
+
+namespace polyak {
+namespace {
+
+constexpr const char* kModulePrefix = "module.";
+
+/// The tensors of a dict that are named `prefix` + name; without the prefix.
+std::vector<NamedTensor> tensors_of(const Value& dict, const std::string& prefix) {
+  std::vector<NamedTensor> tensors;
+  for (const auto& [key, value] : dict.entries()) {
+    if (!value.is_tensor() || key.kind() != Value::Kind::string) continue;
+    const std::string& name = key.as_string();
+    if (name.compare(0, prefix.size(), prefix) == 0) {
+      tensors.push_back({name.substr(prefix.size()), value.as_tensor(), false});
+    }
+  }
+  return tensors;
+}
+
+Value to_value(const Node& node) {
+  if (node.is_bool()) return node.as_bool();
+  if (node.is_int()) return node.as_int();
+  if (node.is_number()) return node.as_double();
+  if (node.is_scalar()) return node.text();
+  Value value;
+  if (node.is_mapping()) {
+    value = Value::dict();
+    for (const auto& [key, entry] : node.entries()) value.set(key, to_value(entry));
+  } else if (node.is_sequence()) {
+    value = Value::list();
+    for (const Node& item : node.items()) value.items().push_back(to_value(item));
+  }
+  return value;
+}
+
+int64_t steps_of(const Value& ema_state) {
+  const Value& steps = ema_state.at("steps");
+  return steps.is_tensor() ? steps.as_tensor().item<int64_t>() : steps.as_int();
+}
+
+/// Exchanges `state_dict`'s entries with those of `ema_state`'s module.
+void exchange(Value& state_dict, Value& ema_state) {
+  for (auto& [key, value] : ema_state.entries()) {
+    const std::string& name = key.as_string();
+    if (name.rfind(kModulePrefix, 0) != 0) continue;
+    if (Value* other = state_dict.find(name.substr(std::string(kModulePrefix).size()))) {
+      std::swap(*other, value);
+    }
+  }
+}
+
+}  // namespace
+
+void EMAHookOptions::visit(OptionVisitor& visitor) {
+  visitor.key("ema_type", &ema_type_, "The average to keep; its own keys stand beside this one.");
+  visitor.key("begin_iter", &begin_iter_,
+              "The first iteration that counts, from 1; 0 and 1 are the same.", at_least(0));
+  visitor.key("begin_epoch", &begin_epoch_,
+              "The first epoch that counts, from 1; not with begin_iter.", at_least(0));
+  visitor.choice(
+      "count", &count_, {"optimizer_steps", "iterations"},
+      "What makes an update; iterations is MMEngine's way, wrong with accumulative_counts.");
+  visitor.key("evaluate_on_ema", &evaluate_on_ema_, "Validate and test the averaged weights.");
+  visitor.key(
+      "evaluate_on_origin", &evaluate_on_origin_,
+      "Validate and test the raw weights; beside the averaged ones their metrics end in _origin.");
+  visitor.key(
+      "strict_load", &strict_load_,
+      "Refuse a checkpoint whose names or shapes differ from the model's, instead of warning.");
+  visitor.key("name", &name_, "Tells several averages over one model apart; the first has none.");
+  visitor.rest(&average_, "The keys of the average that ema_type names.");
+}
+
+void EMAHookOptions::validate() const {
+  if (begin_iter_ != 0 && begin_epoch_ != 0) {
+    fail<ConfigError>(
+        "begin_iter and begin_epoch cannot both be set; begin_iter is {}, begin_epoch is {}",
+        begin_iter_, begin_epoch_);
+  }
+  if (name_.find_first_of(" \t/") != std::string::npos || name_ == "ema") {
+    fail<ConfigError>(
+        "name: '{}' cannot name an average; take letters, digits and _, but not 'ema'", name_);
+  }
+}
+
+EMAHook::EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages)
+    : options_(std::move(options)), averages_(averages) {
+  check_options(options_, "EMAHook");
+  average_node_ = options_.average();
+  Node type(options_.ema_type());
+  type.set_place(average_node_.place());
+  const std::string path = average_node_.path();
+  average_node_.set("type", type).set_path(average_node_.path_of("ema_type"));
+  // A key that is nobody's is reported with the keys of both, since a user sees one block.
+  std::vector<std::string> known;
+  std::string registered = options_.ema_type().substr(options_.ema_type().rfind('.') + 1);
+  if (averages_.contains(registered)) {
+    for (const auto& key : averages_.describe(registered).keys) known.push_back(key.name);
+    const std::set<std::string> own(known.begin(), known.end());
+    for (const auto& key : describe_options(options_)) known.push_back(key.name);
+    std::sort(known.begin(), known.end());
+    for (const auto& [key, value] : options_.average().entries()) {
+      if (own.count(key)) continue;
+      const std::string near = nearest_name(key, known);
+      value.fail(fmt::format("unknown key{}; EMAHook takes: {} (with ema_type {})",
+                             near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+                             fmt::join(known, ", "), registered));
+    }
+  }
+  averages_.check(average_node_);
+  if (!options_.evaluate_on_ema() && !options_.evaluate_on_origin()) {
+    log_warning(
+        "EMAHook: evaluate_on_ema and evaluate_on_origin are both false; the raw weights are "
+        "evaluated");
+    options_.evaluate_on_origin(true);
+  }
+}
+
+std::string EMAHook::state_key() const {
+  return is_first() ? "ema_state_dict" : "ema_state_dict." + options_.name();
+}
+
+void EMAHook::before_run(Runner& runner) {
+  const Model model = runner.model();
+  if (average_ && model_ == model.identity()) {  // train() then test(): the average goes on
+    average_->rebind(model);
+    return;
+  }
+  for (const NamedAverage& other : runner.averages()) {
+    if (other.name == options_.name()) {
+      fail<ConfigError>("two EMAHooks share {}; give every EMAHook but one a 'name' of its own",
+                        is_first() ? "the place of the average without a name"
+                                   : fmt::format("the name '{}'", other.name));
+    }
+  }
+  const Progress& progress = runner.progress();
+  AveragedModel::Context context;
+  context.model = model;
+  const int64_t length = options_.counts_iterations() || progress.max_optimizer_steps <= 0
+                             ? progress.max_iters
+                             : progress.max_optimizer_steps;
+  if (length > 0) context.max_iters = length;
+  average_ = averages_.build(average_node_, context);
+  model_ = model.identity();
+  runner.averages().push_back({options_.name(), average_});
+}
+
+void EMAHook::before_train(Runner& runner) {
+  const Progress& progress = runner.progress();
+  if (options_.begin_epoch() > progress.max_epochs) {
+    fail<ConfigError>(
+        "EMAHook: begin_epoch: is {}, but training ends after {} epoch(s); the average would "
+        "never start",
+        options_.begin_epoch(), progress.max_epochs);
+  }
+  if (options_.begin_iter() > progress.max_iters) {
+    fail<ConfigError>(
+        "EMAHook: begin_iter: is {}, but training ends after {} iteration(s); the average "
+        "would never start",
+        options_.begin_iter(), progress.max_iters);
+  }
+  steps_seen_ = progress.optimizer_steps;
+  if (start_from_average_) {
+    average_->copy_to(runner.model());
+    average_->reset(runner.model());
+    start_from_average_ = false;
+  }
+}
+
+void EMAHook::before_train_epoch(Runner& runner) {
+  average_->rebind(runner.model());
+}
+
+bool EMAHook::started(const Runner& runner) const {
+  const Progress& progress = runner.progress();
+  return options_.begin_epoch() > 0 ? progress.epoch + 1 >= options_.begin_epoch()
+                                    : progress.iter + 1 >= options_.begin_iter();
+}
+
+void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars& /*outputs*/) {
+  const int64_t steps = runner.progress().optimizer_steps;
+  const bool stepped = steps < 0 || steps > steps_seen_ || options_.counts_iterations();
+  steps_seen_ = steps;
+  if (!stepped || !started(runner)) return;
+  const double weight = average_->weight(average_->steps());
+  average_->update_parameters(runner.model());
+  runner.log(is_first() ? "ema_momentum" : "ema_momentum_" + options_.name(), weight);
+}
+
+void EMAHook::begin_evaluation(Runner& runner) {
+  if (is_first() && options_.evaluate_on_ema()) guard_ = average_->swap(runner.model());
+}
+
+void EMAHook::end_evaluation(Runner& runner, Scalars& metrics) {
+  guard_.release();
+  if (metrics.empty()) return;  // the pass was broken off
+  if (is_first()) {
+    if (options_.evaluate_on_ema() && options_.evaluate_on_origin()) {
+      metrics.merge(runner.validate("_origin"));
+    }
+  } else if (options_.evaluate_on_ema()) {
+    const SwapGuard guard = average_->swap(runner.model());
+    metrics.merge(runner.validate("_" + options_.name()));
+  }
+}
+
+// --------------------------------------------------------------------------------------------
+// checkpoints
+
+void EMAHook::before_save_checkpoint(Runner& /*runner*/, Value& checkpoint) {
+  Value& state_dict = checkpoint.at("state_dict");
+  // While the averaged weights are in the model, the raw ones stand aside.
+  for (const NamedTensor& raw : average_->swapped_out()) state_dict.set(raw.name, raw.tensor);
+
+  const bool is_copy = average_->steps() == 0;
+  Value state = Value::dict({}, /*ordered=*/true);
+  state.set("steps", at::tensor(average_->steps(), at::kLong));
+  for (const NamedTensor& item : average_->state()) {
+    const Value* raw = state_dict.find(item.name);
+    state.set(kModulePrefix + item.name, is_copy && raw ? *raw : Value(item.tensor));
+  }
+
+  Value record = Value::dict();
+  record.set("rule", average_->rule_name());
+  record.set("options", to_value(average_->rule_options()));
+  Value exact = Value::dict({}, /*ordered=*/true);
+  for (const auto& item : average_->named_averages()) {
+    const at::Tensor& stored = state.at(kModulePrefix + item.key()).as_tensor();
+    if (stored.scalar_type() != item.value().scalar_type()) exact.set(item.key(), item.value());
+  }
+  if (!exact.entries().empty() && !is_copy) record.set("average", std::move(exact));
+
+  if (is_first()) exchange(state_dict, state);
+  checkpoint.set(state_key(), std::move(state));
+  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
+  Value& ours = checkpoint.at("polyak");
+  if (!ours.contains("averages")) ours.set("averages", Value::dict());
+  ours.at("averages").set(record_key(), std::move(record));
+}
+
+void EMAHook::report(const LoadReport& report, const std::string& what, bool strict) const {
+  if (report.clean()) return;
+  if (strict) {
+    fail<CheckpointError>("{} does not fit the average: {}", what, report.text());
+  }
+  log_warning(
+      "EMAHook: {} does not fit the average everywhere; the rest stays as the model is ({})", what,
+      report.text());
+}
+
+void EMAHook::resume(const Value& ema_state, const Value& averaged, const Value& checkpoint) {
+  const std::string prefix = &averaged == &ema_state ? kModulePrefix : "";
+  LoadReport loaded = average_->load_state(tensors_of(averaged, prefix), steps_of(ema_state));
+  if (!loaded.mismatched.empty()) {
+    fail<CheckpointError>("the checkpoint's {} is of another model: {}", state_key(),
+                          loaded.text());
+  }
+  report(loaded, state_key(), options_.strict_load());
+  const Value* ours = checkpoint.find("polyak");
+  const Value* averages = ours ? ours->find("averages") : nullptr;
+  const Value* record = averages ? averages->find(record_key()) : nullptr;
+  if (!record) return;
+  if (const Value* exact = record->find("average")) {
+    average_->load_state(tensors_of(*exact, ""), average_->steps());
+  }
+  if (const Value* rule = record->find("rule");
+      rule && rule->as_string() != average_->rule_name()) {
+    log_warning("EMAHook: the checkpoint's average was made by {}; it goes on with {}",
+                rule->as_string(), average_->rule_name());
+  }
+}
+
+void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
+  Value& state_dict = checkpoint.at("state_dict");
+  Value* ema_state = checkpoint.find(state_key());
+  const bool wants_raw = options_.evaluate_on_origin() || !options_.evaluate_on_ema();
+
+  if (ema_state && (runner.resuming() || (is_first() && wants_raw))) {
+    if (is_first()) exchange(state_dict, *ema_state);  // the raw weights go back to the model
+    resume(*ema_state, *ema_state, checkpoint);
+    start_from_average_ = !runner.resuming();
+    return;
+  }
+  if (runner.resuming()) {
+    log_warning("EMAHook: the checkpoint has no '{}'; the average starts as a copy of its weights",
+                state_key());
+  }
+  report(average_->load_state(tensors_of(state_dict, ""), 0), "state_dict", options_.strict_load());
+}
+
+}  // namespace polyak

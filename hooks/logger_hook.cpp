@@ -1,0 +1,213 @@
+#include "polyak/hooks/logger_hook.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "polyak/core/log.h"
+#include "polyak/runtime/runner.h"
+
+namespace polyak {
+namespace {
+
+bool is_averaged(const std::string& name) {
+  for (const char* part : {"loss", "time", "grad_norm"}) {
+    if (name.find(part) != std::string::npos) return true;
+  }
+  return false;
+}
+
+std::string field(const std::string& name, double value) {
+  return name == "lr" || name.rfind("ema_momentum", 0) == 0
+             ? fmt::format("{}: {:.4e}", name, value)
+             : fmt::format("{}: {:.4f}", name, value);
+}
+
+int width(int64_t number) {
+  return static_cast<int>(std::to_string(number).size());
+}
+
+}  // namespace
+
+void LoggerHookOptions::visit(OptionVisitor& visitor) {
+  visitor.key("interval", &interval_, "Iterations between two lines.", at_least(1));
+  visitor.key("window_size", &window_size_, "Iterations that losses and times are averaged over.",
+              at_least(1));
+  visitor.key("ignore_last", &ignore_last_,
+              "No line for the rest of an epoch that is shorter than the interval.");
+  visitor.key("log_metric_by_epoch", &log_metric_by_epoch_,
+              "Count validations in scalars.json by epochs instead of iterations.");
+  visitor.key("progress_bar", &progress_bar_, "Draw a bar when standard error is a terminal.");
+}
+
+LoggerHook::LoggerHook(LoggerHookOptions options) : options_(std::move(options)) {
+  check_options(options_, "LoggerHook");
+}
+
+LoggerHook::~LoggerHook() = default;
+
+void LoggerHook::before_run(Runner& runner) {
+  if (scalars_ || runner.work_dir().empty()) return;
+  const auto folder = std::filesystem::path(runner.work_dir()) / runner.timestamp() / "vis_data";
+  std::filesystem::create_directories(folder);
+  const std::string file = (folder / "scalars.json").string();
+  scalars_.reset(std::fopen(file.c_str(), "a"));
+  if (!scalars_) log_warning("LoggerHook: {} cannot be written; going on without it", file);
+}
+
+void LoggerHook::before_train(Runner& runner) {
+  first_iter_ = runner.progress().iter;
+  total_time_ = 0;
+  windows_.clear();
+}
+
+void LoggerHook::remember(const Scalars& values) {
+  for (const auto& [name, value] : values) {
+    auto& window = windows_[name];
+    window.push_back(value);
+    if (window.size() > static_cast<size_t>(options_.window_size())) window.pop_front();
+  }
+}
+
+double LoggerHook::smoothed(const std::string& name) const {
+  const auto& window = windows_.at(name);
+  if (!is_averaged(name)) return window.back();
+  double sum = 0;
+  for (double value : window) sum += value;
+  return sum / static_cast<double>(window.size());
+}
+
+std::string LoggerHook::eta(const Runner& runner) const {
+  const Progress& progress = runner.progress();
+  const auto done = static_cast<double>(progress.iter + 1 - first_iter_);
+  const auto left = static_cast<int64_t>(
+      total_time_ / done * static_cast<double>(progress.max_iters - progress.iter - 1));
+  const int64_t days = left / 86400;
+  const std::string clock =
+      fmt::format("{}:{:02}:{:02}", left % 86400 / 3600, left % 3600 / 60, left % 60);
+  return days == 0 ? clock : fmt::format("{} day{}, {}", days, days == 1 ? "" : "s", clock);
+}
+
+void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
+  remember(runner.logged());
+  const Progress& progress = runner.progress();
+  if (auto time = runner.logged().find("time"); time != runner.logged().end())
+    total_time_ += time->second;
+
+  const bool last = progress.by_epoch ? end_of_epoch(runner, batch) : is_last_train_iter(runner);
+  const bool short_epoch = progress.epoch_length <= options_.interval();
+  const bool due = progress.by_epoch ? every_n_inner_iters(batch, options_.interval())
+                                     : every_n_train_iters(runner, options_.interval());
+  if (!due && !(last && (!options_.ignore_last() || short_epoch))) {
+    draw_bar(runner, batch);
+    return;
+  }
+
+  std::string line;
+  if (progress.by_epoch) {
+    const std::string epoch = fmt::format("[{}]", progress.epoch + 1);
+    line = fmt::format("Epoch(train) {:>{}}[{:>{}}/{}]  ", epoch, width(progress.max_epochs) + 2,
+                       batch + 1, width(progress.epoch_length), progress.epoch_length);
+  } else {
+    line = fmt::format("Iter(train) [{:>{}}/{}]  ", progress.iter + 1, width(progress.max_iters),
+                       progress.max_iters);
+  }
+  Scalars values;
+  for (const auto& [name, window] : windows_) values[name] = smoothed(name);
+  if (values.count("lr")) line += field("lr", values["lr"]) + "  ";
+  line += fmt::format("eta: {}", eta(runner));
+  for (const char* name : {"time", "data_time"}) {
+    if (values.count(name)) line += "  " + field(name, values[name]);
+  }
+  for (const auto& [name, value] : values) {
+    if (name != "lr" && name != "time" && name != "data_time") line += "  " + field(name, value);
+  }
+  clear_bar();
+  log_info("{}", line);
+  if (progress.by_epoch) values["epoch"] = static_cast<double>(progress.epoch + 1);
+  values["iter"] = static_cast<double>(progress.iter + 1);
+  write_scalars(values, progress.iter + 1);
+}
+
+void LoggerHook::after_train_epoch(Runner& /*runner*/) {
+  clear_bar();
+}
+
+void LoggerHook::before_val_epoch(Runner& /*runner*/) {
+  windows_.clear();
+}
+void LoggerHook::before_test_epoch(Runner& /*runner*/) {
+  windows_.clear();
+}
+void LoggerHook::after_val_iter(Runner& runner, int64_t /*batch*/) {
+  remember(runner.logged());
+}
+void LoggerHook::after_test_iter(Runner& runner, int64_t /*batch*/) {
+  remember(runner.logged());
+}
+
+void LoggerHook::after_val_epoch(Runner& runner, Scalars& metrics) {
+  log_evaluation(runner, "val", metrics);
+}
+void LoggerHook::after_test_epoch(Runner& runner, Scalars& metrics) {
+  log_evaluation(runner, "test", metrics);
+}
+
+void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars& metrics) {
+  Scalars values = metrics;
+  std::string times;
+  for (const char* name : {"data_time", "time"}) {
+    if (!windows_.count(name)) continue;
+    values[name] = smoothed(name);
+    times += "  " + field(name, values[name]);
+  }
+  windows_.clear();
+  if (metrics.empty()) return;
+  const Progress& progress = runner.progress();
+  std::string line = progress.by_epoch ? fmt::format("Epoch({}) [{}]  ", stage, progress.epoch)
+                                       : fmt::format("Iter({}) [{}]  ", stage, progress.iter);
+  for (const auto& [name, value] : metrics) line += "  " + field(name, value);
+  log_info("{}{}", line, times);
+  write_scalars(
+      values, options_.log_metric_by_epoch() && progress.by_epoch ? progress.epoch : progress.iter);
+}
+
+void LoggerHook::write_scalars(const Scalars& values, int64_t step) {
+  if (!scalars_) return;
+  nlohmann::ordered_json line;
+  for (const auto& [name, value] : values) {
+    const bool whole = name == "epoch" || name == "iter";
+    whole ? line[name] = static_cast<int64_t>(value) : line[name] = value;
+  }
+  line["step"] = step;
+  fmt::print(scalars_.get(), "{}\n", line.dump());
+  std::fflush(scalars_.get());
+}
+
+void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
+  static const bool is_terminal = isatty(fileno(stderr)) != 0;
+  if (!options_.progress_bar() || !is_terminal) return;
+  const Progress& progress = runner.progress();
+  const int64_t done = progress.by_epoch ? batch + 1 : progress.iter + 1;
+  const int64_t all =
+      std::max<int64_t>(progress.by_epoch ? progress.epoch_length : progress.max_iters, 1);
+  constexpr int64_t kCells = 30;
+  const auto filled = static_cast<size_t>(kCells * done / all);
+  const std::string unit =
+      progress.by_epoch ? fmt::format("epoch {}/{} ", progress.epoch + 1, progress.max_epochs)
+                        : std::string();
+  fmt::print(stderr, "\r\x1b[K{}[{}{}] {}/{}  eta {}", unit, std::string(filled, '#'),
+             std::string(kCells - filled, '.'), done, all, eta(runner));
+  std::fflush(stderr);
+  bar_drawn_ = true;
+}
+
+void LoggerHook::clear_bar() {
+  if (bar_drawn_) fmt::print(stderr, "\r\x1b[K");
+  bar_drawn_ = false;
+}
+
+}  // namespace polyak

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct LoggerHookOptions : Options {
+  LoggerHookOptions& interval(int64_t value) { return interval_ = value, *this; }
+  int64_t interval() const { return interval_; }
+  LoggerHookOptions& window_size(int64_t value) { return window_size_ = value, *this; }
+  int64_t window_size() const { return window_size_; }
+  LoggerHookOptions& log_metric_by_epoch(bool value) { return log_metric_by_epoch_ = value, *this; }
+  bool log_metric_by_epoch() const { return log_metric_by_epoch_; }
+  LoggerHookOptions& ignore_last(bool value) { return ignore_last_ = value, *this; }
+  bool ignore_last() const { return ignore_last_; }
+  LoggerHookOptions& progress_bar(bool value) { return progress_bar_ = value, *this; }
+  bool progress_bar() const { return progress_bar_; }
+
+  void visit(OptionVisitor& visitor) override;
+
+ private:
+  int64_t interval_ = 10;
+  int64_t window_size_ = 10;
+  bool ignore_last_ = true;
+  bool log_metric_by_epoch_ = true;
+  bool progress_bar_ = true;
+};
+
+/// Writes the lines that MMEngine writes: one every `interval` iterations and one for each
+/// validation or test, to the log and, as JSON lines, to
+/// <work_dir>/<timestamp>/vis_data/scalars.json. On a terminal a bar shows the epoch's progress.
+class POLYAK_API LoggerHook : public Hook {
+ public:
+  /// @throws ConfigError
+  explicit LoggerHook(LoggerHookOptions options = {});
+  ~LoggerHook() override;
+
+  std::string name() const override { return "LoggerHook"; }
+  int priority() const override { return kBelowNormal; }
+
+  void before_run(Runner& runner) override;
+  void before_train(Runner& runner) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  void after_train_epoch(Runner& runner) override;
+  void before_val_epoch(Runner& runner) override;
+  void after_val_iter(Runner& runner, int64_t batch) override;
+  void after_val_epoch(Runner& runner, Scalars& metrics) override;
+  void before_test_epoch(Runner& runner) override;
+  void after_test_iter(Runner& runner, int64_t batch) override;
+  void after_test_epoch(Runner& runner, Scalars& metrics) override;
+
+ private:
+  void remember(const Scalars& values);
+  double smoothed(const std::string& name) const;
+  std::string eta(const Runner& runner) const;
+  void log_evaluation(Runner& runner, const char* stage, const Scalars& metrics);
+  void write_scalars(const Scalars& values, int64_t step);
+  void draw_bar(const Runner& runner, int64_t batch);
+  void clear_bar();
+
+  LoggerHookOptions options_;
+  std::map<std::string, std::deque<double>> windows_;
+  double total_time_ = 0;
+  int64_t first_iter_ = 0;
+  bool bar_drawn_ = false;
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::unique_ptr<std::FILE, Close> scalars_;
+};
+
+}  // namespace polyak

@@ -1,0 +1,16 @@
+#include "polyak/hooks/param_scheduler_hook.h"
+
+#include "polyak/runtime/runner.h"
+
+namespace polyak {
+
+void ParamSchedulerHook::after_train_iter(Runner& runner, int64_t /*batch*/,
+                                          const Scalars& /*outputs*/) {
+  runner.step_schedulers(/*by_epoch=*/false);
+}
+
+void ParamSchedulerHook::after_train_epoch(Runner& runner) {
+  runner.step_schedulers(/*by_epoch=*/true);
+}
+
+}  // namespace polyak

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct ParamSchedulerHookOptions : Options {
+  void visit(OptionVisitor&) override {}
+};
+
+/// Steps the parameter schedulers: those that count iterations after each, those that count epochs
+/// after each epoch.
+class POLYAK_API ParamSchedulerHook : public Hook {
+ public:
+  explicit ParamSchedulerHook(ParamSchedulerHookOptions /*options*/ = {}) {}
+
+  std::string name() const override { return "ParamSchedulerHook"; }
+  int priority() const override { return kLow; }
+
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  void after_train_epoch(Runner& runner) override;
+};
+
+}  // namespace polyak
