@@ -1,0 +1,671 @@
+#include "polyak/trainer/train_runner.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <fmt/ranges.h>
+#include <torch/cuda.h>
+#include <torch/utils.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "polyak/checkpoint/file.h"
+#include "polyak/checkpoint/pth.h"
+#include "polyak/core/log.h"
+#include "polyak/registry/registry.h"
+#include "polyak/version.h"
+
+namespace polyak {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kFormat = 1;  // of the top-level key `polyak` of a checkpoint
+
+std::string local_time(const char* format) {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  localtime_r(&now, &parts);
+  char text[32];
+  return std::string(text, std::strftime(text, sizeof text, format, &parts));
+}
+
+/// The items of a list; a single value counts as a list of one, null as an empty one.
+std::vector<Node> as_list(const Node& node) {
+  if (node.is_null()) return {};
+  return node.is_sequence() ? node.items() : std::vector<Node>{node};
+}
+
+/// The state of a device's random numbers, put back when this goes.
+class RandomStateGuard {
+ public:
+  explicit RandomStateGuard(c10::Device device)
+      : generator_(at::globalContext().defaultGenerator(device)), state_(generator_.get_state()) {}
+  ~RandomStateGuard() { generator_.set_state(state_); }
+  RandomStateGuard(const RandomStateGuard&) = delete;
+  RandomStateGuard& operator=(const RandomStateGuard&) = delete;
+
+ private:
+  at::Generator generator_;
+  at::Tensor state_;
+};
+
+at::Tensor random_state(c10::Device device) {
+  at::Generator generator = at::globalContext().defaultGenerator(device);
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get_state();
+}
+
+void set_random_state(c10::Device device, const at::Tensor& state) {
+  at::Generator generator = at::globalContext().defaultGenerator(device);
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  generator.set_state(state);
+}
+
+c10::Device find_device(const Node& config, const std::optional<std::string>& name) {
+  if (!name) return c10::Device(torch::cuda::is_available() ? c10::kCUDA : c10::kCPU);
+  const Node& node = config.at("device");
+  std::optional<c10::Device> device;
+  try {
+    device.emplace(*name);
+  } catch (const c10::Error&) {
+    node.fail(fmt::format("no device is named '{}'; it must be cpu, cuda or cuda:N", *name));
+  }
+  if (device->is_cpu()) return *device;
+  if (!device->is_cuda()) {
+    node.fail(fmt::format("'{}' is not supported; it must be cpu, cuda or cuda:N", *name));
+  }
+  const auto count = static_cast<int64_t>(torch::cuda::device_count());
+  if (count == 0) node.fail("LibTorch finds no CUDA device here; use cpu");
+  if (device->has_index() && device->index() >= count) {
+    node.fail(fmt::format("there are {} CUDA devices, numbered from 0; got {}", count, *name));
+  }
+  return *device;
+}
+
+/// Fails unless the folder, or the nearest one above it that exists, can be written.
+void check_writable(const Node& config, const std::string& work_dir) {
+  fs::path folder = fs::absolute(work_dir);
+  std::error_code ignored;
+  while (!fs::exists(folder, ignored) && folder.has_relative_path()) folder = folder.parent_path();
+  std::string reason;
+  if (!fs::is_directory(folder, ignored)) {
+    reason = fmt::format("{} is no folder", folder.string());
+  } else if (access(folder.c_str(), W_OK | X_OK) != 0) {
+    reason = fmt::format("{}: {}", folder.string(), std::strerror(errno));
+  } else {
+    return;
+  }
+  const Node* node = config.find("work_dir");
+  (node ? *node : config).fail(fmt::format("{} cannot be written: {}", work_dir, reason));
+}
+
+/// The file that work_dir's `last_checkpoint` names (relative to work_dir, or MMEngine's path), or "".
+std::string find_last_checkpoint(const std::string& work_dir) {
+  const fs::path pointer = fs::path(work_dir) / "last_checkpoint";
+  std::ifstream file(pointer);
+  std::string name;
+  if (!file || !std::getline(file, name) || name.empty()) return "";
+  const fs::path relative = fs::path(work_dir) / name;
+  const fs::path moved = fs::path(work_dir) / fs::path(name).filename();
+  std::error_code ignored;
+  for (const fs::path& candidate : {relative, fs::path(name), moved}) {
+    if (fs::exists(candidate, ignored)) return candidate.string();
+  }
+  fail<CheckpointError>("{} names {}, which is not there; name a checkpoint by load_from",
+                        pointer.string(), name);
+}
+
+/// MMEngine's parallel wrappers put `module.` before every name.
+void strip_module_prefix(Value& state_dict) {
+  const std::string prefix = "module.";
+  for (auto& [key, value] : state_dict.entries()) {
+    const std::string& name = key.as_string();
+    if (name.compare(0, prefix.size(), prefix) == 0) key = Value(name.substr(prefix.size()));
+  }
+}
+
+/// How a state dict differs from a model.
+struct Difference {
+  std::vector<std::string> missing;
+  std::vector<std::string> unexpected;
+  std::vector<std::string> mismatched;
+  size_t fitting = 0;
+
+  bool empty() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+  std::string text() const {
+    std::vector<std::string> parts;
+    auto add = [&](const char* what, const std::vector<std::string>& names) {
+      constexpr size_t kShown = 8;
+      if (names.empty()) return;
+      const std::vector<std::string> shown(names.begin(),
+                                           names.begin() + std::min(names.size(), kShown));
+      parts.push_back(fmt::format("{}: {}{}", what, fmt::join(shown, ", "),
+                                  names.size() > kShown
+                                      ? fmt::format(" and {} more", names.size() - kShown)
+                                      : ""));
+    };
+    add("missing in the checkpoint", missing);
+    add("not in the model", unexpected);
+    add("of another shape", mismatched);
+    return fmt::format("{}", fmt::join(parts, "; "));
+  }
+};
+
+std::string shape_text(const at::Tensor& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "));
+}
+
+Difference difference(const Model& model, const Value& state_dict) {
+  Difference result;
+  std::set<std::string> names;
+  for (const NamedTensor& item : model.tensors()) {
+    names.insert(item.name);
+    const Value* value = state_dict.find(item.name);
+    if (!value || !value->is_tensor()) {
+      result.missing.push_back(item.name);
+    } else if (value->as_tensor().sizes() != item.tensor.sizes()) {
+      result.mismatched.push_back(fmt::format("{} ({} in the checkpoint, {} in the model)", item.name,
+                                              shape_text(value->as_tensor()),
+                                              shape_text(item.tensor)));
+    } else {
+      ++result.fitting;
+    }
+  }
+  for (const auto& [key, value] : state_dict.entries()) {
+    if (!names.count(key.as_string())) result.unexpected.push_back(key.as_string());
+  }
+  return result;
+}
+
+/// Copies the tensors that fit.
+void load_state_dict(const Model& model, const Value& state_dict) {
+  const torch::NoGradGuard no_grad;
+  for (const NamedTensor& item : model.tensors()) {
+    const Value* value = state_dict.find(item.name);
+    if (!value || !value->is_tensor()) continue;
+    if (value->as_tensor().sizes() != item.tensor.sizes()) continue;
+    at::Tensor(item.tensor).copy_(value->as_tensor());
+  }
+}
+
+}  // namespace
+
+TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
+    : config_(std::move(config)), catalog_(catalog), purpose_(purpose) {
+  read_options(config_, options_, "a training config");
+  set_up_work_dir();
+  read_checkpoint();
+  set_up_process();
+  set_up_data();
+  set_up_model();
+  if (purpose_ == Purpose::train) set_up_training();
+  for (const Node& node : hook_nodes(options_.default_hooks, options_.custom_hooks)) {
+    hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
+  }
+}
+
+TrainRunner::~TrainRunner() = default;
+
+void TrainRunner::set_up_work_dir() {
+  name_ = fs::path(config_.place().file).stem().string();
+  if (name_.empty()) name_ = "config";
+  work_dir_ = options_.work_dir.value_or((fs::path("work_dirs") / name_).string());
+  if (work_dir_.empty()) config_.at("work_dir").fail("must not be empty");
+  check_writable(config_, work_dir_);
+  config_.set("work_dir", work_dir_);
+  // Two runs that start in the same second must not share their files.
+  const std::string now = local_time("%Y%m%d_%H%M%S");
+  timestamp_ = now;
+  for (int i = 1; fs::exists(fs::path(work_dir_) / timestamp_); ++i) {
+    timestamp_ = fmt::format("{}_{}", now, i);
+  }
+}
+
+void TrainRunner::read_checkpoint() {
+  const bool resume = options_.resume && purpose_ == Purpose::train;
+  checkpoint_file_ = options_.load_from.value_or("");
+  if (resume && checkpoint_file_.empty()) {
+    checkpoint_file_ = find_last_checkpoint(work_dir_);
+    if (checkpoint_file_.empty()) {
+      log_info("resume: {} holds no checkpoint yet; training starts from scratch", work_dir_);
+    }
+  }
+  if (checkpoint_file_.empty()) return;
+  checkpoint_ = read_pth(checkpoint_file_);
+  resuming_ = resume;
+  if (!checkpoint_->is_dict()) {
+    fail<CheckpointError>("{}: holds a {}, expected a dict", checkpoint_file_,
+                          checkpoint_->kind_name());
+  }
+  if (!checkpoint_->contains("state_dict")) {  // Python's plain `model.state_dict()`
+    Value whole = Value::dict();
+    whole.set("state_dict", *checkpoint_);
+    checkpoint_ = std::move(whole);
+  }
+  strip_module_prefix(checkpoint_->at("state_dict"));
+  if (const Value* extra = checkpoint_->find("polyak")) {
+    const int64_t format = extra->at("format").as_int();
+    if (format > kFormat) {
+      fail<CheckpointError>("{}: its entry 'polyak' has format {}, this version reads up to {}",
+                            checkpoint_file_, format, kFormat);
+    }
+  }
+  if (!resuming_) return;
+  for (const char* key : {"meta", "optimizer"}) {
+    if (!checkpoint_->contains(key)) {
+      fail<CheckpointError>("{}: holds no '{}', so a run cannot go on from it; load_from without resume "
+                            "takes its weights",
+                            checkpoint_file_, key);
+    }
+  }
+}
+
+void TrainRunner::set_up_process() {
+  EnvOptions env;
+  read_options(options_.env_cfg, env, "env_cfg");
+  const auto cores = static_cast<int64_t>(std::thread::hardware_concurrency());
+  at::set_num_threads(static_cast<int>(env.num_threads.value_or(std::max<int64_t>(cores, 1))));
+
+  RandomnessOptions randomness;
+  read_options(options_.randomness, randomness, "randomness");
+  std::optional<int64_t> resumed_seed;
+  if (resuming_) {
+    const Value* seed = checkpoint_->at("meta").find("seed");
+    if (seed && !seed->is_none()) resumed_seed = seed->as_int();
+  }
+  if (resumed_seed && randomness.seed.value_or(*resumed_seed) != *resumed_seed) {
+    log_warning("randomness.seed is {}, but the checkpoint was trained with seed {}; going on with {}",
+                *randomness.seed, *resumed_seed, *resumed_seed);
+  }
+  if (resumed_seed) randomness.seed = resumed_seed;
+  if (!randomness.seed) {
+    randomness.seed = std::random_device()() >> 1;
+    log_info("randomness.seed is not set; drew {}", *randomness.seed);
+  }
+  seed_ = static_cast<uint64_t>(*randomness.seed);
+  Node resolved = options_.randomness;
+  resolved.set("seed", *randomness.seed);
+  config_.set("randomness", std::move(resolved));
+  at::globalContext().setDeterministicAlgorithms(randomness.deterministic, /*warn_only=*/false);
+  at::globalContext().setDeterministicCuDNN(randomness.deterministic);
+
+  device_ = find_device(config_, options_.device);
+}
+
+TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const Node& evaluator,
+                                                     const Node& loop, const char* stage) const {
+  EvaluationLoopOptions loop_options;
+  read_options(loop, loop_options, fmt::format("{}_cfg", stage));
+  if (evaluator.is_null()) {
+    loader.fail(fmt::format("needs {0}_evaluator beside it, such as {{type: Accuracy}}", stage));
+  }
+  Evaluation evaluation;
+  evaluation.loader = std::make_shared<DataLoader>(loader, catalog_, /*shuffle=*/false, seed_);
+  const Metric::Context context{evaluation.loader->dataset().num_classes()};
+  for (const Node& node : as_list(evaluator)) {
+    evaluation.metrics.push_back(catalog_.of<Metric>().build(node, context));
+  }
+  return evaluation;
+}
+
+void TrainRunner::set_up_data() {
+  if (purpose_ == Purpose::train) {
+    for (const char* key : {"train_dataloader", "train_cfg", "optim_wrapper"}) {
+      const Node* node = config_.find(key);
+      if (!node || node->is_null()) config_.fail(fmt::format("'{}' is missing; training needs it", key));
+    }
+    train_loader_ =
+        std::make_shared<DataLoader>(options_.train_dataloader, catalog_, /*shuffle=*/true, seed_);
+  }
+  const bool has_val = !options_.val_dataloader.is_null();
+  const bool has_test = !options_.test_dataloader.is_null();
+  if (!has_val) {
+    for (const char* key : {"val_cfg", "val_evaluator"}) {
+      const Node* node = config_.find(key);
+      if (node && !node->is_null()) node->fail("has no effect without val_dataloader");
+    }
+  }
+  const bool test_as_val = !has_test && options_.test_evaluator.is_null();
+  if (has_val && (purpose_ == Purpose::train || test_as_val)) {
+    val_ = make_evaluation(options_.val_dataloader, options_.val_evaluator, options_.val_cfg, "val");
+  }
+  const Node& test_loader = has_test ? options_.test_dataloader : options_.val_dataloader;
+  if (test_as_val) {
+    test_ = val_;
+  } else if (!test_loader.is_null()) {
+    const Node& evaluator =
+        options_.test_evaluator.is_null() ? options_.val_evaluator : options_.test_evaluator;
+    test_ = make_evaluation(test_loader, evaluator, options_.test_cfg, "test");
+  }
+  if (purpose_ == Purpose::test && !test_) {
+    config_.fail("a test needs test_dataloader and test_evaluator, or val_dataloader and val_evaluator");
+  }
+}
+
+void TrainRunner::set_up_model() {
+  DataLoader& loader = train_loader_ ? *train_loader_ : *test_->loader;
+  at::manual_seed(seed_);
+  model_ = catalog_.of<Algorithm>().build(
+      options_.model,
+      {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
+  model_->to(device_);
+  check_forward(loader, options_.model);
+  if (val_) check_forward(*val_->loader, options_.val_dataloader);
+  if (test_ && !(val_ && test_->loader == val_->loader)) {
+    check_forward(*test_->loader, options_.test_dataloader);
+  }
+  if (checkpoint_) check_fit(checkpoint_->at("state_dict"), checkpoint_file_);
+}
+
+void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
+  const ImageShape shape = loader.dataset().image_shape();
+  const torch::NoGradGuard no_grad;
+  const bool training = model_->is_training();
+  model_->eval();
+  try {
+    model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
+  } catch (const c10::Error& error) {
+    node.fail(fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
+                          shape.channels, shape.height, shape.width, first_line(error)));
+  }
+  model_->train(training);
+}
+
+void TrainRunner::check_fit(const Value& state_dict, const std::string& file) const {
+  const Difference found = difference(Model(*model_), state_dict);
+  if (found.empty()) return;
+  const bool strict = resuming_ || purpose_ == Purpose::test;
+  if (strict) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
+  if (found.fitting == 0) {
+    fail<CheckpointError>("{}: nothing in it fits the model; {}", file, found.text());
+  }
+  log_warning("load_from: {} fits the model in part; {}", file, found.text());
+}
+
+void TrainRunner::set_up_training() {
+  read_options(options_.train_cfg, loop_, "train_cfg");
+  std::vector<at::Tensor> parameters;
+  std::set<const void*> known;  // a tensor under two names must not be stepped twice
+  for (const NamedTensor& item : model().tensors()) {
+    if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
+      parameters.push_back(item.tensor);
+    }
+  }
+  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, std::move(parameters));
+
+  progress_.by_epoch = loop_.counts_epochs();
+  progress_.epoch_length = train_loader_->size();
+  progress_.max_epochs = progress_.by_epoch ? *loop_.max_epochs : 1;
+  progress_.max_iters =
+      progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
+  progress_.optimizer_steps = 0;
+  progress_.max_optimizer_steps = optim_->steps_in(progress_.max_iters);
+
+  const ParamScheduler::Context context{&optim_->optimizer(), progress_.epoch_length,
+                                        progress_.max_epochs, progress_.max_iters};
+  for (const Node& node : as_list(options_.param_scheduler)) {
+    schedulers_.push_back(catalog_.of<ParamScheduler>().build(node, context));
+    if (schedulers_.back()->by_epoch() && !progress_.by_epoch) {
+      node.fail("counts epochs, but the training loop counts iterations, so it would never step; set "
+                "by_epoch: false");
+    }
+  }
+}
+
+std::optional<double> TrainRunner::learning_rate() const {
+  return optim_ ? std::optional<double>(optim_->optimizer().lr()) : std::nullopt;
+}
+
+Scalars TrainRunner::train() {
+  if (purpose_ != Purpose::train) fail<Error>("this runner was built for a test");
+  start_run();
+  load_checkpoint();
+  optim_->start(progress_.iter, progress_.max_iters);
+  hooks_.call([&](Hook& hook) { hook.before_train(*this); });
+  // Only now, so that copies of the model and hooks that draw numbers leave training as it is without them.
+  if (cpu_random_state_.defined()) {
+    set_random_state(c10::kCPU, cpu_random_state_);
+    if (device_random_state_.defined()) set_random_state(device_, device_random_state_);
+  } else {
+    at::manual_seed(seed_);
+  }
+  progress_.by_epoch ? train_epochs() : train_iterations();
+  hooks_.call([&](Hook& hook) { hook.after_train(*this); });
+  hooks_.call([&](Hook& hook) { hook.after_run(*this); });
+  return metrics_;
+}
+
+Scalars TrainRunner::test() {
+  if (!test_) config_.fail("a test needs test_dataloader and test_evaluator");
+  start_run();
+  load_checkpoint();
+  const Scalars metrics = run_evaluation(*test_, Hook::Stage::test);
+  hooks_.call([&](Hook& hook) { hook.after_run(*this); });
+  return metrics;
+}
+
+void TrainRunner::start_run() {
+  if (started_) return;
+  started_ = true;
+  std::error_code error;
+  fs::create_directories(fs::path(work_dir_) / timestamp_, error);
+  if (error) fail<Error>("{} cannot be made: {}", work_dir_, error.message());
+  replace_text_file((fs::path(work_dir_) / (name_ + ".yaml")).string(), config_.dump());
+  log_info("Hooks run in this order:");
+  for (const std::string& line : hooks_.lines()) log_info("{}", line);
+  hooks_.call([&](Hook& hook) { hook.before_run(*this); });
+}
+
+void TrainRunner::load_checkpoint() {
+  if (!checkpoint_) return;
+  Value checkpoint = std::move(*checkpoint_);
+  checkpoint_.reset();
+  hooks_.call([&](Hook& hook) { hook.after_load_checkpoint(*this, checkpoint); });
+  load_state_dict(model(), checkpoint.at("state_dict"));
+  if (resuming_) {
+    restore_progress(checkpoint);
+    log_info("going on from {}: epoch {}, iteration {}", checkpoint_file_, progress_.epoch,
+             progress_.iter);
+  } else {
+    log_info("loaded {}", checkpoint_file_);
+  }
+}
+
+void TrainRunner::restore_progress(const Value& checkpoint) {
+  const Value& meta = checkpoint.at("meta");
+  progress_.iter = meta.at("iter").as_int();
+  progress_.epoch = progress_.by_epoch ? meta.at("epoch").as_int() : 0;
+  progress_.optimizer_steps = optim_->steps_in(progress_.iter);
+  optim_->optimizer().load_state_dict(checkpoint.at("optimizer"));
+  if (const Value* saved = checkpoint.find("param_schedulers")) {
+    const std::vector<Value>& states = saved->items();
+    if (states.size() != schedulers_.size()) {
+      log_warning("the checkpoint holds {} parameter schedulers, the config {}; those in common go on",
+                  states.size(), schedulers_.size());
+    }
+    for (size_t i = 0; i < std::min(states.size(), schedulers_.size()); ++i) {
+      schedulers_[i]->load_state_dict(states[i]);
+    }
+  }
+  if (const Value* hub = checkpoint.find("message_hub"); hub && hub->is_dict()) {
+    if (const Value* info = hub->find("runtime_info"); info && info->is_dict()) run_info() = *info;
+  }
+  const Value* extra = checkpoint.find("polyak");
+  if (!extra) return;
+  if (const Value* steps = extra->find("optimizer_steps")) progress_.optimizer_steps = steps->as_int();
+  if (const Value* random = extra->find("random_state")) {
+    cpu_random_state_ = random->at("cpu").as_tensor();
+    const Value* on_device = random->find("device");
+    if (on_device && !device_.is_cpu()) device_random_state_ = on_device->as_tensor();
+  }
+}
+
+void TrainRunner::train_epochs() {
+  // A checkpoint from inside an epoch: the rest of that epoch comes first. With another number of batches
+  // than in the run before, the place is unknown, and the epoch starts over.
+  int64_t index = progress_.iter - progress_.epoch * progress_.epoch_length;
+  if (index < 0 || index > progress_.epoch_length) index = 0;
+  while (progress_.epoch < progress_.max_epochs && !stop_) {
+    hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
+    for (; index < progress_.epoch_length && !stop_; ++index) {
+      train_batch(index, progress_.epoch, index);
+    }
+    if (index < progress_.epoch_length) break;  // stopped inside the epoch, which is not finished
+    index = 0;
+    epochs_in_hooks_ = 1;
+    hooks_.call([&](Hook& hook) { hook.after_train_epoch(*this); });
+    epochs_in_hooks_ = 0;
+    ++progress_.epoch;
+    validate_if_due();
+  }
+}
+
+void TrainRunner::train_iterations() {
+  hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
+  while (progress_.iter < progress_.max_iters && !stop_) {
+    train_batch(progress_.iter, progress_.iter / progress_.epoch_length,
+                progress_.iter % progress_.epoch_length);
+    validate_if_due();
+  }
+  epochs_in_hooks_ = 1;
+  hooks_.call([&](Hook& hook) { hook.after_train_epoch(*this); });
+  epochs_in_hooks_ = 0;
+}
+
+void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index) {
+  logged_.clear();
+  if (!model_->is_training()) model_->train();
+  const Batch batch = train_loader_->batch(epoch, index);
+  hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_index); });
+
+  const Algorithm::Losses losses =
+      model_->loss(batch.images.to(device_), batch.labels.to(device_));
+  at::Tensor total;
+  Scalars outputs;
+  for (const auto& [name, value] : losses) {
+    outputs[name] = value.item<double>();
+    if (name.find("loss") == std::string::npos) continue;
+    total = total.defined() ? total + value : value;
+  }
+  if (!total.defined()) fail<Error>("the model gave no loss: no name contains 'loss'");
+  outputs["loss"] = total.item<double>();
+  if (optim_->update(total)) ++progress_.optimizer_steps;
+  if (const auto norm = optim_->grad_norm()) logged_["grad_norm"] = *norm;
+  for (const auto& [name, value] : outputs) logged_[name] = value;
+
+  iters_in_hooks_ = 1;
+  hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, batch_index, outputs); });
+  iters_in_hooks_ = 0;
+  ++progress_.iter;
+}
+
+void TrainRunner::validate_if_due() {
+  if (!val_) return;
+  const int64_t done = progress_.by_epoch ? progress_.epoch : progress_.iter;
+  const int64_t max = progress_.by_epoch ? progress_.max_epochs : progress_.max_iters;
+  if (loop_.validates_after(done, max)) metrics_ = run_evaluation(*val_, Hook::Stage::val);
+}
+
+Scalars TrainRunner::run_evaluation(Evaluation& evaluation, Hook::Stage stage) {
+  running_ = &evaluation;
+  EvaluationScope scope(*this, hooks_, stage);
+  Scalars metrics = evaluate(evaluation, &scope);
+  scope.finish(metrics);
+  running_ = nullptr;
+  return metrics;
+}
+
+Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
+  const torch::NoGradGuard no_grad;
+  model_->eval();
+  for (const auto& metric : evaluation.metrics) metric->reset();
+  for (int64_t index = 0; index < evaluation.loader->size(); ++index) {
+    logged_.clear();
+    const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
+    if (scope) scope->before_iter(index);
+    const at::Tensor logits = model_->predict(batch.images.to(device_));
+    const at::Tensor labels = batch.labels.to(device_);
+    for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
+    if (scope) scope->after_iter(index);
+  }
+  Scalars metrics;
+  for (const auto& metric : evaluation.metrics) metrics.merge(metric->compute());
+  return metrics;
+}
+
+Scalars TrainRunner::validate(const std::string& suffix) {
+  if (!running_) fail<Error>("no validation or test is running");
+  Scalars metrics;
+  for (const auto& [name, value] : evaluate(*running_, nullptr)) metrics[name + suffix] = value;
+  return metrics;
+}
+
+void TrainRunner::run_training_forward(int64_t num_samples) {
+  if (!train_loader_) fail<Error>("this runner has no training data: it was built for a test");
+  const torch::NoGradGuard no_grad;
+  const RandomStateGuard cpu_state(c10::kCPU);
+  const RandomStateGuard device_state(device_);
+  int64_t done = 0;
+  for (int64_t index = 0; done < num_samples; index = (index + 1) % train_loader_->size()) {
+    const Batch batch = train_loader_->batch(progress_.epoch, index);
+    model_->predict(batch.images.to(device_));
+    done += batch.labels.size(0);
+  }
+}
+
+Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedulers) {
+  Value meta = Value::dict();
+  meta.set("epoch", progress_.epoch + epochs_in_hooks_);
+  meta.set("iter", progress_.iter + iters_in_hooks_);
+  meta.set("cfg", config_.dump());
+  meta.set("seed", static_cast<int64_t>(seed_));
+  meta.set("experiment_name", name_ + "_" + timestamp_);
+  meta.set("time", local_time("%Y%m%d_%H%M%S"));
+  meta.set("polyak_version", POLYAK_VERSION);
+
+  Value state_dict = Value::dict({}, /*ordered=*/true);
+  for (const NamedTensor& item : model().tensors()) state_dict.set(item.name, item.tensor.detach());
+
+  Value hub = Value::dict();
+  hub.set("runtime_info", run_info());
+
+  Value random = Value::dict();
+  random.set("cpu", random_state(c10::kCPU));
+  if (!device_.is_cpu()) random.set("device", random_state(device_));
+  Value extra = Value::dict();
+  extra.set("format", kFormat);
+  extra.set("optimizer_steps", progress_.optimizer_steps);
+  extra.set("random_state", std::move(random));
+
+  Value checkpoint = Value::dict();
+  checkpoint.set("meta", std::move(meta));
+  checkpoint.set("state_dict", std::move(state_dict));
+  checkpoint.set("message_hub", std::move(hub));
+  if (with_optimizer && optim_) checkpoint.set("optimizer", optim_->optimizer().state_dict());
+  if (with_schedulers && !schedulers_.empty()) {
+    std::vector<Value> states;
+    for (const auto& scheduler : schedulers_) states.push_back(scheduler->state_dict());
+    checkpoint.set("param_schedulers", Value::list(std::move(states)));
+  }
+  checkpoint.set("polyak", std::move(extra));
+  return checkpoint;
+}
+
+void TrainRunner::step_schedulers(bool by_epoch) {
+  for (const auto& scheduler : schedulers_) {
+    if (scheduler->by_epoch() == by_epoch) scheduler->step();
+  }
+}
+
+}  // namespace polyak

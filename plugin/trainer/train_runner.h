@@ -1,0 +1,127 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/config/node.h"
+#include "polyak/core/export.h"
+#include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/runner.h"
+#include "polyak/trainer/data_loader.h"
+#include "polyak/trainer/metrics.h"
+#include "polyak/trainer/network.h"
+#include "polyak/trainer/optim_wrapper.h"
+#include "polyak/trainer/param_scheduler.h"
+#include "polyak/trainer/train_config.h"
+
+namespace polyak {
+
+/// The reference runner: trains and tests what a config describes. Sets the process's threads,
+/// determinism and random state, so one runner works at a time.
+class POLYAK_API TrainRunner : public Runner {
+ public:
+  enum class Purpose { train, test };
+
+  /// Builds and checks everything before anything is written or trained: every option, data files, the
+  /// device, that work_dir can be written, that the checkpoint to load exists and fits the model.
+  /// @param config the keys of TrainConfig; `resume`, `load_from` and `work_dir` of a command line are
+  ///   set in it
+  /// @param purpose test: leaves the training keys and `resume` unread, and loads `load_from` for a test
+  /// @throws ConfigError, DataError, CheckpointError
+  TrainRunner(Node config, const Catalog& catalog, Purpose purpose = Purpose::train);
+  ~TrainRunner() override;
+
+  /// Trains to the end, from the checkpoint of the config if there is one. Call it once.
+  /// @return metrics of the last validation; empty without one
+  Scalars train();
+  /// Evaluates over the test data: after train() the model as training left it, else the one that the
+  /// checkpoint holds.
+  Scalars test();
+
+  /// The config with what was drawn or found: the seed, work_dir.
+  const Node& config() const { return config_; }
+
+  Model model() override { return Model(std::shared_ptr<torch::nn::Module>(model_)); }
+  const Progress& progress() const override { return progress_; }
+  HookList& hooks() override { return hooks_; }
+  bool resuming() const override { return resuming_; }
+  std::string work_dir() const override { return work_dir_; }
+  std::string timestamp() const override { return timestamp_; }
+  std::optional<double> learning_rate() const override;
+  void log(const std::string& name, double value) override { logged_[name] = value; }
+  const Scalars& logged() const override { return logged_; }
+  Scalars validate(const std::string& suffix) override;
+  void run_training_forward(int64_t num_samples) override;
+  Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
+  void step_schedulers(bool by_epoch) override;
+  void request_stop() override { stop_ = true; }
+
+ private:
+  /// Data and metrics of validation or test.
+  struct Evaluation {
+    std::shared_ptr<DataLoader> loader;
+    std::vector<std::shared_ptr<Metric>> metrics;
+  };
+
+  void set_up_process();
+  void set_up_work_dir();
+  void read_checkpoint();
+  void set_up_data();
+  void set_up_model();
+  void set_up_training();
+  Evaluation make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
+                             const char* stage) const;
+  void check_forward(DataLoader& loader, const Node& node) const;
+  void check_fit(const Value& state_dict, const std::string& file) const;
+
+  void start_run();
+  void load_checkpoint();
+  void restore_progress(const Value& checkpoint);
+  void train_epochs();
+  void train_iterations();
+  void train_batch(int64_t batch_index, int64_t epoch, int64_t index);
+  void validate_if_due();
+  Scalars run_evaluation(Evaluation& evaluation, Hook::Stage stage);
+  Scalars evaluate(Evaluation& evaluation, EvaluationScope* scope);
+
+  Node config_;
+  const Catalog& catalog_;
+  Purpose purpose_;
+  TrainConfig options_;
+  TrainLoopOptions loop_;
+  uint64_t seed_ = 0;
+  c10::Device device_{c10::kCPU};
+  std::string work_dir_;
+  std::string timestamp_;
+  std::string name_;  // of the config, for files
+
+  std::shared_ptr<DataLoader> train_loader_;
+  std::optional<Evaluation> val_;
+  std::optional<Evaluation> test_;
+  Evaluation* running_ = nullptr;  // the evaluation that hooks are called in
+
+  std::shared_ptr<Algorithm> model_;
+  std::unique_ptr<OptimWrapper> optim_;
+  std::vector<std::shared_ptr<ParamScheduler>> schedulers_;
+  HookList hooks_;
+
+  std::string checkpoint_file_;       // what the config asks for; empty: nothing
+  std::optional<Value> checkpoint_;   // read, not loaded yet
+  bool resuming_ = false;
+  at::Tensor cpu_random_state_;       // of the run that goes on; undefined otherwise
+  at::Tensor device_random_state_;
+
+  Progress progress_;
+  Scalars logged_;
+  Scalars metrics_;                // of the last validation
+  bool started_ = false;           // before_run was called
+  bool stop_ = false;
+  int64_t iters_in_hooks_ = 0;     // 1 while after_train_iter runs: the counter does not count it yet
+  int64_t epochs_in_hooks_ = 0;    // the same of after_train_epoch
+};
+
+}  // namespace polyak
