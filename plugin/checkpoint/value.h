@@ -67,11 +67,11 @@ class POLYAK_API Value {
  private:
   struct List {
     std::vector<Value> items;
-    bool tuple = false;
+    bool tuple;
   };
   struct Dict {
     std::vector<Entry> entries;
-    bool ordered = false;
+    bool ordered;
   };
   std::variant<std::monostate, bool, int64_t, double, std::string, at::Tensor, List, Dict> data_;
 };
