@@ -10,9 +10,9 @@
 namespace polyak::test {
 
 /// Builds an average through the registry, as a config would.
-inline std::shared_ptr<AveragedModel> build_average(const std::string& type, const Node& options,
-                                                    const Model& model,
-                                                    std::optional<int64_t> max_iters = std::nullopt) {
+inline std::shared_ptr<AveragedModel> build_average(
+    const std::string& type, const Node& options, const Model& model,
+    std::optional<int64_t> max_iters = std::nullopt) {
   Catalog catalog;
   register_averages(catalog);
   Node node = options;

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "polyak/hooks/ema_hook.h"
 #include "polyak/averaging/register.h"
+#include "polyak/hooks/ema_hook.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/runner.h"
 

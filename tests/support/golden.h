@@ -18,7 +18,9 @@ class FlatState {
  public:
   FlatState() : model_(golden("model.json")) {}
   const nlohmann::json& model() const { return model_; }
-  std::vector<std::string> keys() const { return model_["state_keys"].get<std::vector<std::string>>(); }
+  std::vector<std::string> keys() const {
+    return model_["state_keys"].get<std::vector<std::string>>();
+  }
 
   /// Writes a flat list into a model's parameters and buffers.
   void load(TinyNet& net, const std::vector<double>& flat) const;

@@ -58,7 +58,8 @@ std::vector<std::string> log_of(const std::function<void()>& action) {
   return lines;
 }
 
-// --------------------------------------------------------------------------------------------- semantics
+// ---------------------------------------------------------------------------------------------
+// semantics
 
 TEST(Average, FirstUpdateCopiesAndLaterOnesMoveByTheWeight) {
   torch::nn::Linear net(2, 2);
@@ -75,8 +76,10 @@ TEST(Average, FirstUpdateCopiesAndLaterOnesMoveByTheWeight) {
 
 TEST(Average, SetterOrderDoesNotMatter) {
   torch::nn::Linear net(2, 2);
-  CosineEMA average(net, CosineEMAOptions().interval(2).momentum(0.1).max_iters(10).update_buffers(true)
-                             .end_momentum(0.2));
+  CosineEMA average(
+      net,
+      CosineEMAOptions().interval(2).momentum(0.1).max_iters(10).update_buffers(true).end_momentum(
+          0.2));
   EXPECT_DOUBLE_EQ(average.weight(10), 0.2);
   EXPECT_EQ(average.rule_options().at("interval").as_int(), 2);
 }
@@ -122,7 +125,8 @@ TEST(Average, WeightOneCopiesExactly) {
   EXPECT_TRUE(at::equal(averaged, source));
 }
 
-// -------------------------------------------------------------------- defects of others that are not ours
+// -------------------------------------------------------------------- defects of others that are
+// not ours
 
 TEST(Average, TiedTensorsAreAveragedOnce) {
   Tied net;
@@ -130,7 +134,8 @@ TEST(Average, TiedTensorsAreAveragedOnce) {
   average.update_parameters(net);
   fill(net, 1);
   average.update_parameters(net);
-  EXPECT_FLOAT_EQ(average_of(average, "embedding")[0].item<float>(), 0.1F);  // 0.19 when averaged twice
+  EXPECT_FLOAT_EQ(average_of(average, "embedding")[0].item<float>(),
+                  0.1F);  // 0.19 when averaged twice
   EXPECT_TRUE(average_of(average, "embedding").is_same(average_of(average, "output")));
 }
 
@@ -202,7 +207,8 @@ TEST(Average, OfAHalfPrecisionModelIsKeptInFloat32AndMoves) {
     for (int i = 0; i < 100; ++i) average.update_parameters(net);
     const at::Tensor weight = average_of(average, "weight");
     EXPECT_EQ(weight.scalar_type(), at::kFloat);
-    EXPECT_NEAR(weight[0][0].item<double>(), 2 - std::pow(1 - 1e-4, 100), 1e-5);  // bf16 never moves
+    EXPECT_NEAR(weight[0][0].item<double>(), 2 - std::pow(1 - 1e-4, 100),
+                1e-5);  // bf16 never moves
     auto module = average.module<torch::nn::LinearImpl>();
     EXPECT_EQ(module->weight.scalar_type(), dtype);
     auto guard = average.swap(net);
@@ -253,7 +259,8 @@ TEST(Average, ChannelsLastWeightsAgreeWithContiguousOnes) {
   TinyNet a, b;
   {
     torch::NoGradGuard no_grad;
-    for (const auto& item : a->named_parameters()) b->named_parameters()[item.key()].copy_(item.value());
+    for (const auto& item : a->named_parameters())
+      b->named_parameters()[item.key()].copy_(item.value());
     b->conv->weight.set_data(b->conv->weight.contiguous(at::MemoryFormat::ChannelsLast));
   }
   ExponentialMovingAverage of_a(a, ema(0.1)), of_b(b, ema(0.1));
@@ -267,7 +274,8 @@ TEST(Average, ChannelsLastWeightsAgreeWithContiguousOnes) {
   EXPECT_TRUE(at::equal(average_of(of_a, "conv.weight"), average_of(of_b, "conv.weight")));
 }
 
-// -------------------------------------------------------------------------------------- kinds of models
+// -------------------------------------------------------------------------------------- kinds of
+// models
 
 TEST(Average, TakesEveryKindOfModel) {
   TinyNet holder;
@@ -329,7 +337,8 @@ TEST(Average, CanBeRegisteredInAnotherModuleAndSavedWithIt) {
   struct Algorithm : torch::nn::Module {
     Algorithm() {
       online = register_module("online", TinyNet());
-      target = register_module("target_net", std::make_shared<ExponentialMovingAverage>(online, ema(0.5)));
+      target = register_module("target_net",
+                               std::make_shared<ExponentialMovingAverage>(online, ema(0.5)));
     }
     TinyNet online{nullptr};
     std::shared_ptr<ExponentialMovingAverage> target;
@@ -348,10 +357,12 @@ TEST(Average, CanBeRegisteredInAnotherModuleAndSavedWithIt) {
   in.load_from(stream);
   other.load(in);
   EXPECT_EQ(other.target->steps(), 1);
-  EXPECT_TRUE(at::equal(average_of(*other.target, "fc.weight"), average_of(*algorithm.target, "fc.weight")));
+  EXPECT_TRUE(at::equal(average_of(*other.target, "fc.weight"),
+                        average_of(*algorithm.target, "fc.weight")));
 }
 
-// --------------------------------------------------------------------------------------------------- swap
+// ---------------------------------------------------------------------------------------------------
+// swap
 
 TEST(Swap, BeforeTheFirstUpdateChangesNothing) {
   torch::nn::Linear net(1, 1);
@@ -437,7 +448,8 @@ TEST(Swap, GuardOutlivesTheAverageSafely) {
   EXPECT_EQ(net->weight.item<float>(), 1);
 }
 
-// ------------------------------------------------------------------------------------------- state, rebind
+// -------------------------------------------------------------------------------------------
+// state, rebind
 
 TEST(Average, StateRoundTripsWithItsSteps) {
   TinyNet net;
@@ -477,16 +489,20 @@ TEST(Average, ModelWithoutAnAveragedTensorIsRefusedByName) {
   TinyNet net;
   ExponentialMovingAverage average(net);
   torch::nn::Linear other(2, 3);
-  EXPECT_THAT([&] { average.update_parameters(other); }, ThrowsMessage<Error>(HasSubstr("conv.weight")));
+  EXPECT_THAT([&] { average.update_parameters(other); },
+              ThrowsMessage<Error>(HasSubstr("conv.weight")));
 }
 
-// ---------------------------------------------------------------------------------------------- bad input
+// ----------------------------------------------------------------------------------------------
+// bad input
 
 TEST(AverageOptions, OutOfRangeIsRefusedWithTheValueAndTheRange) {
   torch::nn::Linear net(1, 1);
-  for (const double momentum : {0.0, 1.0, 3.0, -1.0, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
-    EXPECT_THAT([&] { ExponentialMovingAverage(net, ema(momentum)); },
-                ThrowsMessage<ConfigError>(testing::AllOf(HasSubstr("momentum"), HasSubstr("(0, 1)"))));
+  for (const double momentum :
+       {0.0, 1.0, 3.0, -1.0, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    EXPECT_THAT(
+        [&] { ExponentialMovingAverage(net, ema(momentum)); },
+        ThrowsMessage<ConfigError>(testing::AllOf(HasSubstr("momentum"), HasSubstr("(0, 1)"))));
   }
   for (const double end : {-0.1, 1.5}) {
     EXPECT_THAT([&] { CosineEMA(net, CosineEMAOptions().max_iters(5).end_momentum(end)); },
@@ -498,7 +514,8 @@ TEST(AverageOptions, OutOfRangeIsRefusedWithTheValueAndTheRange) {
   }
   EXPECT_THAT([&] { CosineEMA(net, CosineEMAOptions().max_iters(0)); },
               ThrowsMessage<ConfigError>(HasSubstr("max_iters")));
-  EXPECT_THAT([&] { CosineEMA(net, CosineEMAOptions()); }, ThrowsMessage<ConfigError>(HasSubstr("max_iters")));
+  EXPECT_THAT([&] { CosineEMA(net, CosineEMAOptions()); },
+              ThrowsMessage<ConfigError>(HasSubstr("max_iters")));
   EXPECT_THAT([&] { MomentumAnnealingEMA(net, MomentumAnnealingEMAOptions().gamma(-1)); },
               ThrowsMessage<ConfigError>(HasSubstr("gamma")));
   EXPECT_THAT([&] { ExponentialMovingAverage(net, ema(0.1).device("warp")); },

@@ -11,7 +11,9 @@ namespace {
 
 using nlohmann::json;
 
-std::vector<double> flat(const json& values) { return values.get<std::vector<double>>(); }
+std::vector<double> flat(const json& values) {
+  return values.get<std::vector<double>>();
+}
 
 void load_state_dict(TinyNet& net, const Value& state_dict) {
   torch::NoGradGuard no_grad;
@@ -53,13 +55,14 @@ class Replay {
   }
 
   void expect_state(const json& event) {
-    EXPECT_LE(largest_difference(flatten(*net_, state_.keys()), flat(event["source"]), leave_out_), tolerance_);
+    EXPECT_LE(largest_difference(flatten(*net_, state_.keys()), flat(event["source"]), leave_out_),
+              tolerance_);
     EXPECT_LE(largest_difference(averages_now(), flat(event["ema"]), leave_out_), tolerance_);
     EXPECT_EQ(hook_->average()->steps(), event["ema_steps"].get<int64_t>());
   }
 
-  /// What the reference's average holds: during a swap the raw weights, which ours puts aside; before the
-  /// first update a copy of the model.
+  /// What the reference's average holds: during a swap the raw weights, which ours puts aside;
+  /// before the first update a copy of the model.
   std::vector<double> averages_now() {
     AveragedModel& average = *hook_->average();
     std::map<std::string, at::Tensor> tensors;
@@ -82,11 +85,11 @@ class Replay {
     auto entry = [](const Value& dict, const std::string& prefix) {
       return [&dict, prefix](const std::string& key) { return dict.at(prefix + key).as_tensor(); };
     };
-    EXPECT_LE(largest_difference(flatten(entry(state, ""), state_.keys()), flat(event["ckpt_state_dict"]),
-                                 leave_out_),
+    EXPECT_LE(largest_difference(flatten(entry(state, ""), state_.keys()),
+                                 flat(event["ckpt_state_dict"]), leave_out_),
               tolerance_);
-    EXPECT_LE(largest_difference(flatten(entry(ema, "module."), state_.keys()), flat(event["ckpt_ema_module"]),
-                                 leave_out_),
+    EXPECT_LE(largest_difference(flatten(entry(ema, "module."), state_.keys()),
+                                 flat(event["ckpt_ema_module"]), leave_out_),
               tolerance_);
     EXPECT_EQ(ema.at("steps").as_tensor().item<int64_t>(), event["ckpt_ema_steps"].get<int64_t>());
     std::vector<std::string> keys;

@@ -36,10 +36,12 @@ void replay(const nlohmann::json& trace, const std::string& type) {
     const std::vector<double> after = flatten(*average->module(), state.keys());
     std::vector<size_t> leave_out;
     if (update_buffers) leave_out.push_back(kBatchesTracked);
-    EXPECT_LE(largest_difference(after, averaged[t].get<std::vector<double>>(), leave_out), tolerance)
+    EXPECT_LE(largest_difference(after, averaged[t].get<std::vector<double>>(), leave_out),
+              tolerance)
         << "update " << t;
     if (trace["action"][t] == "average") {
-      EXPECT_NEAR(average->weight(static_cast<int64_t>(t)), trace["momentum"][t].get<double>(), 1e-12);
+      EXPECT_NEAR(average->weight(static_cast<int64_t>(t)), trace["momentum"][t].get<double>(),
+                  1e-12);
     }
     ++compared;
   }
@@ -54,7 +56,8 @@ void replay(const nlohmann::json& trace, const std::string& type) {
   auto module = average->module<TinyNetImpl>();
   module->eval();
   const at::Tensor output = module->forward(image).to(at::kDouble).view({-1}).contiguous();
-  const std::vector<double> outputs(output.data_ptr<double>(), output.data_ptr<double>() + output.numel());
+  const std::vector<double> outputs(output.data_ptr<double>(),
+                                    output.data_ptr<double>() + output.numel());
   EXPECT_LE(largest_difference(outputs, trace["eval_output_after_last"].get<std::vector<double>>()),
             is_double ? 1e-11 : 1e-5);
 }
@@ -81,8 +84,10 @@ TEST(Golden, WeightsOfEveryRuleAgreeWithTheReference) {
     std::optional<int64_t> length;
     if (!row["max_iters"].is_null()) length = row["max_iters"].get<int64_t>();
     const auto average = build_average(rule, to_node(row["kwargs"]), net, length);
-    // The reference computes the cosine's angle in float32; the golden file has the exact value beside it.
-    const auto& pairs = rule == "CosineEMA" ? row["k_and_momentum_double_angle"] : row["k_and_momentum"];
+    // The reference computes the cosine's angle in float32; the golden file has the exact value
+    // beside it.
+    const auto& pairs =
+        rule == "CosineEMA" ? row["k_and_momentum_double_angle"] : row["k_and_momentum"];
     for (const auto& pair : pairs) {
       const int64_t k = pair[0];
       if (length && k > *length) continue;

@@ -22,7 +22,8 @@ TEST(Lerp, AgreesWithLibTorchForEveryPairOfTypesAndWeights) {
         const at::Tensor average = at::randn({1001}, average_type.torch);
         const at::Tensor source = at::randn({1001}).to(source_type.torch);
         const at::Tensor exact = average.to(at::kDouble).lerp(source.to(at::kDouble), weight);
-        const Span span{average.data_ptr(), source.data_ptr(), 1001, average_type.ours, source_type.ours};
+        const Span span{average.data_ptr(), source.data_ptr(), 1001, average_type.ours,
+                        source_type.ours};
         lerp(&span, 1, weight);
         const double error = (average.to(at::kDouble) - exact).abs().max().item<double>();
         EXPECT_LE(error, average_type.ours == DType::float64 ? 1e-14 : 1e-6);
@@ -49,7 +50,8 @@ TEST(Lerp, ChunksCoverEverySpanOnce) {
   const at::Tensor average = at::zeros({100});
   const at::Tensor source = at::ones({100});
   const Span span{average.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
-  const std::vector<Span> chunks = cut({span, Span{nullptr, nullptr, 0, DType::float32, DType::float32}}, 32);
+  const std::vector<Span> chunks =
+      cut({span, Span{nullptr, nullptr, 0, DType::float32, DType::float32}}, 32);
   ASSERT_EQ(chunks.size(), 4u);
   EXPECT_EQ(chunks.back().size, 4);
   lerp(chunks.data(), chunks.size(), 0.25);

@@ -1,0 +1,171 @@
+"""Checkpoints go both ways between Polyak and Python's torch: keys, kinds, dtypes, shapes, values.
+
+Usage: checkpoint_interop.py CHECKPOINT_TOOL. Needs torch, of any version from 1.13.
+"""
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+try:
+    import torch
+except ImportError as error:
+    sys.exit(f"{sys.executable} has no torch ({error}); "
+             "set POLYAK_PYTHON to an interpreter that has it")
+
+# C++ names of dtypes.
+DTYPES = {
+    "Double": torch.float64, "Float": torch.float32,
+    "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8,
+    "Byte": torch.uint8, "Bool": torch.bool,
+    "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
+}
+CPP_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def describe(value):
+    """The same description that checkpoint_tool prints."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        real = torch.view_as_real(value) if value.is_complex() else value
+        return {"kind": "Tensor", "dtype": CPP_NAMES[value.dtype], "size": list(value.shape),
+                "stride": list(value.stride()), "offset": value.storage_offset(),
+                "values": real.to(torch.float64).reshape(-1).tolist()}
+    if value is None:
+        return {"kind": "None"}
+    if isinstance(value, dict):
+        kind = "OrderedDict" if isinstance(value, collections.OrderedDict) else "dict"
+        return {"kind": kind,
+                "entries": [[describe(key), describe(item)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {"kind": kind, "items": [describe(item) for item in value]}
+    return {"kind": type(value).__name__, "value": value}
+
+
+def polyak_reads(tool, path):
+    done = subprocess.run([tool, "read", path], capture_output=True, text=True)
+    check(done.returncode == 0, f"Polyak cannot read {path}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def check_python_reads_polyak(tool, folder):
+    path = os.path.join(folder, "polyak.pth")
+    subprocess.run([tool, "write", path], check=True)
+    loaded = torch.load(path, weights_only=True)
+    keys = ["state_dict", "none", "flags", "ints", "real", "text", "betas", "empties", "by_int"]
+    check(list(loaded) == keys, f"keys {list(loaded)}")
+    state = loaded["state_dict"]
+    check(type(state) is collections.OrderedDict, "state_dict is an OrderedDict")
+    for name, dtype in DTYPES.items():
+        check(state[name].dtype == dtype, f"dtype of {name}")
+        wanted = torch.arange(6.0).reshape(2, 3).to(dtype)
+        check(torch.equal(state[name], wanted), f"values of {name}")
+    weight = torch.arange(12.0).reshape(3, 4)
+    check(state["scalar"].shape == () and state["scalar"].item() == 2.5, "scalar")
+    check(state["empty"].shape == (0, 3), "empty")
+    check(torch.equal(state["tied"], weight), "tied")
+    check(torch.equal(state["tied_transposed"], weight.t()), "tied_transposed")
+    check(state["tied_transposed"].stride() == (1, 4), "stride of tied_transposed")
+    check(torch.equal(state["tied_row"], weight[1]), "tied_row")
+    check(torch.equal(state["small_view"], torch.arange(5.0, 9.0)), "small_view")
+    check(not any(tensor.requires_grad for tensor in state.values()), "requires_grad")
+    state["tied"].fill_(-1.0)
+    for name in ("tied_too", "tied_transposed", "tied_row"):
+        check(bool((state[name] == -1).all()), f"{name} shares the storage of tied")
+    check(loaded["none"] is None and loaded["flags"] == [True, False], "None and bools")
+    check(loaded["ints"] == [0, 255, 256, 65535, 65536, -1, 2**63 - 1, -2**63], "ints")
+    # Numbers are float64 tensors without dimensions: torch 1.13's weights_only reader knows no float.
+    check(loaded["real"].dtype == torch.float64 and loaded["real"].item() == 0.1, "float")
+    check(loaded["text"] == "Grüße, 世界", "str")
+    check([float(beta) for beta in loaded["betas"]] == [0.9, 0.999], "tuple")
+    check(loaded["empties"] == [[], (), {}, {}], "empties")
+    check(loaded["by_int"] == {0: "zero", 1: "one"}, "int keys")
+    # Back again: what Python makes of the file reads the same as the file itself.
+    again = os.path.join(folder, "again.pth")
+    torch.save(torch.load(path, weights_only=True), again)
+    check(polyak_reads(tool, again) == polyak_reads(tool, path), "a round trip through Python")
+
+
+def python_checkpoint():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4),
+                                torch.nn.Flatten(), torch.nn.Linear(4 * 36, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(2):
+        model(torch.randn(2, 3, 8, 8)).sum().backward()
+        optimizer.step()
+    big = torch.arange(1000.0)
+    repeated = ["shared", "shared"]  # one object twice: the pickle recalls it from its memo
+    return {
+        "meta": {"epoch": 3, "name": "Grüße", "big": 2**40, "lowest": -2**63},
+        "state_dict": model.state_dict(),  # an OrderedDict with the attribute _metadata
+        "optimizer": optimizer.state_dict(),
+        "parameter": torch.nn.Parameter(torch.ones(2, 2)),
+        "dtypes": {name: torch.arange(6).to(dtype) for name, dtype in DTYPES.items()},
+        "views": [big, big[10:20], big.view(10, 100).t(), torch.ones(1).expand(3, 2)],
+        "channels_last": torch.randn(1, 3, 2, 2).to(memory_format=torch.channels_last),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(1.5),
+        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "empties": [[], {}, collections.OrderedDict(), "", None],
+        "single": {"only": [True]},
+        "long": list(range(3000)),  # the pickler appends in batches of 1000
+        "many": {f"key{i}": i for i in range(3000)},  # more than 256 objects in the memo
+        "repeated": [repeated, repeated],
+    }
+
+
+def check_polyak_reads_python(tool, folder):
+    path = os.path.join(folder, "python.pth")
+    checkpoint = python_checkpoint()
+    torch.save(checkpoint, path)
+    found, wanted = polyak_reads(tool, path), describe(checkpoint)
+    for found_entry, wanted_entry in zip(found["entries"], wanted["entries"]):
+        check(found_entry == wanted_entry, f"\nfound  {found_entry}\nwanted {wanted_entry}")
+    check(found == wanted, "the number of keys")
+    torch.save({"size": torch.Size([2, 3])}, path)
+    check(polyak_reads(tool, path) == describe({"size": (2, 3)}), "a torch.Size is a tuple")
+
+
+def check_polyak_refuses(tool, folder):
+    refused = {
+        "dtype": ({"a": torch.float32, "b": 1}, "torch.float32"),
+        "set": ({"a": {1, 2}, "b": 1}, "set"),
+        "bytes": ({"a": b"x", "b": 1}, "_codecs.encode"),
+        "module": ({"a": torch.nn.Linear(1, 1), "b": 1}, "torch.nn.modules.linear.Linear"),
+        "huge": ({"a": 2**70, "b": 1}, "64 bits"),
+        "key": ({"a": {1.5: 1}, "b": 1}, "neither str nor int"),
+        "sparse": ({"a": torch.ones(2, 2).to_sparse(), "b": 1}, "_rebuild_sparse_tensor"),
+    }
+    for name, (value, word) in refused.items():
+        path = os.path.join(folder, f"{name}.pth")
+        torch.save(value, path)
+        done = subprocess.run([tool, "read", path], capture_output=True, text=True)
+        check(done.returncode == 1 and word in done.stderr and f"{path}: a: " in done.stderr
+              and done.stderr.count("\n") == 1, f"{name}: status {done.returncode}, {done.stderr!r}")
+    path = os.path.join(folder, "legacy.pth")
+    torch.save({"a": 1}, path, _use_new_zipfile_serialization=False)
+    done = subprocess.run([tool, "read", path], capture_output=True, text=True)
+    check("before 1.6" in done.stderr, done.stderr)
+
+
+def main():
+    tool = sys.argv[1]
+    with tempfile.TemporaryDirectory() as folder:
+        check_python_reads_polyak(tool, folder)
+        check_polyak_reads_python(tool, folder)
+        check_polyak_refuses(tool, folder)
+    print(f"checkpoints agree with torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
