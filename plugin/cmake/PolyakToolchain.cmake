@@ -11,11 +11,11 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
 if(POLYAK_CCACHE)
   find_program(POLYAK_CCACHE_PROGRAM ccache)
   if(POLYAK_CCACHE_PROGRAM)
-    # Precompiled headers are cached only with these; the include root is a folder of links, so paths
-    # are compared as they are.
-    set(CMAKE_CXX_COMPILER_LAUNCHER
-        ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
-        ${POLYAK_CCACHE_PROGRAM})
+    # Precompiled headers are cached only with this sloppiness, and the include root is a folder of links whose
+    # times mean nothing. With the base folder, two clones and two build folders of one tree share what they compile.
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+        CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+        CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${POLYAK_CCACHE_PROGRAM})
     add_compile_options($<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
   endif()
 endif()
