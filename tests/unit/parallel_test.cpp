@@ -1,5 +1,6 @@
-// at::parallel_for is a header whose threads come from the flags and the runtime of whoever compiles it. These
-// tests hold the build to its promise: every thread works, and one OpenMP runtime serves the whole process.
+// at::parallel_for is a header whose threads come from the flags and the runtime of whoever
+// compiles it. These tests hold the build to its promise: every thread works, and one OpenMP
+// runtime serves the whole process.
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -18,7 +18,8 @@ int main() {
   try {
     polyak::fail<polyak::ConfigError>("momentum is {}", at::ones({2}).sum().item<double>());
   } catch (const polyak::Error& error) {
-    std::printf("polyak %s with LibTorch %s: %s\n", POLYAK_VERSION, POLYAK_LIBTORCH_VERSION, error.what());
+    std::printf("polyak %s with LibTorch %s: %s\n", POLYAK_VERSION, POLYAK_LIBTORCH_VERSION,
+                error.what());
     return std::string(error.what()) == "momentum is 2" ? 0 : 2;
   }
   return 3;
