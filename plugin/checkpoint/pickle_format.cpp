@@ -8,6 +8,8 @@
 namespace polyak::pickle {
 namespace {
 
+constexpr size_t kMaxShown = 120;
+
 constexpr std::array<StorageType, 12> kStorageTypes{{
     {c10::ScalarType::Float, "FloatStorage"},
     {c10::ScalarType::Double, "DoubleStorage"},
@@ -83,13 +85,27 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
+std::string printable(std::string_view text) {
+  size_t shown = text.size();
+  if (shown > kMaxShown) {
+    shown = kMaxShown;
+    while (shown > 0 && (text[shown] & 0xc0) == 0x80) --shown;  // not in the middle of a character
+  }
+  std::string result(text.substr(0, shown));
+  for (char& c : result) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  return shown < text.size() ? result + "..." : result;
+}
+
 std::string KeyPath::text() const {
   std::string text;
   for (const auto& part : parts_) {
     if (const auto* index = std::get_if<int64_t>(&part)) {
       text += fmt::format("[{}]", *index);
     } else {
-      text += fmt::format("{}{}", text.empty() ? "" : ".", std::get<std::string_view>(part));
+      text += text.empty() ? "" : ".";
+      text += printable(std::get<std::string_view>(part));
     }
   }
   return text;

@@ -75,6 +75,9 @@ std::optional<int64_t> elements_needed(int64_t offset, c10::IntArrayRef sizes,
 /// Whether Python could make a str of it. Lone surrogates are taken, as Python's pickle does.
 bool is_utf8(std::string_view text);
 
+/// Text of a file as a message may show it: no control characters, and not without end.
+std::string printable(std::string_view text);
+
 /// Where in a tree of values a walk stands; `state_dict.conv.weight`, `optimizer.groups[0].lr`. It
 /// only borrows the keys, so it costs nothing until a message needs its text.
 class KeyPath {

@@ -22,8 +22,6 @@ constexpr size_t kMaxDimensions = 64;
 constexpr size_t kFreeCopies = 1 << 20;
 constexpr size_t kCopiesPerByte = 16;
 
-constexpr size_t kMaxQuoted = 120;
-
 /// The Python names that a pickle may mention.
 enum class Name { ordered_dict, rebuild_tensor, rebuild_parameter, size, storage };
 
@@ -58,15 +56,6 @@ struct Node {
     return std::get_if<T>(&data);
   }
 };
-
-/// Text of a file for a message: it may be long, or not text at all.
-std::string printable(std::string_view text) {
-  std::string shown(text.substr(0, kMaxQuoted));
-  for (char& c : shown) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  return fmt::format("'{}{}'", shown, shown.size() < text.size() ? "..." : "");
-}
 
 class Reader {
  public:
@@ -323,7 +312,7 @@ class Reader {
       if (const auto* type = find_storage_type(name)) return {Name::storage, type};
     }
     fail<CheckpointError>(
-        "an object of {}; this reader takes tensors, numbers, strings, lists, tuples and dicts",
+        "an object of '{}'; this reader takes tensors, numbers, strings, lists, tuples and dicts",
         printable(fmt::format("{}.{}", module, name)));
   }
 
@@ -370,6 +359,10 @@ class Reader {
   std::vector<int64_t> ints(Node* node) const {
     const auto* const sequence = node->as<Sequence>();
     if (sequence == nullptr) damaged("a shape that is no tuple");
+    // Before the loop: a pickle may use one long list for many shapes.
+    if (sequence->items.size() > kMaxDimensions) {
+      fail<CheckpointError>("a shape of {} dimensions", sequence->items.size());
+    }
     std::vector<int64_t> values;
     for (Node* const item : sequence->items) values.push_back(integer(item));
     return values;
@@ -414,7 +407,7 @@ class Reader {
     const auto strides = ints(items[3]);
     const auto needed = elements_needed(offset, sizes, strides);
     const size_t held = stored->storage.nbytes() / c10::elementSize(stored->dtype);
-    if (sizes.size() > kMaxDimensions || !needed) {
+    if (!needed) {
       fail<CheckpointError>("a tensor of impossible shape: size [{}], stride [{}], offset {}",
                             fmt::join(sizes, ", "), fmt::join(strides, ", "), offset);
     }

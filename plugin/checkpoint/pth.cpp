@@ -2,6 +2,7 @@
 
 #include <optional>  // LibTorch 2.11's inline_container.h uses it without including it
 
+#include <ATen/ATen.h>
 #include <c10/core/CPUAllocator.h>
 #include <caffe2/serialize/inline_container.h>
 #include <sys/stat.h>
@@ -13,6 +14,7 @@
 #include <unordered_map>
 
 #include "polyak/checkpoint/file.h"
+#include "polyak/checkpoint/pickle_format.h"
 #include "polyak/checkpoint/pickle_reader.h"
 #include "polyak/checkpoint/pickle_writer.h"
 
@@ -41,6 +43,46 @@ void write_archive(FileSink& sink, const pickle::Pickled& pickled) {
   }
   writer.writeEndOfFile();
   sink.check();
+}
+
+void collect_reals(Value& value, std::vector<Value*>& reals) {
+  switch (value.kind()) {
+    case Value::Kind::real:
+      reals.push_back(&value);
+      break;
+    case Value::Kind::list:
+    case Value::Kind::tuple:
+      for (Value& item : value.items()) collect_reals(item, reals);
+      break;
+    case Value::Kind::dict:
+      for (auto& [key, item] : value.entries()) collect_reals(item, reals);
+      break;
+    default:
+      break;
+  }
+}
+
+/// PyTorch 1.13's `weights_only` reader knows no floating-point numbers at all, not even those that
+/// its own torch.save writes. So every number goes into the file as a float64 tensor without
+/// dimensions, which Python takes wherever it takes a float; all of them share one storage.
+Value reals_as_tensors(Value value) {
+  std::vector<Value*> reals;
+  collect_reals(value, reals);
+  const at::Tensor numbers = at::empty({static_cast<int64_t>(reals.size())}, at::kDouble);
+  for (size_t i = 0; i < reals.size(); ++i) {
+    const at::Tensor number = numbers[static_cast<int64_t>(i)];
+    number.fill_(reals[i]->as_real());
+    *reals[i] = number;
+  }
+  return value;
+}
+
+pickle::Pickled pickle_for(const std::string& path, const Value& value) {
+  try {
+    return pickle::write(reals_as_tensors(value));
+  } catch (const CheckpointError& error) {
+    fail<CheckpointError>("{}: {}", path, error.what());
+  }
 }
 
 /// Tells apart, before LibTorch sees the file, what its zip reader would all call "failed".
@@ -89,14 +131,16 @@ Value read_archive(const std::string& path) {
     auto found = storages.find(key);
     if (found == storages.end()) {
       const std::string record = "data/" + key;
-      if (!reader.hasRecord(record)) fail<CheckpointError>("the archive has no '{}'", record);
+      if (!reader.hasRecord(record)) {
+        fail<CheckpointError>("the archive has no '{}'", pickle::printable(record));
+      }
       auto [data, size] = reader.getRecord(record);
       c10::Storage storage(c10::Storage::use_byte_size_t(), size, std::move(data),
                            c10::GetCPUAllocator(), /*resizable=*/true);
       found = storages.emplace(key, std::move(storage)).first;
     }
     if (found->second.nbytes() != bytes) {
-      fail<CheckpointError>("'data/{}' has {} bytes where {} are announced", key,
+      fail<CheckpointError>("'data/{}' has {} bytes where {} are announced", pickle::printable(key),
                             found->second.nbytes(), bytes);
     }
     return found->second;
@@ -107,20 +151,15 @@ Value read_archive(const std::string& path) {
 }  // namespace
 
 void write_pth(const std::string& path, const Value& value) {
-  pickle::Pickled pickled;
   try {
-    pickled = pickle::write(value);
-  } catch (const CheckpointError& error) {
-    fail<CheckpointError>("{}: {}", path, error.what());
-  }
-  replace_file(path, [&](const std::string& name) {
-    try {
+    const pickle::Pickled pickled = pickle_for(path, value);
+    replace_file(path, [&](const std::string& name) {
       FileSink sink(name, path);
       write_archive(sink, pickled);
-    } catch (const c10::Error& error) {
-      fail<CheckpointError>("{}: cannot be written: {}", path, first_line(error));
-    }
-  });
+    });
+  } catch (const c10::Error& error) {  // a copy from a device failed
+    fail<CheckpointError>("{}: cannot be written: {}", path, first_line(error));
+  }
 }
 
 Value read_pth(const std::string& path) {
@@ -130,7 +169,8 @@ Value read_pth(const std::string& path) {
     fail<CheckpointError>("{}: {}", path, error.what());
   } catch (const std::exception& error) {
     // LibTorch's zip reader and its allocator: what they say of a file that is cut off or damaged.
-    fail<CheckpointError>("{}: is truncated or damaged: {}", path, first_line(error));
+    fail<CheckpointError>("{}: cannot be read, it may be truncated or damaged: {}", path,
+                          first_line(error));
   }
 }
 

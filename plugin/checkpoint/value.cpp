@@ -112,6 +112,9 @@ int64_t Value::as_int() const {
 double Value::as_real() const {
   if (const auto* value = std::get_if<double>(&data_)) return *value;
   if (const auto* value = std::get_if<int64_t>(&data_)) return static_cast<double>(*value);
+  if (const auto* value = std::get_if<at::Tensor>(&data_)) {
+    if (value->dim() == 0 && value->is_floating_point()) return value->item<double>();
+  }
   fail_kind("float", *this);
 }
 

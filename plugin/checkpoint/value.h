@@ -41,7 +41,8 @@ class POLYAK_API Value {
   const char* kind_name()
       const;  // "None", "bool", "int", "float", "str", "Tensor", "list", "tuple", "dict"
 
-  /// Each throws CheckpointError when the kind is another; as_real takes integers too.
+  /// Each throws CheckpointError when the kind is another; as_real takes integers too, and
+  /// floating-point tensors without dimensions, which is how files hold numbers.
   bool as_bool() const;
   int64_t as_int() const;
   double as_real() const;
@@ -67,11 +68,11 @@ class POLYAK_API Value {
  private:
   struct List {
     std::vector<Value> items;
-    bool tuple = false;
+    bool tuple;
   };
   struct Dict {
     std::vector<Entry> entries;
-    bool ordered = false;
+    bool ordered;
   };
   std::variant<std::monostate, bool, int64_t, double, std::string, at::Tensor, List, Dict> data_;
 };

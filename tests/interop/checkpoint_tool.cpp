@@ -105,17 +105,12 @@ json describe(const Value& value) {
 int main(int argc, char** argv) {
   const std::string action = argc == 3 ? argv[1] : "";
   try {
-    if (action == "write" || action == "write-without-float") {
-      Value value = sample();
-      if (action == "write-without-float") {
-        value.erase("real");
-        value.erase("betas");
-      }
-      polyak::write_pth(argv[2], value);
+    if (action == "write") {
+      polyak::write_pth(argv[2], sample());
     } else if (action == "read") {
       fmt::print("{}\n", describe(polyak::read_pth(argv[2])).dump());
     } else {
-      fmt::print(stderr, "usage: checkpoint_tool write|write-without-float|read FILE\n");
+      fmt::print(stderr, "usage: checkpoint_tool write|read FILE\n");
       return 2;
     }
   } catch (const std::exception& error) {

@@ -1,0 +1,104 @@
+# What a build needs. quickstart.sh, test.sh and .ci/run source this file; it calls apt and pip only for what is
+# missing, so that a second run costs nothing.
+# shellcheck shell=bash disable=SC2034
+
+POLYAK_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+POLYAK_PIP_PACKAGES=(torch==2.11.0 numpy==2.2.6)
+
+POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
+  nlohmann-json3-dev zlib1g-dev)
+POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy dataset-fashion-mnist)
+POLYAK_CI_PACKAGES=(clang clang-tidy clang-format)
+
+say() { printf '%s\n' "$*"; }
+stop() { printf '%s: %s\n' "${0##*/}" "$1" >&2; exit "${2:-1}"; }
+usage_error() { stop "$1 (--help says what it takes)" 2; }
+
+# need_value OPTION COUNT: an option that takes a value has one.
+need_value() { (( $2 >= 2 )) || usage_error "$1 needs a value"; }
+
+# install_packages NAME...: through apt, those that are not there.
+install_packages() {
+  if ! command -v apt-get >/dev/null; then
+    say "No apt here. Debian calls what is needed: $*"
+    return
+  fi
+  local name missing=()
+  for name; do
+    [[ $(dpkg-query -W -f '${db:Status-Status} ' "$name" 2>/dev/null) == *"installed "* ]] || missing+=("$name")
+  done
+  (( ${#missing[@]} )) || return 0
+
+  local as_root=()
+  if (( EUID != 0 )); then
+    if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [[ -t 0 ]]; }; then
+      as_root=(sudo)
+    else
+      stop "packages are missing and only root may install them. Run this, then start again:
+  sudo apt-get install ${missing[*]}"
+    fi
+  fi
+  say "Installing: ${missing[*]}"
+  if ! apt-cache show "${missing[@]}" >/dev/null 2>&1; then
+    "${as_root[@]}" apt-get update -qq
+  fi
+  local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}")
+  # Lists that are out of date name files that are gone: fetch them anew and try once more.
+  "${install[@]}" >/dev/null || { "${as_root[@]}" apt-get update -qq && "${install[@]}"; } ||
+    stop "apt-get could not install: ${missing[*]}"
+}
+
+# install_wheel: LibTorch and Python's torch of the pinned wheel, in a virtual environment of this project's own.
+install_wheel() {
+  local venv=$POLYAK_ROOT/build/python
+  local stamp="$venv/installed: ${POLYAK_PIP_PACKAGES[*]}"
+  if [[ ! -e $stamp ]]; then
+    command -v apt-get >/dev/null && install_packages python3 python3-venv
+    say "Installing ${POLYAK_PIP_PACKAGES[*]} into build/python (4.7 GB, about a minute)"
+    rm -f "$venv"/installed:*
+    [[ -x $venv/bin/pip ]] || python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "${POLYAK_PIP_PACKAGES[@]}" ||
+      stop "pip could not install ${POLYAK_PIP_PACKAGES[*]}"
+    : > "$stamp"
+  fi
+}
+
+# choose_torch SOURCE: checks SOURCE, installs it where it can, and sets
+#   torch_cmake   the value of -DPOLYAK_TORCH
+#   torch_name    its part in the name of the build folder
+#   torch_python  an interpreter whose torch is the same version, or nothing
+choose_torch() {
+  case $1 in
+    system)
+      torch_cmake=system torch_name=system torch_python=/usr/bin/python3
+      install_packages libtorch-dev ;;
+    pip)
+      install_wheel
+      torch_name=pip torch_python=$POLYAK_ROOT/build/python/bin/python3
+      torch_cmake=$("$torch_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch ;;
+    *)
+      [[ -d $1 ]] || usage_error "--torch takes system, pip or a folder, and '$1' is none of them"
+      torch_cmake=$(cd -- "$1" && pwd) torch_python=''
+      [[ $torch_cmake == */share/cmake/Torch ]] && torch_cmake=${torch_cmake%/share/cmake/Torch}
+      [[ -d $torch_cmake/torch/lib ]] && torch_cmake=$torch_cmake/torch
+      [[ -d $torch_cmake/include/ATen ]] || usage_error "no LibTorch in '$1': include/ATen is not there"
+      torch_name=folder-$(printf '%s' "$torch_cmake" | cksum | cut -d ' ' -f 1)
+      # A wheel in a virtual environment: lib/pythonX.Y/site-packages/torch.
+      if [[ $torch_cmake == */site-packages/torch && -x $torch_cmake/../../../../bin/python3 ]]; then
+        torch_python=$(cd -- "$torch_cmake/../../../../bin" && pwd)/python3
+      fi ;;
+  esac
+  torch_python=${POLYAK_PYTHON:-$torch_python}
+}
+
+# build FOLDER TARGETS CMAKE_OPTION...: TARGETS is one word or several, `all` for everything.
+build() {
+  local folder=$POLYAK_ROOT/build/$1 targets=$2
+  shift 2
+  [[ -e $folder/build.ninja ]] || say "Building in ${folder#"$POLYAK_ROOT"/}; the first time takes minutes"
+  mkdir -p "$folder"
+  cmake -S "$POLYAK_ROOT" -B "$folder" -G Ninja -DPOLYAK_TORCH="$torch_cmake" "$@" >"$folder/configure.log" 2>&1 ||
+    { cat "$folder/configure.log" >&2; stop "CMake stopped: see above"; }
+  # shellcheck disable=SC2086
+  cmake --build "$folder" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}" --target $targets
+}

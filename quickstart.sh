@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# From a clone to a trained, averaged model.
+set -euo pipefail
+# shellcheck source=.ci/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/.ci/setup.sh"
+
+usage() {
+  cat <<'TEXT'
+quickstart.sh [--torch system|pip|FOLDER] [CONFIG [OPTION ...]]
+
+Installs what is missing, builds, and runs `polyak train CONFIG`. Without CONFIG it trains on Fashion-MNIST with
+CosineEMA and prints how the averaged and the raw weights do. OPTIONs go to `polyak train`.
+
+  --torch system   LibTorch of the distribution (libtorch-dev); the default
+  --torch pip      the wheel of PyPI, in a virtual environment below build/
+  --torch FOLDER   another LibTorch: its folder, or Python's site-packages/torch
+TEXT
+}
+
+torch=system
+while (( $# )); do
+  case $1 in
+    -h|--help) usage; exit ;;
+    --torch) need_value "$1" $#; torch=$2; shift 2 ;;
+    --torch=*) torch=${1#*=}; shift ;;
+    -*) usage_error "unknown option $1" ;;
+    *) break ;;
+  esac
+done
+config=${1:-$POLYAK_ROOT/configs/fashion_mnist_cosine_ema.yaml}
+(( $# )) && shift
+[[ -f $config ]] || usage_error "no such config: $config"
+
+install_packages "${POLYAK_BUILD_PACKAGES[@]}" dataset-fashion-mnist
+choose_torch "$torch"
+build "release-$torch_name" all -DCMAKE_BUILD_TYPE=Release -DPOLYAK_BUILD_TESTS=OFF
+exec "$POLYAK_ROOT/build/release-$torch_name/bin/polyak" train "$config" "$@"

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Builds Polyak with its tests and runs them.
+set -euo pipefail
+# shellcheck source=.ci/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/.ci/setup.sh"
+
+usage() {
+  cat <<'TEXT'
+test.sh [--torch system|pip|FOLDER] [--sanitize address,undefined|thread] [--filter REGEX] [--werror]
+
+Installs what is missing, builds with tests, runs them, and ends with ctest's count.
+
+  --torch SOURCE    system: libtorch-dev (the default); pip: the wheel of PyPI; FOLDER: another LibTorch
+  --sanitize LIST   compile everything of ours with these sanitizers of the compiler
+  --filter REGEX    run only tests whose name matches
+  --werror          treat warnings as errors
+TEXT
+}
+
+torch=system sanitize='' filter='' werror=OFF
+while (( $# )); do
+  case $1 in
+    -h|--help) usage; exit ;;
+    --torch) need_value "$1" $#; torch=$2; shift 2 ;;
+    --torch=*) torch=${1#*=}; shift ;;
+    --sanitize) need_value "$1" $#; sanitize=$2; shift 2 ;;
+    --sanitize=*) sanitize=${1#*=}; shift ;;
+    --filter) need_value "$1" $#; filter=$2; shift 2 ;;
+    --filter=*) filter=${1#*=}; shift ;;
+    --werror) werror=ON; shift ;;
+    *) usage_error "unknown option $1" ;;
+  esac
+done
+[[ -z $sanitize || $sanitize =~ ^(address|undefined|thread|leak)(,(address|undefined|thread|leak))*$ ]] ||
+  usage_error "--sanitize takes address, undefined, thread or leak, with commas between, not '$sanitize'"
+
+install_packages "${POLYAK_BUILD_PACKAGES[@]}" "${POLYAK_TEST_PACKAGES[@]}"
+[[ $torch == system ]] && install_packages python3-torch
+choose_torch "$torch"
+
+folder=release-$torch_name
+options=(-DCMAKE_BUILD_TYPE=Release -DPOLYAK_BUILD_TESTS=ON -DPOLYAK_WERROR="$werror")
+if [[ -n $torch_python ]]; then
+  options+=(-DPOLYAK_INTEROP_TESTS=ON -DPOLYAK_PYTHON="$torch_python")
+else
+  say "No Python with this LibTorch's version: the tests that need one are left out (POLYAK_PYTHON=... names one)"
+  options+=(-DPOLYAK_INTEROP_TESTS=OFF)
+fi
+if [[ -n $sanitize ]]; then
+  folder=${sanitize//,/-}-$torch_name
+  options+=(-DPOLYAK_SANITIZE="$sanitize")
+  # shellcheck source=.ci/sanitizers.sh
+  source "$POLYAK_ROOT/.ci/sanitizers.sh"
+fi
+build "$folder" all "${options[@]}"
+
+log=$POLYAK_ROOT/build/$folder/ctest.log
+status=0
+ctest --test-dir "$POLYAK_ROOT/build/$folder" -j "${CTEST_PARALLEL_LEVEL:-2}" --output-on-failure --no-tests=error \
+  ${filter:+-R "$filter"} 2>&1 | tee "$log" || status=$?
+grep -E 'tests passed|No tests were found' "$log" || say "ctest gave no count"
+exit $status
