@@ -1,0 +1,118 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <torch/utils.h>
+
+#include "polyak/averaging/model.h"
+#include "polyak/config/load.h"
+#include "polyak/registry/registry.h"
+#include "polyak/trainer/metrics.h"
+#include "polyak/trainer/network.h"
+#include "polyak/trainer/register_trainer.h"
+
+namespace polyak {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+class Models : public ::testing::TestWithParam<const char*> {
+ protected:
+  Models() { register_trainer(catalog_); }
+  std::shared_ptr<Algorithm> make(const std::string& backbone, ImageShape image = {3, 16, 16}) {
+    const std::string text = "{type: ImageClassifier, backbone: " + backbone +
+                             ", head: {type: LinearClsHead, num_classes: 10}}";
+    return catalog_.of<Algorithm>().build(parse_config(text), {&catalog_, image, 10});
+  }
+  Catalog catalog_;
+};
+
+TEST_P(Models, TrainsAndIsCopiedWhole) {
+  const auto model = make(GetParam());
+  const at::Tensor images = at::rand({4, 3, 16, 16});
+  model->loss(images, at::arange(4)).at("loss").backward();
+  for (const at::Tensor& parameter : model->parameters()) EXPECT_TRUE(parameter.grad().defined());
+
+  const auto copy = std::dynamic_pointer_cast<Algorithm>(model->clone());
+  ASSERT_TRUE(copy);
+  model->eval();
+  copy->eval();
+  const torch::NoGradGuard no_grad;
+  const at::Tensor before = model->predict(images);
+  EXPECT_EQ(before.sizes(), (std::vector<int64_t>{4, 10}));
+  EXPECT_TRUE(at::equal(copy->predict(images), before));
+  // The copy's forward pass must use the copy's own tensors, all of them.
+  for (const at::Tensor& parameter : model->parameters()) parameter.detach().zero_();
+  EXPECT_TRUE(at::equal(copy->predict(images), before));
+  const auto names = Model(*model).tensors(), copied = Model(*copy).tensors();
+  ASSERT_EQ(names.size(), copied.size());
+  for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(names[i].name, copied[i].name);
+  for (const at::Tensor& parameter : copy->parameters()) parameter.detach().zero_();
+  EXPECT_FALSE(at::equal(copy->predict(images), before));
+}
+
+INSTANTIATE_TEST_SUITE_P(Backbones, Models,
+                         ::testing::Values("{type: SmallCNN, channels: [4, 8]}",
+                                           "{type: ResNet_CIFAR, depth: 18, base_channels: 4}",
+                                           "{type: ResNet_CIFAR, depth: 34, base_channels: 2}",
+                                           "{type: MLP, hidden: [8, 6], dropout: 0.5}"));
+
+TEST_F(Models, ResNetHasMmpretrainsNames) {
+  std::vector<std::string> names;
+  for (const NamedTensor& item : Model(*make("{type: ResNet_CIFAR}")).tensors()) {
+    names.push_back(item.name);
+  }
+  EXPECT_EQ(names.front(), "backbone.conv1.weight");
+  for (const char* name :
+       {"backbone.bn1.running_mean", "backbone.layer1.1.conv2.weight",
+        "backbone.layer2.0.downsample.0.weight", "backbone.layer4.0.downsample.1.bias",
+        "backbone.layer4.1.bn2.num_batches_tracked", "head.fc.weight"}) {
+    EXPECT_THAT(names, Contains(name));
+  }
+}
+
+TEST_F(Models, RefusesWhatDoesNotFitTogether) {
+  EXPECT_THAT([&] { make("{type: ResNet_CIFAR, depth: 20}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("18 or 34")));
+  EXPECT_THAT([&] { make("{type: SmallCNN, channels: []}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("at least one entry")));
+  const Node head = parse_config("{type: LinearClsHead, in_channels: 5}");
+  EXPECT_THAT([&] { catalog_.of<Head>().build(head, {&catalog_, 8, 10}); },
+              ThrowsMessage<ConfigError>(HasSubstr("gives 8 features")));
+  const Node few = parse_config("{type: LinearClsHead, num_classes: 5}");
+  EXPECT_THAT([&] { catalog_.of<Head>().build(few, {&catalog_, 8, 10}); },
+              ThrowsMessage<ConfigError>(HasSubstr("the data has 10 classes")));
+}
+
+TEST_F(Models, LabelSmoothingSpreadsTheTarget) {
+  const auto loss =
+      catalog_.of<Loss>().build(parse_config("{type: LabelSmoothLoss, label_smooth_val: 0.2}"), {});
+  const at::Tensor logits = at::randn({3, 4}, at::kDouble);
+  const at::Tensor labels = at::tensor(std::vector<int64_t>{1, 0, 3});
+  const at::Tensor target = at::one_hot(labels, 4) * 0.8 + 0.2 / 4;
+  const at::Tensor expected = -(target * logits.log_softmax(1)).sum(1).mean();
+  EXPECT_NEAR(loss->compute(logits, labels).item<double>(), expected.item<double>(), 1e-12);
+}
+
+TEST_F(Models, AccuracyCountsTheLargestLogits) {
+  auto make_metric = [&](const std::string& text) {
+    return catalog_.of<Metric>().build(parse_config(text), {4});
+  };
+  const at::Tensor logits =
+      at::tensor(std::vector<float>{4, 3, 2, 1, 4, 3, 2, 1, 1, 2, 3, 4, 1, 2, 3, 4}).view({4, 4});
+  const at::Tensor labels = at::tensor(std::vector<int64_t>{0, 1, 2, 0});
+  const auto one = make_metric("{type: Accuracy}");
+  one->add(logits, labels);
+  EXPECT_EQ(one->compute(), (Scalars{{"accuracy", 25.0}}));
+  const auto two = make_metric("{type: Accuracy, topk: [1, 2]}");
+  two->add(logits.slice(0, 0, 1), labels.slice(0, 0, 1));
+  two->reset();
+  two->add(logits.slice(0, 0, 3), labels.slice(0, 0, 3));
+  two->add(logits.slice(0, 3), labels.slice(0, 3));
+  EXPECT_EQ(two->compute(), (Scalars{{"accuracy/top1", 25.0}, {"accuracy/top2", 75.0}}));
+  EXPECT_THAT([&] { make_metric("{type: Accuracy, topk: [1, 5]}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("number of classes, 4")));
+}
+
+}  // namespace
+}  // namespace polyak
