@@ -11,7 +11,9 @@
 
 namespace polyak {
 
-/// Where a value was written. Line and column count from 1; line 0 means that it stands in no file.
+/// Where a value was written; in a mapping, where its key was. Line and column count from 1; line 0
+/// means that it stands in no file, and `file` says where it came from instead, as in
+/// "--cfg-options a.b=1".
 struct Place {
   std::string file;
   int line = 0;
@@ -19,8 +21,9 @@ struct Place {
 };
 
 /// One value of a config: null, a scalar, a sequence, or a mapping in the order of the file.
-/// A plain value type: copies are deep and independent. Every node knows where it was written and its
-/// key path (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that says both.
+/// A plain value type: copies are deep and independent. Every node knows where it was written and
+/// its key path (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that says
+/// both.
 class POLYAK_API Node {
  public:
   enum class Kind { null, scalar, sequence, mapping };
@@ -35,7 +38,7 @@ class POLYAK_API Node {
   Node(std::string value);
   static Node sequence(std::vector<Node> items = {});
   static Node mapping(std::vector<Entry> entries = {});
-  /// A scalar as a YAML file spells it; `quoted` keeps '1' and 'true' strings.
+  /// A scalar as a YAML file spells it; `quoted` keeps '1', 'true' and 'null' strings.
   static Node scalar(std::string text, bool quoted);
 
   Kind kind() const { return kind_; }
@@ -43,11 +46,12 @@ class POLYAK_API Node {
   bool is_scalar() const { return kind_ == Kind::scalar; }
   bool is_sequence() const { return kind_ == Kind::sequence; }
   bool is_mapping() const { return kind_ == Kind::mapping; }
-  /// "null", "a boolean", "an integer", "a number", "a string", "a list", "a mapping": for messages.
+  /// "null", "a boolean", "an integer", "a number", "a string", "a list", "a mapping": for
+  /// messages.
   std::string kind_name() const;
 
-  /// Scalars. A value of another type is an error: 1.5 and "1" are no integers, 1 is a number, 'yes' is
-  /// no boolean. `.nan` and `.inf` are numbers here; ranges refuse them.
+  /// Scalars. A value of another type is an error: 1.5 and "1" are no integers, 1 is a number,
+  /// 'yes' is no boolean. `.nan` and `.inf` are numbers here; ranges refuse them.
   bool as_bool() const;
   int64_t as_int() const;
   double as_double() const;
@@ -65,7 +69,8 @@ class POLYAK_API Node {
   /// The entries of a mapping in order; an error for anything else.
   const std::vector<Entry>& entries() const;
 
-  /// The value of a key, or nullptr; nullptr as well when this is null. An error for scalars and lists.
+  /// The value of a key, or nullptr; nullptr as well when this is null. An error for scalars and
+  /// lists.
   const Node* find(std::string_view key) const;
   Node* find(std::string_view key);
   /// The value of a key; an error that names the missing key and the mapping's own place.
@@ -89,8 +94,10 @@ class POLYAK_API Node {
   /// "file:line:col: key.path: ", or "" when neither is known.
   std::string prefix() const;
 
-  /// YAML text that parses to an equal node.
+  /// YAML text, with its line end, that parses to an equal node.
   std::string dump() const;
+  /// Equal in type and value: 1 is 0x1, but neither 1.0 nor '1'. Places and the order of keys do
+  /// not count.
   bool operator==(const Node& other) const;
   bool operator!=(const Node& other) const { return !(*this == other); }
 

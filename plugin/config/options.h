@@ -12,7 +12,8 @@
 
 namespace polyak {
 
-/// The values that a number may take. NaN is outside of every range; infinity too, unless a bound is it.
+/// The values that a number may take. NaN is outside of every range; infinity too, unless a bound
+/// is it.
 struct POLYAK_API Bounds {
   double low = -std::numeric_limits<double>::max();
   double high = std::numeric_limits<double>::max();
@@ -30,9 +31,9 @@ POLYAK_API Bounds above(double low);
 
 /// A pointer to the member that a key sets. std::optional members take null.
 using OptionValue =
-    std::variant<bool*, int64_t*, double*, std::string*, std::optional<bool>*, std::optional<int64_t>*,
-                 std::optional<double>*, std::optional<std::string>*, std::vector<int64_t>*,
-                 std::vector<double>*, std::vector<std::string>*, Node*>;
+    std::variant<bool*, int64_t*, double*, std::string*, std::optional<bool>*,
+                 std::optional<int64_t>*, std::optional<double>*, std::optional<std::string>*,
+                 std::vector<int64_t>*, std::vector<double>*, std::vector<std::string>*, Node*>;
 
 /// One key of an Options struct.
 struct Key {
@@ -43,7 +44,8 @@ struct Key {
   bool required = false;
 };
 
-/// What walks over the keys of an Options struct: the YAML reader, the range check, the documentation.
+/// What walks over the keys of an Options struct: the YAML reader, the range check, the
+/// documentation.
 class POLYAK_API OptionVisitor {
  public:
   virtual ~OptionVisitor();
@@ -59,8 +61,9 @@ class POLYAK_API OptionVisitor {
   virtual void visit(const Key& key, OptionValue value) = 0;
 };
 
-/// Base of every Options struct. Lists its keys once: name, member, range, one line of prose. The reader,
-/// the unknown-key error, `polyak describe`, the JSON schema and docs/reference all come from that list.
+/// Base of every Options struct. Lists its keys once: name, member, range, one line of prose. The
+/// reader, the unknown-key error, `polyak describe`, the JSON schema and docs/reference all come
+/// from that list.
 struct POLYAK_API Options {
   virtual ~Options();
   virtual void visit(OptionVisitor& visitor) = 0;
@@ -68,11 +71,14 @@ struct POLYAK_API Options {
   virtual void validate() const {}
 };
 
-/// Sets options from a mapping (null: nothing to set) and checks them. `owner` names the class in messages.
-/// @throws ConfigError for an unknown key (with the nearest known one), a wrong type, a value out of range.
+/// Sets options from a mapping (null: nothing to set) and checks them. `owner` names the class in
+/// messages.
+/// @throws ConfigError for an unknown key (with the nearest known one), a wrong type, a value out
+/// of range.
 POLYAK_API void read_options(const Node& node, Options& options, const std::string& owner);
 
-/// Checks ranges, choices and validate(): what constructors call, so that C++ callers meet the same rules.
+/// Checks ranges, choices and validate(): what constructors call, so that C++ callers meet the same
+/// rules.
 POLYAK_API void check_options(const Options& options, const std::string& owner);
 
 /// The mapping that would rebuild these options: every key with its present value.
@@ -81,15 +87,17 @@ POLYAK_API Node options_to_node(const Options& options);
 /// A key as documentation shows it.
 struct KeyDescription {
   std::string name;
-  std::string type;           // "number", "integer", "boolean", "string", "list of integers", ..., "or null"
+  std::string type;  // "number", "integer", "boolean", "string", "list of integers", ..., "or null"
   std::string default_value;  // as YAML; empty when required
   std::string range;          // "in (0, 1)", "one of a, b"; empty when free
   std::string doc;
   bool required = false;
+  bool rest = false;  // stands for every other key; its name is "..."
 };
 POLYAK_API std::vector<KeyDescription> describe_options(const Options& options);
 
 /// The candidate nearest to a misspelt name, or "" when none is near.
-POLYAK_API std::string nearest_name(const std::string& name, const std::vector<std::string>& candidates);
+POLYAK_API std::string nearest_name(const std::string& name,
+                                    const std::vector<std::string>& candidates);
 
 }  // namespace polyak
