@@ -1,0 +1,226 @@
+#include "polyak/cli/commands.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "polyak/averaging/register.h"
+#include "polyak/cli/table.h"
+#include "polyak/config/load.h"
+#include "polyak/core/log.h"
+#include "polyak/loader/loader.h"
+#include "polyak/registry/registry.h"
+#include "polyak/trainer/register_trainer.h"
+#include "polyak/trainer/train_runner.h"
+
+namespace polyak::cli {
+namespace {
+
+/// Everything this process can build from a config. Never destroyed: plugins stay until the end.
+Catalog& catalog() {
+  static Catalog& instance = *new Catalog;
+  return instance;
+}
+
+void fill_catalog() {
+  register_averages(catalog());
+  register_trainer(catalog());
+  load_plugin(find_plugin("polyak_hooks", ""), catalog());
+}
+
+/// Messages go to standard error in MMEngine's form, and to a file once there is a work_dir.
+class Log {
+ public:
+  Log() : logger_("polyak", std::make_shared<spdlog::sinks::stderr_sink_mt>()) {
+    logger_.sinks().front()->set_pattern("%m/%d %H:%M:%S - polyak - %l - %v");
+    set_log_sink(
+        [this](LogLevel level, std::string_view text) { logger_.log(convert(level), text); });
+  }
+  ~Log() { set_log_sink(nullptr); }
+  Log(const Log&) = delete;
+  Log& operator=(const Log&) = delete;
+
+  void add_file(const std::string& file) {
+    auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file);
+    sink->set_pattern("%Y/%m/%d %H:%M:%S - polyak - %l - %v");
+    logger_.sinks().push_back(sink);
+    logger_.flush_on(spdlog::level::info);
+  }
+
+ private:
+  static spdlog::level::level_enum convert(LogLevel level) {
+    switch (level) {
+      case LogLevel::debug:
+        return spdlog::level::debug;
+      case LogLevel::info:
+        return spdlog::level::info;
+      case LogLevel::warning:
+        return spdlog::level::warn;
+      case LogLevel::error:
+        return spdlog::level::err;
+    }
+    return spdlog::level::info;
+  }
+
+  spdlog::logger logger_;
+};
+
+bool overrides_key(const RunArguments& arguments, const std::string& key) {
+  return std::any_of(arguments.overrides.begin(), arguments.overrides.end(),
+                     [&](const std::string& text) { return text.rfind(key + "=", 0) == 0; });
+}
+
+Node read_config(const RunArguments& arguments) {
+  Node config = load_config(arguments.config, arguments.overrides);
+  auto set = [&](const char* key, Node value) {
+    if (overrides_key(arguments, key)) return;  // --cfg-options goes before every other option
+    value.set_path(key);
+    config.set(key, std::move(value));
+  };
+  if (!arguments.work_dir.empty()) set("work_dir", arguments.work_dir);
+  if (!arguments.load_from.empty()) set("load_from", arguments.load_from);
+  if (arguments.resume) set("resume", true);
+  if (!arguments.resume_from.empty()) set("load_from", arguments.resume_from);
+  if (!arguments.checkpoint.empty()) set("load_from", arguments.checkpoint);
+
+  if (const Node* plugins = config.find("plugins"); plugins && !plugins->is_null()) {
+    const auto folder = std::filesystem::path(arguments.config).parent_path();
+    for (const Node& plugin : plugins->items()) {
+      load_plugin(find_plugin(plugin.as_string(), folder.empty() ? "." : folder.string()),
+                  catalog());
+    }
+  }
+  return config;
+}
+
+void start_files(Log& log, const TrainRunner& runner) {
+  const auto folder = std::filesystem::path(runner.work_dir()) / runner.timestamp();
+  std::filesystem::create_directories(folder);
+  log.add_file((folder / (runner.timestamp() + ".log")).string());
+}
+
+}  // namespace
+
+int train(const RunArguments& arguments) {
+  Log log;
+  fill_catalog();
+  TrainRunner runner(read_config(arguments), catalog());
+  start_files(log, runner);
+  runner.train();
+  fmt::print("{}", validation_table(runner.validations(), runner.averages()));
+  return 0;
+}
+
+int test(const RunArguments& arguments) {
+  Log log;
+  fill_catalog();
+  TrainRunner runner(read_config(arguments), catalog(), TrainRunner::Purpose::test);
+  start_files(log, runner);
+  for (const auto& [name, value] : runner.test()) fmt::print("{}: {:.4f}\n", name, value);
+  return 0;
+}
+
+int check(const RunArguments& arguments) {
+  Log log;
+  fill_catalog();
+  const TrainRunner runner(read_config(arguments), catalog());
+  fmt::print("{}", runner.config().dump());
+  return 0;
+}
+
+// ------------------------------------------------------------------------------------ what is
+// registered
+
+int list(const std::string& kind) {
+  fill_catalog();
+  std::vector<std::string> kinds;
+  bool found = false;
+  for (const RegistryBase* registry : catalog().all()) {
+    kinds.push_back(registry->kind());
+    if (!kind.empty() && kind != registry->kind()) continue;
+    found = true;
+    fmt::print("{}\n", registry->kind());
+    for (const std::string& name : registry->names()) {
+      fmt::print("  {:<26} {}\n", name, registry->describe(name).doc);
+    }
+  }
+  if (!found) {
+    const std::string near = nearest_name(kind, kinds);
+    fail<ConfigError>("no kind is named '{}'{}; the kinds are: {}", kind,
+                      near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+                      fmt::join(kinds, ", "));
+  }
+  return 0;
+}
+
+namespace {
+
+void describe_text(const std::string& name, const RegistryBase::Description& description) {
+  fmt::print("{}: {}\n\n", name, description.doc);
+  for (const KeyDescription& key : description.keys) {
+    fmt::print("  {}: {}{}\n      {}{}\n", key.name, key.type,
+               key.required ? ", required" : fmt::format(", default {}", key.default_value),
+               key.doc, key.range.empty() ? "" : fmt::format(" Must be {}.", key.range));
+  }
+}
+
+void describe_markdown(const std::string& name, const RegistryBase::Description& description) {
+  fmt::print("### {}\n\n{}\n\n| key | type | default | range | meaning |\n|---|---|---|---|---|\n",
+             name, description.doc);
+  for (const KeyDescription& key : description.keys) {
+    fmt::print("| `{}` | {} | {} | {} | {} |\n", key.name, key.type,
+               key.required ? "required" : fmt::format("`{}`", key.default_value), key.range,
+               key.doc);
+  }
+  fmt::print("\n");
+}
+
+void describe_json(const std::string& kind, const std::string& name,
+                   const RegistryBase::Description& description) {
+  nlohmann::ordered_json json{{"kind", kind}, {"name", name}, {"doc", description.doc}};
+  json["keys"] = nlohmann::ordered_json::array();
+  for (const KeyDescription& key : description.keys) {
+    nlohmann::ordered_json entry{{"name", key.name}, {"type", key.type}, {"doc", key.doc}};
+    key.required ? entry["required"] = true : entry["default"] = key.default_value;
+    if (!key.range.empty()) entry["range"] = key.range;
+    json["keys"].push_back(entry);
+  }
+  fmt::print("{}\n", json.dump(2));
+}
+
+}  // namespace
+
+int describe(const std::string& name, const std::string& format) {
+  fill_catalog();
+  std::vector<std::string> names;
+  bool found = false;
+  for (const RegistryBase* registry : catalog().all()) {
+    for (const std::string& known : registry->names()) names.push_back(known);
+    if (!registry->contains(name)) continue;
+    found = true;
+    const RegistryBase::Description description = registry->describe(name);
+    if (format == "markdown") {
+      describe_markdown(name, description);
+    } else if (format == "json") {
+      describe_json(registry->kind(), name, description);
+    } else {
+      describe_text(name, description);
+    }
+  }
+  if (!found) {
+    const std::string near = nearest_name(name, names);
+    fail<ConfigError>("nothing is named '{}'{}; `polyak list` shows what there is", name,
+                      near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
+  }
+  return 0;
+}
+
+}  // namespace polyak::cli

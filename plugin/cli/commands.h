@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace polyak::cli {
+
+/// What `train`, `test` and `check` have in common.
+struct RunArguments {
+  std::string config;
+  std::vector<std::string> overrides;  // a.b.c=value
+  std::string work_dir;
+  std::string load_from;
+  std::string checkpoint;  // of test
+  bool resume = false;
+  std::string resume_from;  // empty: the last checkpoint in work_dir
+};
+
+int train(const RunArguments& arguments);
+int test(const RunArguments& arguments);
+int check(const RunArguments& arguments);
+/// Names of what is registered: of one kind, or of all.
+int list(const std::string& kind);
+/// The keys of what is registered under a name; format: text, markdown or json.
+int describe(const std::string& name, const std::string& format);
+
+}  // namespace polyak::cli

@@ -1,0 +1,93 @@
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <string>
+
+#include "polyak/cli/commands.h"
+#include "polyak/core/error.h"
+#include "polyak/version.h"
+
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kWrongUse = 2;
+
+void add_config(CLI::App* command, polyak::cli::RunArguments& arguments) {
+  command->add_option("config", arguments.config, "YAML file")->required();
+  command
+      ->add_option("--cfg-options", arguments.overrides,
+                   "Settings that go before the file's: a.b.0.c=value")
+      ->expected(1, -1);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace polyak;
+  CLI::App app{"Polyak: weight averaging for C++ training", "polyak"};
+  app.set_version_flag("--version",
+                       "polyak " POLYAK_VERSION " with LibTorch " POLYAK_LIBTORCH_VERSION);
+  app.require_subcommand(1);
+  bool debug = false;
+  app.add_flag("--debug", debug,
+               "Show LibTorch's whole message, with its backtrace, when something fails");
+  app.fallthrough();
+
+  cli::RunArguments arguments;
+  std::string kind, name, format = "text";
+  int status = 0;
+
+  CLI::App* train = app.add_subcommand("train", "Train what a config describes");
+  add_config(train, arguments);
+  train->add_option("--work-dir", arguments.work_dir, "Where logs and checkpoints go");
+  train->add_option("--load-from", arguments.load_from, "Start from the weights of a checkpoint");
+  CLI::Option* resume = train
+                            ->add_option("--resume", arguments.resume_from,
+                                         "Go on from a checkpoint, or from the last one")
+                            ->expected(0, 1);
+  train->callback([&] {
+    arguments.resume = resume->count() > 0;
+    status = cli::train(arguments);
+  });
+
+  CLI::App* test = app.add_subcommand("test", "Measure a checkpoint on the config's test data");
+  add_config(test, arguments);
+  test->add_option("checkpoint", arguments.checkpoint, "A .pth file")->required();
+  test->add_option("--work-dir", arguments.work_dir, "Where logs go");
+  test->callback([&] { status = cli::test(arguments); });
+
+  CLI::App* check = app.add_subcommand(
+      "check", "Everything but the training; prints the config with all that it inherits");
+  add_config(check, arguments);
+  check->callback([&] { status = cli::check(arguments); });
+
+  CLI::App* list = app.add_subcommand("list", "Show what a config can name");
+  list->add_option("kind", kind, "hook, average, optimizer, ...; all kinds without it");
+  list->callback([&] { status = cli::list(kind); });
+
+  CLI::App* describe =
+      app.add_subcommand("describe", "Show the keys of something that a config can name");
+  describe->add_option("name", name, "e.g. EMAHook")->required();
+  describe->add_option("--format", format, "text, markdown or json")
+      ->check(CLI::IsMember({"text", "markdown", "json"}));
+  describe->callback([&] { status = cli::describe(name, format); });
+
+  try {
+    app.parse(argc, argv);
+    return status;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kWrongUse;
+  } catch (const ConfigError& error) {
+    fmt::print(stderr, "polyak: {}\n", error.what());
+    return kWrongUse;
+  } catch (const PluginError& error) {
+    fmt::print(stderr, "polyak: {}\n", error.what());
+    return kWrongUse;
+  } catch (const Error& error) {
+    fmt::print(stderr, "polyak: {}\n", error.what());
+    return kFailed;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "polyak: {}\n", debug ? error.what() : first_line(error));
+    return kFailed;
+  }
+}
