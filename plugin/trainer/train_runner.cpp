@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
@@ -98,14 +99,15 @@ void check_writable(const Node& config, const std::string& work_dir) {
   fs::path folder = fs::absolute(work_dir);
   std::error_code ignored;
   while (!fs::exists(folder, ignored) && folder.has_relative_path()) folder = folder.parent_path();
-  std::string reason;
-  if (!fs::is_directory(folder, ignored)) {
-    reason = fmt::format("{} is no folder", folder.string());
-  } else if (access(folder.c_str(), W_OK | X_OK) != 0) {
-    reason = fmt::format("{}: {}", folder.string(), std::strerror(errno));
-  } else {
+  // Permissions alone say little: a file system may be read-only, and root may do anything.
+  std::string probe = (folder / ".polyak_XXXXXX").string();
+  const int file = mkstemp(probe.data());
+  if (file >= 0) {
+    close(file);
+    unlink(probe.c_str());
     return;
   }
+  const std::string reason = fmt::format("{}: {}", folder.string(), std::strerror(errno));
   const Node* node = config.find("work_dir");
   (node ? *node : config).fail(fmt::format("{} cannot be written: {}", work_dir, reason));
 }
@@ -443,7 +445,7 @@ Scalars TrainRunner::train() {
   progress_.by_epoch ? train_epochs() : train_iterations();
   hooks_.call([&](Hook& hook) { hook.after_train(*this); });
   hooks_.call([&](Hook& hook) { hook.after_run(*this); });
-  return metrics_;
+  return validations_.empty() ? Scalars() : validations_.back().metrics;
 }
 
 Scalars TrainRunner::test() {
@@ -574,7 +576,8 @@ void TrainRunner::validate_if_due() {
   if (!val_) return;
   const int64_t done = progress_.by_epoch ? progress_.epoch : progress_.iter;
   const int64_t max = progress_.by_epoch ? progress_.max_epochs : progress_.max_iters;
-  if (loop_.validates_after(done, max)) metrics_ = run_evaluation(*val_, Hook::Stage::val);
+  if (!loop_.validates_after(done, max)) return;
+  validations_.push_back({progress_.by_epoch, done, run_evaluation(*val_, Hook::Stage::val)});
 }
 
 Scalars TrainRunner::run_evaluation(Evaluation& evaluation, Hook::Stage stage) {

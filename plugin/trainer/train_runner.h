@@ -25,6 +25,12 @@ namespace polyak {
 class POLYAK_API TrainRunner : public Runner {
  public:
   enum class Purpose { train, test };
+  /// What one validation of the training loop found.
+  struct Validation {
+    bool by_epoch = true;
+    int64_t number = 0;  // epochs or iterations that were done
+    Scalars metrics;
+  };
 
   /// Builds and checks everything before anything is written or trained: every option, data files, the
   /// device, that work_dir can be written, that the checkpoint to load exists and fits the model.
@@ -42,6 +48,8 @@ class POLYAK_API TrainRunner : public Runner {
   /// checkpoint holds.
   Scalars test();
 
+  /// The validations of train() so far, in order.
+  const std::vector<Validation>& validations() const { return validations_; }
   /// The config with what was drawn or found: the seed, work_dir.
   const Node& config() const { return config_; }
 
@@ -117,7 +125,7 @@ class POLYAK_API TrainRunner : public Runner {
 
   Progress progress_;
   Scalars logged_;
-  Scalars metrics_;                // of the last validation
+  std::vector<Validation> validations_;
   bool started_ = false;           // before_run was called
   bool stop_ = false;
   int64_t iters_in_hooks_ = 0;     // 1 while after_train_iter runs: the counter does not count it yet

@@ -89,7 +89,7 @@ TEST_F(Models, LabelSmoothingSpreadsTheTarget) {
       catalog_.of<Loss>().build(parse_config("{type: LabelSmoothLoss, label_smooth_val: 0.2}"), {});
   const at::Tensor logits = at::randn({3, 4}, at::kDouble);
   const at::Tensor labels = at::tensor(std::vector<int64_t>{1, 0, 3});
-  const at::Tensor target = at::one_hot(labels, 4) * 0.8 + 0.2 / 4;
+  const at::Tensor target = at::one_hot(labels, 4).to(at::kDouble) * 0.8 + 0.2 / 4;
   const at::Tensor expected = -(target * logits.log_softmax(1)).sum(1).mean();
   EXPECT_NEAR(loss->compute(logits, labels).item<double>(), expected.item<double>(), 1e-12);
 }

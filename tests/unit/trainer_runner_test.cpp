@@ -284,10 +284,7 @@ TEST_F(Running, ResumingIsExact) {
 
 TEST_F(Running, ResumingInsideAnEpochIsExact) {
   for (int64_t iter : {7, 10}) {
-    const std::vector<std::string> adam = {"optim_wrapper.optimizer.type=Adam",
-                                           "optim_wrapper.optimizer.lr=0.01"};
-    Node node = config(adam);
-    node.at("optim_wrapper");
+    Node node = config();
     node.set("optim_wrapper", parse_config("{optimizer: {type: AdamW, lr: 0.01, amsgrad: true}}"));
     script.save_after_iter = -1;
     const Value whole = train(node);
@@ -322,7 +319,7 @@ TEST_F(Running, ResumesFromTheLastCheckpoint) {
   script.save_to = (folder_ / "work" / "epoch_1.pth").string();
   script.save_after_epoch = 1;
   fresh.train();
-  for (const std::string name : {std::string("epoch_1.pth"), script.save_to}) {
+  for (const std::string& name : {std::string("epoch_1.pth"), script.save_to}) {
     std::ofstream(folder_ / "work" / "last_checkpoint") << name;
     EXPECT_TRUE(TrainRunner(config({"resume=true"}), catalog_).resuming());
   }
@@ -422,7 +419,8 @@ TEST_F(Running, ChecksEverythingBeforeTraining) {
 TEST_F(Running, DefaultHooksAreReplacedByName) {
   auto types = [](const char* defaults, const char* custom) {
     std::vector<std::string> names;
-    for (const Node& node : hook_nodes(parse_config(defaults), parse_config(custom))) {
+    const Node custom_hooks = parse_config(fmt::format("custom_hooks: {}", custom)).at("custom_hooks");
+    for (const Node& node : hook_nodes(parse_config(defaults), custom_hooks)) {
       names.push_back(node.at("type").as_string());
     }
     return names;
