@@ -23,7 +23,8 @@ POLYAK_API Node parse_config(const std::string& text, const std::string& name = 
 
 /// Applies one `a.b.0.c=value`. Values are read as MMEngine's --cfg-options does: integers, floats,
 /// true / false in any case, None (and null), comma lists, [..] and (..) lists, nested, else
-/// strings.
+/// strings. Blanks are removed. A scalar in quotes of its own stays a string, blanks and all:
+/// `name="'1'"` in a shell.
 POLYAK_API void apply_override(Node& config, const std::string& assignment);
 
 }  // namespace polyak

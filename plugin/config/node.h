@@ -11,7 +11,9 @@
 
 namespace polyak {
 
-/// Where a value was written. Line and column count from 1; line 0 means that it stands in no file.
+/// Where a value was written; in a mapping, where its key was. Line and column count from 1; line 0
+/// means that it stands in no file, and `file` says where it came from instead, as in
+/// "--cfg-options a.b=1".
 struct Place {
   std::string file;
   int line = 0;
@@ -36,7 +38,7 @@ class POLYAK_API Node {
   Node(std::string value);
   static Node sequence(std::vector<Node> items = {});
   static Node mapping(std::vector<Entry> entries = {});
-  /// A scalar as a YAML file spells it; `quoted` keeps '1' and 'true' strings.
+  /// A scalar as a YAML file spells it; `quoted` keeps '1', 'true' and 'null' strings.
   static Node scalar(std::string text, bool quoted);
 
   Kind kind() const { return kind_; }
@@ -92,8 +94,10 @@ class POLYAK_API Node {
   /// "file:line:col: key.path: ", or "" when neither is known.
   std::string prefix() const;
 
-  /// YAML text that parses to an equal node.
+  /// YAML text, with its line end, that parses to an equal node.
   std::string dump() const;
+  /// Equal in type and value: 1 is 0x1, but neither 1.0 nor '1'. Places and the order of keys do
+  /// not count.
   bool operator==(const Node& other) const;
   bool operator!=(const Node& other) const { return !(*this == other); }
 

@@ -92,6 +92,7 @@ struct KeyDescription {
   std::string range;          // "in (0, 1)", "one of a, b"; empty when free
   std::string doc;
   bool required = false;
+  bool rest = false;  // stands for every other key; its name is "..."
 };
 POLYAK_API std::vector<KeyDescription> describe_options(const Options& options);
 
