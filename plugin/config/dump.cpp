@@ -24,7 +24,7 @@ std::string lower(std::string text) {
 // which see more booleans (yes, off), dates and numbers in base 60. In doubt: no.
 bool may_stand_plain(const std::string& text) {
   if (scalar_type(text) != ScalarType::string) return false;
-  for (const char* word : {"yes", "no", "on", "off", "y", "n"}) {
+  for (const char* word : {"yes", "no", "on", "off"}) {
     if (lower(text) == word) return false;
   }
   const char first = text.front(), last = text.back();

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "polyak/config/load.h"
+#include "polyak/config/options.h"
+
+namespace polyak {
+
+/// The message of the ConfigError that an action must throw.
+template <class Action>
+std::string error_of(Action action) {
+  try {
+    action();
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "(no error)";
+}
+
+inline std::string parse_error(const std::string& text) {
+  return error_of([&] { parse_config(text, "c.yaml"); });
+}
+
+/// Runs each test inside of an empty folder of its own, so that messages show short names.
+class ConfigFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (std::filesystem::temp_directory_path() / "polyak_config_XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+    before_ = std::filesystem::current_path();
+    std::filesystem::current_path(folder_);
+  }
+  void TearDown() override {
+    std::filesystem::current_path(before_);
+    std::filesystem::remove_all(folder_);
+  }
+
+  static void write(const std::filesystem::path& path, const std::string& text) {
+    if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << text;
+  }
+  static std::string load_error(const std::string& path) {
+    return error_of([&] { load_config(path); });
+  }
+
+ private:
+  std::filesystem::path folder_, before_;
+};
+
+}  // namespace polyak
