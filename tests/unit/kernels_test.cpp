@@ -38,7 +38,8 @@ TEST(Lerp, ReadsEveryFiniteHalfPrecisionValueExactly) {
     const at::Tensor all = at::arange(0, 65536, at::kInt).to(at::kShort).view(type.torch);
     const at::Tensor source = all.masked_select(all.to(at::kFloat).isfinite());
     const at::Tensor average = at::zeros({source.numel()});
-    const Span span{average.data_ptr(), source.data_ptr(), source.numel(), DType::float32, type.ours};
+    const Span span{average.data_ptr(), source.data_ptr(), source.numel(), DType::float32,
+                    type.ours};
     lerp(&span, 1, 1.0);
     EXPECT_TRUE(at::equal(average, source.to(at::kFloat)));
   }
