@@ -8,7 +8,7 @@
 
 namespace polyak {
 
-struct CheckpointHookOptions : Options {
+struct POLYAK_API CheckpointHookOptions : Options {
   CheckpointHookOptions& interval(int64_t value) { return interval_ = value, *this; }
   int64_t interval() const { return interval_; }
   CheckpointHookOptions& by_epoch(std::optional<bool> value) { return by_epoch_ = value, *this; }

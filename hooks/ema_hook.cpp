@@ -99,21 +99,22 @@ EMAHook::EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages
   average_node_ = options_.average();
   Node type(options_.ema_type());
   type.set_place(average_node_.place());
-  const std::string path = average_node_.path();
   average_node_.set("type", type).set_path(average_node_.path_of("ema_type"));
   // A key that is nobody's is reported with the keys of both, since a user sees one block.
-  std::vector<std::string> known;
-  std::string registered = options_.ema_type().substr(options_.ema_type().rfind('.') + 1);
+  const std::string registered = options_.ema_type().substr(options_.ema_type().rfind('.') + 1);
   if (averages_.contains(registered)) {
+    std::vector<std::string> known;
     for (const auto& key : averages_.describe(registered).keys) known.push_back(key.name);
-    const std::set<std::string> own(known.begin(), known.end());
-    for (const auto& key : describe_options(options_)) known.push_back(key.name);
+    const std::set<std::string> of_average(known.begin(), known.end());
+    for (const auto& key : describe_options(options_)) {
+      if (!key.rest) known.push_back(key.name);
+    }
     std::sort(known.begin(), known.end());
     for (const auto& [key, value] : options_.average().entries()) {
-      if (own.count(key)) continue;
+      if (of_average.count(key)) continue;
       const std::string near = nearest_name(key, known);
-      value.fail(fmt::format("unknown key{}; EMAHook takes: {} (with ema_type {})",
-                             near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+      value.fail(fmt::format("unknown key; {}EMAHook takes: {} (with ema_type {})",
+                             near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
                              fmt::join(known, ", "), registered));
     }
   }

@@ -9,7 +9,7 @@
 
 namespace polyak {
 
-struct EMAHookOptions : Options {
+struct POLYAK_API EMAHookOptions : Options {
   /// The registered name of the average.
   EMAHookOptions& ema_type(std::string value) { return ema_type_ = std::move(value), *this; }
   const std::string& ema_type() const { return ema_type_; }

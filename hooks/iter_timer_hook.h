@@ -7,7 +7,7 @@
 
 namespace polyak {
 
-struct IterTimerHookOptions : Options {
+struct POLYAK_API IterTimerHookOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 

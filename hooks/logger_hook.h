@@ -10,7 +10,7 @@
 
 namespace polyak {
 
-struct LoggerHookOptions : Options {
+struct POLYAK_API LoggerHookOptions : Options {
   LoggerHookOptions& interval(int64_t value) { return interval_ = value, *this; }
   int64_t interval() const { return interval_; }
   LoggerHookOptions& window_size(int64_t value) { return window_size_ = value, *this; }

@@ -6,7 +6,7 @@
 
 namespace polyak {
 
-struct ParamSchedulerHookOptions : Options {
+struct POLYAK_API ParamSchedulerHookOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 

@@ -9,7 +9,7 @@ namespace polyak {
 
 class AveragedModel;
 
-struct PreciseBNHookOptions : Options {
+struct POLYAK_API PreciseBNHookOptions : Options {
   PreciseBNHookOptions& num_samples(int64_t value) { return num_samples_ = value, *this; }
   int64_t num_samples() const { return num_samples_; }
 

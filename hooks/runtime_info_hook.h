@@ -6,7 +6,7 @@
 
 namespace polyak {
 
-struct RuntimeInfoHookOptions : Options {
+struct POLYAK_API RuntimeInfoHookOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 

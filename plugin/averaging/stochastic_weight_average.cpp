@@ -9,7 +9,8 @@ StochasticWeightAverage::StochasticWeightAverage(const Model& model,
       options_(std::move(options)) {}
 
 double StochasticWeightAverage::rule(int64_t k) const {
-  return 1.0 / static_cast<double>(k / options_.interval() + 1);
+  const int64_t snapshots = k / options_.interval() + 1;
+  return 1.0 / static_cast<double>(snapshots);
 }
 
 }  // namespace polyak

@@ -31,7 +31,9 @@ install(EXPORT polyakTargets NAMESPACE polyak:: DESTINATION ${POLYAK_PACKAGE_DIR
 
 foreach(floor IN LISTS POLYAK_FLOORS)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugin/${floor} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak
-          FILES_MATCHING PATTERN "*.h")
+          FILES_MATCHING PATTERN "*.h"
+          PATTERN "config/scalar.h" EXCLUDE PATTERN "config/yaml.h" EXCLUDE PATTERN "config/merge.h" EXCLUDE
+          PATTERN "config/check.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "cmake" EXCLUDE)
 endforeach()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/hooks DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak
         FILES_MATCHING PATTERN "*.h")

@@ -44,7 +44,7 @@ TinyNet FlatState::make(const std::vector<double>& flat, at::ScalarType dtype) c
 std::vector<double> flatten(torch::nn::Module& module, const std::vector<std::string>& keys) {
   std::map<std::string, at::Tensor> tensors;
   for (const NamedTensor& item : Model(module).tensors()) tensors[item.name] = item.tensor;
-  return flatten([&](const std::string& key) { return tensors.at(key); }, keys);
+  return flatten_by([&](const std::string& key) { return tensors.at(key); }, keys);
 }
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b,

@@ -40,7 +40,7 @@ class FlatState {
 
 /// Values of named tensors (parameters and buffers) in the order of the golden files' keys.
 template <class Named>
-std::vector<double> flatten(const Named& named, const std::vector<std::string>& keys) {
+std::vector<double> flatten_by(const Named& named, const std::vector<std::string>& keys) {
   std::vector<double> flat;
   for (const std::string& key : keys) {
     const at::Tensor value = named(key).detach().to(at::kDouble).contiguous().view({-1});

@@ -77,7 +77,8 @@ TEST(Golden, CosineEMAAgreesWithTheReferenceUpToItsLength) {
 TEST(Golden, WeightsOfEveryRuleAgreeWithTheReference) {
   size_t compared = 0;
   TinyNet net;
-  for (const auto& row : golden("weights.json")["cases"]) {
+  const auto cases = golden("weights.json")["cases"];
+  for (const auto& row : cases) {
     const std::string rule = row["cls"];
     if (rule == "RampUpEMA") continue;  // not one of our averages
     SCOPED_TRACE(rule + " " + row["kwargs"].dump() + " K=" + row["max_iters"].dump());

@@ -33,16 +33,15 @@ TEST(Lerp, AgreesWithLibTorchForEveryPairOfTypesAndWeights) {
   }
 }
 
-TEST(Lerp, ReadsEveryHalfPrecisionValueExactly) {
+TEST(Lerp, ReadsEveryFiniteHalfPrecisionValueExactly) {
   for (const Pair& type : {kTypes[2], kTypes[3]}) {
-    const at::Tensor bits = at::arange(0, 65536, at::kInt).to(at::kShort);
-    const at::Tensor source = bits.view(type.torch);
-    const at::Tensor average = at::zeros({65536});
-    const Span span{average.data_ptr(), source.data_ptr(), 65536, DType::float32, type.ours};
+    const at::Tensor all = at::arange(0, 65536, at::kInt).to(at::kShort).view(type.torch);
+    const at::Tensor source = all.masked_select(all.to(at::kFloat).isfinite());
+    const at::Tensor average = at::zeros({source.numel()});
+    const Span span{average.data_ptr(), source.data_ptr(), source.numel(), DType::float32,
+                    type.ours};
     lerp(&span, 1, 1.0);
-    const at::Tensor expected = source.to(at::kFloat);
-    EXPECT_TRUE(at::equal(average.isnan(), expected.isnan()));
-    EXPECT_TRUE(at::equal(average.nan_to_num(0), expected.nan_to_num(0)));
+    EXPECT_TRUE(at::equal(average, source.to(at::kFloat)));
   }
 }
 
