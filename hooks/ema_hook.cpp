@@ -151,6 +151,7 @@ void EMAHook::before_run(Runner& runner) {
                              ? progress.max_iters
                              : progress.max_optimizer_steps;
   if (length > 0) context.max_iters = length;
+  if (!runner.training()) context.max_iters = 1;  // no update will ask for it
   average_ = averages_.build(average_node_, context);
   model_ = model.identity();
   runner.averages().push_back({options_.name(), average_});

@@ -112,6 +112,7 @@ PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(
 }
 
 void PreciseBNHook::estimate(Runner& runner) {
+  if (!runner.training()) return;  // a checkpoint holds the statistics of its save
   const Model model = runner.model();
   for (const NamedAverage& item : runner.averages()) {
     AveragedModel& average = *item.average;

@@ -6,8 +6,12 @@
 #include <string>
 
 #include "polyak/config/options.h"
+#include "polyak/core/export.h"
 
 namespace polyak {
+
+/// @throws ConfigError unless the text names a device that this LibTorch and this machine have.
+POLYAK_API void check_device(const std::string& device);
 
 /// The keys that every average takes. `Self` is the Options struct itself, so that setters of both
 /// chain in any order.
@@ -31,6 +35,9 @@ struct AverageOptions : Options {
                 "Average floating buffers like parameters; off: copy all buffers at each update.");
     visitor.key("device", &device_,
                 "Where the average is kept, such as cpu or cuda:0; null: where the model is.");
+  }
+  void validate() const override {
+    if (device_) check_device(*device_);
   }
 
  protected:

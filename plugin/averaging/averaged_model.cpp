@@ -69,27 +69,6 @@ class KeepRandomState {
   at::Tensor state_;
 };
 
-c10::Device parse_device(const std::string& text) {
-  std::optional<c10::Device> device;
-  try {
-    device = c10::Device(text);
-  } catch (const c10::Error&) {
-    fail<ConfigError>("device: '{}' is no device; write cpu, cuda, or cuda:0", text);
-  }
-  if (device->is_cuda() && !torch::cuda::is_available()) {
-    fail<ConfigError>("device: '{}' is not available: this LibTorch or this machine has no CUDA",
-                      text);
-  }
-  if (device->is_cuda() && device->has_index()) {
-    const auto count = static_cast<int64_t>(torch::cuda::device_count());
-    if (device->index() >= count) {
-      fail<ConfigError>("device: '{}' is not available: this machine has {} CUDA device(s)", text,
-                        count);
-    }
-  }
-  return *device;
-}
-
 void copy_training_flags(const torch::nn::Module& from, torch::nn::Module& to) {
   to.train(from.is_training());  // sets the children too, so parents come first
   const auto targets = to.named_children();
@@ -120,6 +99,26 @@ std::shared_ptr<torch::nn::Module> make_skeleton(const std::vector<NamedTensor>&
 }
 
 }  // namespace
+
+void check_device(const std::string& text) {
+  std::optional<c10::Device> device;
+  try {
+    device = c10::Device(text);
+  } catch (const c10::Error&) {
+    fail<ConfigError>("device: '{}' is no device; write cpu, cuda, or cuda:0", text);
+  }
+  if (device->is_cuda() && !torch::cuda::is_available()) {
+    fail<ConfigError>("device: '{}' is not available: this LibTorch or this machine has no CUDA",
+                      text);
+  }
+  if (device->is_cuda() && device->has_index()) {
+    const auto count = static_cast<int64_t>(torch::cuda::device_count());
+    if (device->index() >= count) {
+      fail<ConfigError>("device: '{}' is not available: this machine has {} CUDA device(s)", text,
+                        count);
+    }
+  }
+}
 
 struct AveragedModel::Slot {
   std::string name;    // the first one, when the tensor has several
@@ -198,7 +197,6 @@ AveragedModel::AveragedModel(const Model& model, Settings settings, ModuleFactor
     : torch::nn::Module("AveragedModel"),
       settings_(std::move(settings)),
       factory_(std::move(factory)) {
-  if (settings_.device) parse_device(*settings_.device);
   steps_ = register_buffer("steps", at::zeros({}, at::kLong));
   bind(model);
 }
@@ -290,7 +288,7 @@ void AveragedModel::bind(const Model& model) {
 
 void AveragedModel::build_slots(const Model& model, const std::vector<NamedTensor>& tensors) {
   std::optional<c10::Device> device;
-  if (settings_.device) device = parse_device(*settings_.device);
+  if (settings_.device) device = c10::Device(*settings_.device);
 
   clone_error_.clear();
   std::shared_ptr<torch::nn::Module> copy;

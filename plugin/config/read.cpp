@@ -41,7 +41,11 @@ void read_value(const Node& node, const Key& key, std::optional<T>& value) {
 template <class T>
 void read_value(const Node& node, const Key& key, std::vector<T>& value) {
   std::vector<T> read;
-  for (const Node& item : node.items()) read_value(item, key, read.emplace_back());
+  if (node.is_scalar()) {  // `save_best: accuracy`: one value is a list of one, as in MMEngine
+    read_value(node, key, read.emplace_back());
+  } else {
+    for (const Node& item : node.items()) read_value(item, key, read.emplace_back());
+  }
   value = std::move(read);
 }
 

@@ -31,6 +31,8 @@ class POLYAK_API Runner {
   virtual Model model() = 0;
   virtual const Progress& progress() const = 0;
   virtual HookList& hooks() = 0;
+  /// Whether this run trains; false when it only evaluates.
+  virtual bool training() const { return true; }
   /// Whether this run goes on from a checkpoint (raw weights, counters) instead of starting from
   /// weights.
   virtual bool resuming() const { return false; }

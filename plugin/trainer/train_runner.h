@@ -59,6 +59,7 @@ class POLYAK_API TrainRunner : public Runner {
   Model model() override { return Model(std::shared_ptr<torch::nn::Module>(model_)); }
   const Progress& progress() const override { return progress_; }
   HookList& hooks() override { return hooks_; }
+  bool training() const override { return purpose_ == Purpose::train; }
   bool resuming() const override { return resuming_; }
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
