@@ -25,8 +25,8 @@ struct ImageShape {
 
 // Backbone, Head and Algorithm are interfaces beside torch::nn::Module, not below it: an
 // implementation derives from `torch::nn::Cloneable<Implementation>`, so that an averaged copy of
-// the network can be made, and Cloneable brings the module. (Up to LibTorch 2.0 a second path to it
-// would be shared, later it would be a second module.)
+// the network can be made, and Cloneable brings the module. (A second path to it would be shared in
+// LibTorch 1.13, but be a second module in 2.11.)
 
 /// Turns images into features.
 class POLYAK_API Backbone {
