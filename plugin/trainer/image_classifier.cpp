@@ -76,14 +76,16 @@ ImageClassifier::ImageClassifier(const ImageClassifierOptions& options, const Co
     : backbone_(context.catalog->of<Backbone>().build(options.backbone, {context.image})),
       head_(context.catalog->of<Head>().build(
           options.head, {context.catalog, backbone_->features(), context.num_classes})) {
-  register_module("backbone", backbone_);
-  register_module("head", head_);
+  register_module("backbone", as_module(backbone_));
+  register_module("head", as_module(head_));
 }
 
 void ImageClassifier::reset() {
   // Called on a copy only, which still holds the original's parts: it needs parts of its own.
-  backbone_ = register_module("backbone", std::dynamic_pointer_cast<Backbone>(backbone_->clone()));
-  head_ = register_module("head", std::dynamic_pointer_cast<Head>(head_->clone()));
+  const auto backbone = register_module("backbone", as_module(backbone_)->clone());
+  const auto head = register_module("head", as_module(head_)->clone());
+  backbone_ = std::dynamic_pointer_cast<Backbone>(backbone);
+  head_ = std::dynamic_pointer_cast<Head>(head);
 }
 
 Algorithm::Losses ImageClassifier::loss(const at::Tensor& images, const at::Tensor& labels) {

@@ -2,7 +2,6 @@
 
 namespace polyak {
 
-NetworkPart::~NetworkPart() = default;
 Backbone::~Backbone() = default;
 Loss::~Loss() = default;
 Head::~Head() = default;

@@ -7,7 +7,9 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <typeinfo>
 
+#include "polyak/core/error.h"
 #include "polyak/core/export.h"
 
 namespace polyak {
@@ -21,27 +23,19 @@ struct ImageShape {
   int64_t width = 0;
 };
 
-/// Base of what a network is composed of. Implementations derive from it and from
-/// `torch::nn::Cloneable<Implementation>`, so that an averaged copy of the network can be made.
-class POLYAK_API NetworkPart : public virtual torch::nn::Module {
- public:
-  NetworkPart() = default;
-  NetworkPart(const NetworkPart&) = default;
-  // Cloneable assigns a whole clone to a child. The module, a virtual base, is assigned through
-  // Cloneable; assigning it here too would assign it a second time, from an object that was moved
-  // away.
-  NetworkPart& operator=(const NetworkPart&) { return *this; }
-  ~NetworkPart() override;
-};
+// Backbone, Head and Algorithm are interfaces beside torch::nn::Module, not below it: an
+// implementation derives from `torch::nn::Cloneable<Implementation>`, so that an averaged copy of
+// the network can be made, and Cloneable brings the module. (A second path to it would be shared in
+// LibTorch 1.13, but be a second module in 2.11.)
 
 /// Turns images into features.
-class POLYAK_API Backbone : public NetworkPart {
+class POLYAK_API Backbone {
  public:
   static constexpr const char* kKind = "backbone";
   struct Context {
     ImageShape image;
   };
-  ~Backbone() override;
+  virtual ~Backbone();
   /// @param images float [N, C, H, W]
   /// @return float [N, features()]
   virtual at::Tensor forward(const at::Tensor& images) = 0;
@@ -61,7 +55,7 @@ class POLYAK_API Loss {
 };
 
 /// Turns features into logits and knows the loss that trains them.
-class POLYAK_API Head : public NetworkPart {
+class POLYAK_API Head {
  public:
   static constexpr const char* kKind = "head";
   struct Context {
@@ -69,7 +63,7 @@ class POLYAK_API Head : public NetworkPart {
     int64_t features = 0;     // what the backbone gives
     int64_t num_classes = 0;  // classes of the data
   };
-  ~Head() override;
+  virtual ~Head();
   /// @param features float [N, F]
   /// @return float [N, classes]
   virtual at::Tensor forward(const at::Tensor& features) = 0;
@@ -77,7 +71,7 @@ class POLYAK_API Head : public NetworkPart {
 };
 
 /// What is trained: the whole model with its losses.
-class POLYAK_API Algorithm : public NetworkPart {
+class POLYAK_API Algorithm {
  public:
   static constexpr const char* kKind = "model";
   struct Context {
@@ -87,7 +81,7 @@ class POLYAK_API Algorithm : public NetworkPart {
   };
   using Losses = std::map<std::string, at::Tensor>;
 
-  ~Algorithm() override;
+  virtual ~Algorithm();
   /// Scalar tensors by name. The sum of those with "loss" in their name is minimised; the others (a
   /// batch's accuracy, say) are only logged.
   /// @param images float [N, C, H, W]
@@ -96,5 +90,16 @@ class POLYAK_API Algorithm : public NetworkPart {
   /// @return logits, float [N, classes]
   virtual at::Tensor predict(const at::Tensor& images) = 0;
 };
+
+/// The module that an implementation of one of the interfaces above is.
+/// @throws Error naming the class when it derives from no torch::nn::Module
+template <class Part>
+std::shared_ptr<torch::nn::Module> as_module(const std::shared_ptr<Part>& part) {
+  auto module = std::dynamic_pointer_cast<torch::nn::Module>(part);
+  if (!module) {
+    fail<Error>("{} '{}' must derive from torch::nn::Cloneable", Part::kKind, typeid(*part).name());
+  }
+  return module;
+}
 
 }  // namespace polyak

@@ -365,7 +365,8 @@ void TrainRunner::set_up_model() {
   at::manual_seed(seed_);
   model_ = catalog_.of<Algorithm>().build(
       options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
-  model_->to(device_);
+  module_ = as_module(model_);
+  module_->to(device_);
   check_forward(loader, options_.model);
   if (val_) check_forward(*val_->loader, options_.val_dataloader);
   if (test_ && !(val_ && test_->loader == val_->loader)) {
@@ -377,8 +378,8 @@ void TrainRunner::set_up_model() {
 void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   const ImageShape shape = loader.dataset().image_shape();
   const torch::NoGradGuard no_grad;
-  const bool training = model_->is_training();
-  model_->eval();
+  const bool training = module_->is_training();
+  module_->eval();
   try {
     model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
   } catch (const c10::Error& error) {
@@ -386,11 +387,11 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
         fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
                     shape.channels, shape.height, shape.width, first_line(error)));
   }
-  model_->train(training);
+  module_->train(training);
 }
 
 void TrainRunner::check_fit(const Value& state_dict, const std::string& file) const {
-  const Difference found = difference(Model(*model_), state_dict);
+  const Difference found = difference(Model(module_), state_dict);
   if (found.empty()) return;
   const bool strict = resuming_ || purpose_ == Purpose::test;
   if (strict) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
@@ -556,7 +557,7 @@ void TrainRunner::train_iterations() {
 
 void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index) {
   logged_.clear();
-  if (!model_->is_training()) model_->train();
+  if (!module_->is_training()) module_->train();
   const Batch batch = train_loader_->batch(epoch, index);
   hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_index); });
 
@@ -599,7 +600,7 @@ Scalars TrainRunner::run_evaluation(Evaluation& evaluation, Hook::Stage stage) {
 
 Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
   const torch::NoGradGuard no_grad;
-  model_->eval();
+  module_->eval();
   for (const auto& metric : evaluation.metrics) metric->reset();
   for (int64_t index = 0; index < evaluation.loader->size(); ++index) {
     logged_.clear();

@@ -56,7 +56,7 @@ class POLYAK_API TrainRunner : public Runner {
   /// The config with what was drawn or found: the seed, work_dir.
   const Node& config() const { return config_; }
 
-  Model model() override { return Model(std::shared_ptr<torch::nn::Module>(model_)); }
+  Model model() override { return Model(module_); }
   const Progress& progress() const override { return progress_; }
   HookList& hooks() override { return hooks_; }
   bool training() const override { return purpose_ == Purpose::train; }
@@ -117,6 +117,7 @@ class POLYAK_API TrainRunner : public Runner {
   Evaluation* running_ = nullptr;  // the evaluation that hooks are called in
 
   std::shared_ptr<Algorithm> model_;
+  std::shared_ptr<torch::nn::Module> module_;  // the same object
   std::unique_ptr<OptimWrapper> optim_;
   std::vector<std::shared_ptr<ParamScheduler>> schedulers_;
   HookList hooks_;

@@ -1,6 +1,7 @@
 #include "polyak/trainer/transforms.h"
 
 #include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
 
 #include "polyak/registry/registry.h"
 

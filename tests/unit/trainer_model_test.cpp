@@ -29,25 +29,27 @@ class Models : public ::testing::TestWithParam<const char*> {
 
 TEST_P(Models, TrainsAndIsCopiedWhole) {
   const auto model = make(GetParam());
+  const auto module = as_module(model);
   const at::Tensor images = at::rand({4, 3, 16, 16});
   model->loss(images, at::arange(4)).at("loss").backward();
-  for (const at::Tensor& parameter : model->parameters()) EXPECT_TRUE(parameter.grad().defined());
+  for (const at::Tensor& parameter : module->parameters()) EXPECT_TRUE(parameter.grad().defined());
 
-  const auto copy = std::dynamic_pointer_cast<Algorithm>(model->clone());
+  const auto copy = std::dynamic_pointer_cast<Algorithm>(module->clone());
   ASSERT_TRUE(copy);
-  model->eval();
-  copy->eval();
+  const auto copied_module = as_module(copy);
+  module->eval();
+  copied_module->eval();
   const torch::NoGradGuard no_grad;
   const at::Tensor before = model->predict(images);
   EXPECT_EQ(before.sizes(), (std::vector<int64_t>{4, 10}));
   EXPECT_TRUE(at::equal(copy->predict(images), before));
   // The copy's forward pass must use the copy's own tensors, all of them.
-  for (const at::Tensor& parameter : model->parameters()) parameter.detach().zero_();
+  for (const at::Tensor& parameter : module->parameters()) parameter.detach().zero_();
   EXPECT_TRUE(at::equal(copy->predict(images), before));
-  const auto names = Model(*model).tensors(), copied = Model(*copy).tensors();
+  const auto names = Model(module).tensors(), copied = Model(copied_module).tensors();
   ASSERT_EQ(names.size(), copied.size());
   for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(names[i].name, copied[i].name);
-  for (const at::Tensor& parameter : copy->parameters()) parameter.detach().zero_();
+  for (const at::Tensor& parameter : copied_module->parameters()) parameter.detach().zero_();
   EXPECT_FALSE(at::equal(copy->predict(images), before));
 }
 
@@ -59,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(Backbones, Models,
 
 TEST_F(Models, ResNetHasMmpretrainsNames) {
   std::vector<std::string> names;
-  for (const NamedTensor& item : Model(*make("{type: ResNet_CIFAR}")).tensors()) {
+  for (const NamedTensor& item : Model(as_module(make("{type: ResNet_CIFAR}"))).tensors()) {
     names.push_back(item.name);
   }
   EXPECT_EQ(names.front(), "backbone.conv1.weight");
