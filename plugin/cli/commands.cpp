@@ -40,9 +40,10 @@ void fill_catalog() {
 class Log {
  public:
   Log() : logger_("polyak", std::make_shared<spdlog::sinks::stderr_sink_mt>()) {
-    logger_.sinks().front()->set_pattern("%m/%d %H:%M:%S - polyak - %l - %v");
-    set_log_sink(
-        [this](LogLevel level, std::string_view text) { logger_.log(convert(level), text); });
+    logger_.sinks().front()->set_pattern("%m/%d %H:%M:%S - polyak - %v");
+    set_log_sink([this](LogLevel level, std::string_view text) {
+      logger_.log(convert(level), "{} - {}", name_of(level), text);
+    });
   }
   ~Log() { set_log_sink(nullptr); }
   Log(const Log&) = delete;
@@ -50,7 +51,7 @@ class Log {
 
   void add_file(const std::string& file) {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file);
-    sink->set_pattern("%Y/%m/%d %H:%M:%S - polyak - %l - %v");
+    sink->set_pattern("%Y/%m/%d %H:%M:%S - polyak - %v");
     logger_.sinks().push_back(sink);
     logger_.flush_on(spdlog::level::info);
   }
@@ -68,6 +69,20 @@ class Log {
         return spdlog::level::err;
     }
     return spdlog::level::info;
+  }
+
+  static const char* name_of(LogLevel level) {
+    switch (level) {
+      case LogLevel::debug:
+        return "DEBUG";
+      case LogLevel::info:
+        return "INFO";
+      case LogLevel::warning:
+        return "WARNING";
+      case LogLevel::error:
+        return "ERROR";
+    }
+    return "";
   }
 
   spdlog::logger logger_;
@@ -116,6 +131,9 @@ int train(const RunArguments& arguments) {
   start_files(log, runner);
   runner.train();
   fmt::print("{}", validation_table(runner.validations(), runner.averages()));
+  fmt::print(
+      "\nFiles are in {}.{}\n", runner.work_dir(),
+      runner.averages().empty() ? "" : " A checkpoint's state_dict holds the averaged weights.");
   return 0;
 }
 
@@ -166,6 +184,10 @@ namespace {
 void describe_text(const std::string& name, const RegistryBase::Description& description) {
   fmt::print("{}: {}\n\n", name, description.doc);
   for (const KeyDescription& key : description.keys) {
+    if (key.rest) {
+      fmt::print("  ...\n      {}\n", key.doc);
+      continue;
+    }
     fmt::print("  {}: {}{}\n      {}{}\n", key.name, key.type,
                key.required ? ", required" : fmt::format(", default {}", key.default_value),
                key.doc, key.range.empty() ? "" : fmt::format(" Must be {}.", key.range));
@@ -177,8 +199,10 @@ void describe_markdown(const std::string& name, const RegistryBase::Description&
              name, description.doc);
   for (const KeyDescription& key : description.keys) {
     fmt::print("| `{}` | {} | {} | {} | {} |\n", key.name, key.type,
-               key.required ? "required" : fmt::format("`{}`", key.default_value), key.range,
-               key.doc);
+               key.required ? "required"
+               : key.rest   ? ""
+                            : fmt::format("`{}`", key.default_value),
+               key.range, key.doc);
   }
   fmt::print("\n");
 }

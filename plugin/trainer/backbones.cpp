@@ -37,10 +37,13 @@ int64_t halved(int64_t size, size_t times) {
 }  // namespace
 
 void SmallCnnOptions::visit(OptionVisitor& visitor) {
-  visitor.key("channels", &channels, "Channels of each stage; every stage halves height and width.");
+  visitor.key("channels", &channels,
+              "Channels of each stage; every stage halves height and width.");
 }
 
-void SmallCnnOptions::validate() const { require_positive(channels, "channels"); }
+void SmallCnnOptions::validate() const {
+  require_positive(channels, "channels");
+}
 
 SmallCnn::SmallCnn(SmallCnnOptions options, ImageShape image)
     : options_(std::move(options)), image_(image) {
@@ -73,11 +76,14 @@ int64_t SmallCnn::features() const {
 
 void MlpOptions::visit(OptionVisitor& visitor) {
   visitor.key("hidden", &hidden, "Width of each layer.");
-  visitor.key("dropout", &dropout, "Share of activations that are zeroed after each layer in training.",
+  visitor.key("dropout", &dropout,
+              "Share of activations that are zeroed after each layer in training.",
               Bounds{0.0, 1.0, false, true});
 }
 
-void MlpOptions::validate() const { require_positive(hidden, "hidden"); }
+void MlpOptions::validate() const {
+  require_positive(hidden, "hidden");
+}
 
 Mlp::Mlp(MlpOptions options, ImageShape image) : options_(std::move(options)), image_(image) {
   check_options(options_, "MLP");
@@ -106,8 +112,8 @@ at::Tensor Mlp::forward(const at::Tensor& images) {
 
 void ResNetCifarOptions::visit(OptionVisitor& visitor) {
   visitor.key("depth", &depth, "Layers: 18 (two blocks a stage) or 34.", closed_interval(18, 34));
-  visitor.key("base_channels", &base_channels, "Channels of the first stage; each stage doubles them.",
-              at_least(1));
+  visitor.key("base_channels", &base_channels,
+              "Channels of the first stage; each stage doubles them.", at_least(1));
 }
 
 void ResNetCifarOptions::validate() const {

@@ -20,9 +20,9 @@ struct POLYAK_API SmallCnnOptions : Options {
   void validate() const override;
 };
 
-/// A small convolutional network for images of 28 to 32 pixels: one stage per entry of `channels`, each a
-/// 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the flattened last map.
-/// Strides instead of pooling: several times faster on a CPU at equal accuracy.
+/// A small convolutional network for images of 28 to 32 pixels: one stage per entry of `channels`,
+/// each a 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the flattened
+/// last map. Strides instead of pooling: several times faster on a CPU at equal accuracy.
 class POLYAK_API SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
  public:
   SmallCnn(SmallCnnOptions options, ImageShape image);
@@ -83,8 +83,8 @@ class POLYAK_API BasicBlock : public torch::nn::Cloneable<BasicBlock> {
   torch::nn::Sequential downsample_{nullptr};  // empty where the shortcut is the identity
 };
 
-/// ResNet with the CIFAR stem: one 3x3 convolution of stride 1 and no pooling before the four stages;
-/// global average pooling after them. Tensors are named as in mmpretrain's ResNet_CIFAR.
+/// ResNet with the CIFAR stem: one 3x3 convolution of stride 1 and no pooling before the four
+/// stages; global average pooling after them. Tensors are named as in mmpretrain's ResNet_CIFAR.
 class POLYAK_API ResNetCifar : public torch::nn::Cloneable<ResNetCifar>, public Backbone {
  public:
   ResNetCifar(ResNetCifarOptions options, ImageShape image);

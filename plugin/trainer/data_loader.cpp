@@ -56,8 +56,9 @@ DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool shuffle, u
   const int64_t samples = sampler_->order(dataset_->size(), 0).size(0);
   size_ = (samples + (options.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
   if (size_ == 0) {
-    node.fail(fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
-                          samples, batch_size_));
+    node.fail(
+        fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
+                    samples, batch_size_));
   }
 }
 
@@ -68,8 +69,9 @@ Batch DataLoader::batch(int64_t epoch, int64_t index) {
   }
   const int64_t first = index * batch_size_;
   const at::Tensor indices = order_.slice(0, first, first + batch_size_);
-  return dataset_->batch(indices, make_random_stream({seed_, kTransforms, static_cast<uint64_t>(epoch),
-                                                      static_cast<uint64_t>(index)}));
+  return dataset_->batch(indices,
+                         make_random_stream({seed_, kTransforms, static_cast<uint64_t>(epoch),
+                                             static_cast<uint64_t>(index)}));
 }
 
 }  // namespace polyak

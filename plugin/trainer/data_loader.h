@@ -50,8 +50,8 @@ struct POLYAK_API DataLoaderOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Cuts a dataset into batches. Any batch of any epoch can be asked for at any time and is always the same,
-/// so a resumed run goes on where it was without reading what lies before.
+/// Cuts a dataset into batches. Any batch of any epoch can be asked for at any time and is always
+/// the same, so a resumed run goes on where it was without reading what lies before.
 class POLYAK_API DataLoader {
  public:
   /// @param node the keys of DataLoaderOptions

@@ -19,7 +19,9 @@ Dataset::Dataset(const DatasetOptions& options, const Context& context)
 
 Dataset::~Dataset() = default;
 
-int64_t Dataset::size() const { return std::min(limit_.value_or(total()), total()); }
+int64_t Dataset::size() const {
+  return std::min(limit_.value_or(total()), total());
+}
 
 Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random) const {
   LabelledImages samples = read(indices);
@@ -58,8 +60,8 @@ void RandomImagesOptions::visit(OptionVisitor& visitor) {
   visitor.key("channels", &channels, "Channels of an image.", at_least(1));
   visitor.key("image_size", &image_size, "Height and width of an image.", at_least(1));
   visitor.key("num_classes", &num_classes, "Number of classes.", at_least(1));
-  visitor.key("seed", &seed, "Chooses the images; the patterns of the classes are the same for all.",
-              at_least(0));
+  visitor.key("seed", &seed,
+              "Chooses the images; the patterns of the classes are the same for all.", at_least(0));
   DatasetOptions::visit(visitor);
 }
 
@@ -68,7 +70,8 @@ std::shared_ptr<Dataset> make_mnist(const ImageFilesOptions& options,
   check_options(options, "dataset");
   const std::string part = options.is_test() ? "t10k" : "train";
   return std::make_shared<InMemoryDataset>(
-      read_idx_pair(options.data_root, part + "-images-idx3-ubyte", part + "-labels-idx1-ubyte", 10),
+      read_idx_pair(options.data_root, part + "-images-idx3-ubyte", part + "-labels-idx1-ubyte",
+                    10),
       10, options, context);
 }
 
@@ -80,7 +83,8 @@ std::shared_ptr<Dataset> make_cifar10(const ImageFilesOptions& options,
   if (options.is_test()) {
     paths.push_back((root / "test_batch.bin").string());
   } else {
-    for (int i = 1; i <= 5; ++i) paths.push_back((root / fmt::format("data_batch_{}.bin", i)).string());
+    for (int i = 1; i <= 5; ++i)
+      paths.push_back((root / fmt::format("data_batch_{}.bin", i)).string());
   }
   return std::make_shared<InMemoryDataset>(read_cifar10(paths), 10, options, context);
 }
@@ -91,14 +95,14 @@ std::shared_ptr<Dataset> make_random_images(const RandomImagesOptions& options,
   const auto side = options.image_size;
   at::Generator pattern_stream = make_random_stream({0});
   at::Generator stream = make_random_stream({1, static_cast<uint64_t>(options.seed)});
-  const at::Tensor patterns =
-      at::randint(128, {options.num_classes, options.channels, side, side}, pattern_stream, at::kByte);
+  const at::Tensor patterns = at::randint(128, {options.num_classes, options.channels, side, side},
+                                          pattern_stream, at::kByte);
   at::Tensor labels = at::randint(options.num_classes, {options.size}, stream, at::kLong);
   at::Tensor images =
       at::randint(128, {options.size, options.channels, side, side}, stream, at::kByte);
   images += patterns.index_select(0, labels);
-  return std::make_shared<InMemoryDataset>(LabelledImages{images, labels}, options.num_classes, options,
-                                           context);
+  return std::make_shared<InMemoryDataset>(LabelledImages{images, labels}, options.num_classes,
+                                           options, context);
 }
 
 }  // namespace polyak

@@ -98,7 +98,8 @@ struct POLYAK_API RandomImagesOptions : DatasetOptions {
 /// The four files of MNIST's form in data_root: 28 x 28 grey, 10 classes.
 POLYAK_API std::shared_ptr<Dataset> make_mnist(const ImageFilesOptions& options,
                                                const Dataset::Context& context);
-/// data_batch_1.bin to data_batch_5.bin and test_batch.bin in data_root: 32 x 32 colour, 10 classes.
+/// data_batch_1.bin to data_batch_5.bin and test_batch.bin in data_root: 32 x 32 colour, 10
+/// classes.
 POLYAK_API std::shared_ptr<Dataset> make_cifar10(const ImageFilesOptions& options,
                                                  const Dataset::Context& context);
 /// Seeded images: a random pattern for each class, with noise over it; a network can learn them.

@@ -30,8 +30,8 @@ CrossEntropyLoss::CrossEntropyLoss(const LabelSmoothLossOptions& options)
 
 at::Tensor CrossEntropyLoss::compute(const at::Tensor& logits, const at::Tensor& labels) const {
   const int64_t no_ignored_label = -100;  // LibTorch's default
-  at::Tensor loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, no_ignored_label,
-                                           smoothing_);
+  at::Tensor loss =
+      at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, no_ignored_label, smoothing_);
   return weight_ == 1.0 ? loss : loss * weight_;
 }
 

@@ -22,8 +22,9 @@ struct POLYAK_API LabelSmoothLossOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Mean cross entropy of softmax(logits). With smoothing s and C classes the target is 1 - s + s/C for the
-/// label and s/C for the others (Szegedy et al. 2016, "Rethinking the Inception Architecture").
+/// Mean cross entropy of softmax(logits). With smoothing s and C classes the target is 1 - s + s/C
+/// for the label and s/C for the others (Szegedy et al. 2016, "Rethinking the Inception
+/// Architecture").
 class POLYAK_API CrossEntropyLoss : public Loss {
  public:
   explicit CrossEntropyLoss(const CrossEntropyLossOptions& options);
@@ -45,7 +46,8 @@ struct POLYAK_API LinearClsHeadOptions : Options {
 /// One linear layer from features to logits, named `fc`.
 class POLYAK_API LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, public Head {
  public:
-  /// @throws ConfigError when in_channels differs from what the backbone gives, or num_classes is less
+  /// @throws ConfigError when in_channels differs from what the backbone gives, or num_classes is
+  /// less
   ///   than the classes of the data.
   LinearClsHead(const LinearClsHeadOptions& options, const Context& context);
   void reset() override;
@@ -65,7 +67,8 @@ struct POLYAK_API ImageClassifierOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// A backbone and a head: mmpretrain's ImageClassifier. Tensors are named `backbone.*` and `head.*`.
+/// A backbone and a head: mmpretrain's ImageClassifier. Tensors are named `backbone.*` and
+/// `head.*`.
 class POLYAK_API ImageClassifier : public torch::nn::Cloneable<ImageClassifier>, public Algorithm {
  public:
   ImageClassifier(const ImageClassifierOptions& options, const Context& context);

@@ -15,7 +15,8 @@
 namespace polyak {
 namespace {
 
-constexpr int64_t kLargestFile = int64_t{1} << 33;  // far above any set of this form: a damaged header
+constexpr int64_t kLargestFile = int64_t{1}
+                                 << 33;  // far above any set of this form: a damaged header
 
 /// A file that may be compressed; zlib reads plain ones as they are.
 class IdxStream {
@@ -69,9 +70,10 @@ void check_labels(const at::Tensor& labels, int64_t num_classes, const std::stri
   const at::Tensor wrong = at::nonzero(labels.ge(num_classes));
   if (wrong.size(0) == 0) return;
   const int64_t index = wrong[0][0].item<int64_t>();
-  fail<DataError>("{}: label {} of sample {} is out of range, expected 0 to {}; is this the file of "
-                  "another set?",
-                  path, labels[index].item<int64_t>(), index, num_classes - 1);
+  fail<DataError>(
+      "{}: label {} of sample {} is out of range, expected 0 to {}; is this the file of "
+      "another set?",
+      path, labels[index].item<int64_t>(), index, num_classes - 1);
 }
 
 }  // namespace
@@ -83,8 +85,8 @@ at::Tensor read_idx(const std::string& path, int dimensions) {
     fail<DataError>("{}: shorter than the 4 bytes that an idx file starts with", path);
   }
   if (magic[0] != 0 || magic[1] != 0) {
-    fail<DataError>("{}: no idx file: starts with bytes {:02x} {:02x}, expected 00 00", path, magic[0],
-                    magic[1]);
+    fail<DataError>("{}: no idx file: starts with bytes {:02x} {:02x}, expected 00 00", path,
+                    magic[0], magic[1]);
   }
   if (magic[2] != 0x08) {
     fail<DataError>("{}: holds idx type 0x{:02x}, expected 0x08 (unsigned bytes)", path, magic[2]);
@@ -111,14 +113,16 @@ at::Tensor read_idx(const std::string& path, int dimensions) {
   at::Tensor data = at::empty(sizes, at::kByte);
   const int64_t found = stream.read(data.data_ptr<uint8_t>(), total);
   if (found < total) {
-    fail<DataError>("{}: truncated: the header states {} bytes of data, found {}; get the file again",
-                    path, total, found);
+    fail<DataError>(
+        "{}: truncated: the header states {} bytes of data, found {}; get the file again", path,
+        total, found);
   }
   unsigned char extra = 0;
   if (stream.read(&extra, 1) != 0) {
-    fail<DataError>("{}: more data follows the {} bytes that the header states; the header or the file "
-                    "is damaged",
-                    path, total);
+    fail<DataError>(
+        "{}: more data follows the {} bytes that the header states; the header or the file "
+        "is damaged",
+        path, total);
   }
   return data;
 }
@@ -127,7 +131,8 @@ LabelledImages read_idx_pair(const std::string& root, const std::string& images,
                              const std::string& labels, int64_t num_classes) {
   const std::string image_path = find_plain_or_gz(root, images);
   const std::string label_path = find_plain_or_gz(root, labels);
-  LabelledImages result{read_idx(image_path, 3).unsqueeze(1), read_idx(label_path, 1).to(at::kLong)};
+  LabelledImages result{read_idx(image_path, 3).unsqueeze(1),
+                        read_idx(label_path, 1).to(at::kLong)};
   if (result.images.size(0) != result.labels.size(0)) {
     fail<DataError>("{}: holds {} labels, but {} holds {} images; both must belong to one set",
                     label_path, result.labels.size(0), image_path, result.images.size(0));
@@ -142,14 +147,16 @@ LabelledImages read_cifar10(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);
     if (!file) {
-      fail<DataError>("{}: cannot be opened: {}; data_root must be the folder of CIFAR-10's binary files",
-                      path, std::strerror(errno));
+      fail<DataError>(
+          "{}: cannot be opened: {}; data_root must be the folder of CIFAR-10's binary files", path,
+          std::strerror(errno));
     }
     const int64_t size = file.tellg();
     if (size == 0 || size % kRecord != 0) {
-      fail<DataError>("{}: has {} bytes, expected a multiple of {} (a label and an image each); it is "
-                      "truncated or not in CIFAR-10's binary form",
-                      path, size, kRecord);
+      fail<DataError>(
+          "{}: has {} bytes, expected a multiple of {} (a label and an image each); it is "
+          "truncated or not in CIFAR-10's binary form",
+          path, size, kRecord);
     }
     at::Tensor records = at::empty({size / kRecord, kRecord}, at::kByte);
     file.seekg(0);

@@ -32,8 +32,8 @@ struct POLYAK_API AccuracyOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// The share, in percent, of samples whose label is among the k largest logits. With one k the metric is
-/// named `accuracy`, with several `accuracy/top1`, `accuracy/top5`, ...
+/// The share, in percent, of samples whose label is among the k largest logits. With one k the
+/// metric is named `accuracy`, with several `accuracy/top1`, `accuracy/top5`, ...
 class POLYAK_API Accuracy : public Metric {
  public:
   /// @throws ConfigError when a k is not in 1 to the number of classes

@@ -27,8 +27,9 @@ class POLYAK_API NetworkPart : public virtual torch::nn::Module {
  public:
   NetworkPart() = default;
   NetworkPart(const NetworkPart&) = default;
-  // Cloneable assigns a whole clone to a child. The module, a virtual base, is assigned through Cloneable;
-  // assigning it here too would assign it a second time, from an object that was moved away.
+  // Cloneable assigns a whole clone to a child. The module, a virtual base, is assigned through
+  // Cloneable; assigning it here too would assign it a second time, from an object that was moved
+  // away.
   NetworkPart& operator=(const NetworkPart&) { return *this; }
   ~NetworkPart() override;
 };

@@ -1,8 +1,8 @@
 #include "polyak/trainer/optim_wrapper.h"
 
 #include <ATen/Functions.h>
-#include <torch/types.h>
 #include <torch/nn/utils/clip_grad.h>
+#include <torch/types.h>
 
 #include "polyak/core/log.h"
 #include "polyak/registry/registry.h"
@@ -10,7 +10,8 @@
 namespace polyak {
 
 void ClipGradOptions::visit(OptionVisitor& visitor) {
-  visitor.key("max_norm", &max_norm, "Scale all gradients so that their norm is at most this.", above(0));
+  visitor.key("max_norm", &max_norm, "Scale all gradients so that their norm is at most this.",
+              above(0));
   visitor.key("norm_type", &norm_type, "Which norm: 2, 1, or .inf for the largest entry.",
               Bounds{0.0, std::numeric_limits<double>::infinity(), true, false});
   visitor.key("max_value", &max_value, "Clamp each entry of each gradient to plus or minus this.",
@@ -51,9 +52,10 @@ void OptimWrapper::start(int64_t iter, int64_t max_iters) {
   iter_ = iter;
   max_iters_ = max_iters;
   if (iter % accumulative_counts_ != 0 && iter < max_iters) {
-    log_warning("the run goes on after iteration {}, between two optimizer steps of {} iterations each; "
-                "the gradients that were gathered there are lost",
-                iter, accumulative_counts_);
+    log_warning(
+        "the run goes on after iteration {}, between two optimizer steps of {} iterations each; "
+        "the gradients that were gathered there are lost",
+        iter, accumulative_counts_);
   }
 }
 

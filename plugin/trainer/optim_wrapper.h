@@ -31,8 +31,8 @@ struct POLYAK_API OptimWrapperOptions : Options {
 };
 
 /// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
-/// `accumulative_counts` iterations are averaged into one step; the last iterations of a run, when fewer
-/// are left, make a step of their own.
+/// `accumulative_counts` iterations are averaged into one step; the last iterations of a run, when
+/// fewer are left, make a step of their own.
 class POLYAK_API OptimWrapper {
  public:
   /// @param node the keys of OptimWrapperOptions

@@ -47,7 +47,8 @@ class TorchOptimizer : public Optimizer {
   void clear_state() override { optimizer_.state().clear(); }
 
  private:
-  /// LibTorch finds a parameter's state by its address: as a pointer, or as that in text (up to 2.0).
+  /// LibTorch finds a parameter's state by its address: as a pointer, or as that in text (up
+  /// to 2.0).
   static auto key(const at::Tensor& parameter) {
     using Map = std::decay_t<decltype(std::declval<Torch>().state())>;
     if constexpr (std::is_same_v<typename Map::key_type, std::string>) {
@@ -62,8 +63,8 @@ class TorchOptimizer : public Optimizer {
   Torch optimizer_;
 };
 
-class Sgd final
-    : public TorchOptimizer<torch::optim::SGD, torch::optim::SGDOptions, torch::optim::SGDParamState> {
+class Sgd final : public TorchOptimizer<torch::optim::SGD, torch::optim::SGDOptions,
+                                        torch::optim::SGDParamState> {
  public:
   using TorchOptimizer::TorchOptimizer;
 
@@ -159,8 +160,7 @@ class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
   }
 };
 
-using Adam =
-    AdamLike<torch::optim::Adam, torch::optim::AdamOptions, torch::optim::AdamParamState>;
+using Adam = AdamLike<torch::optim::Adam, torch::optim::AdamOptions, torch::optim::AdamParamState>;
 using AdamW =
     AdamLike<torch::optim::AdamW, torch::optim::AdamWOptions, torch::optim::AdamWParamState>;
 
@@ -205,13 +205,14 @@ Value Optimizer::state_dict() const {
 void Optimizer::load_state_dict(const Value& saved) {
   const std::vector<Value>& groups = saved.at("param_groups").items();
   if (groups.size() != 1) {
-    fail<CheckpointError>("optimizer: the checkpoint has {} parameter groups, expected 1", groups.size());
+    fail<CheckpointError>("optimizer: the checkpoint has {} parameter groups, expected 1",
+                          groups.size());
   }
   const Value& group = groups.front();
   const std::vector<Value>& indices = group.at("params").items();
   if (indices.size() != parameters_.size()) {
-    fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the model {}", indices.size(),
-                          parameters_.size());
+    fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the model {}",
+                          indices.size(), parameters_.size());
   }
   const Value& state = saved.at("state");
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -220,9 +221,10 @@ void Optimizer::load_state_dict(const Value& saved) {
     for (const auto& [name, value] : entry->entries()) {
       if (!value.is_tensor() || name.as_string() == "step") continue;
       if (value.as_tensor().sizes() == parameters_[i].sizes()) continue;
-      fail<CheckpointError>("optimizer: {} of parameter {} has {} dimensions and {} elements in the "
-                            "checkpoint, which does not fit the model's parameter",
-                            name.as_string(), i, value.as_tensor().dim(), value.as_tensor().numel());
+      fail<CheckpointError>(
+          "optimizer: {} of parameter {} has {} dimensions and {} elements in the "
+          "checkpoint, which does not fit the model's parameter",
+          name.as_string(), i, value.as_tensor().dim(), value.as_tensor().numel());
     }
   }
   load_group(group);
@@ -235,7 +237,8 @@ void Optimizer::load_state_dict(const Value& saved) {
 
 void SgdOptions::visit(OptionVisitor& visitor) {
   visitor.required("lr", &lr, "Learning rate.", at_least(0));
-  visitor.key("momentum", &momentum, "Factor of the running sum of gradients; 0: none.", at_least(0));
+  visitor.key("momentum", &momentum, "Factor of the running sum of gradients; 0: none.",
+              at_least(0));
   visitor.key("dampening", &dampening, "Share by which a new gradient is reduced.", at_least(0));
   visitor.key("weight_decay", &weight_decay, "Factor of the weights that is added to gradients.",
               at_least(0));
@@ -272,7 +275,8 @@ std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options, const Optimizer::
                                                        .nesterov(options.nesterov));
 }
 
-std::shared_ptr<Optimizer> make_adam(const AdamOptions& options, const Optimizer::Context& context) {
+std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,
+                                     const Optimizer::Context& context) {
   check_options(options, "Adam");
   return std::make_shared<Adam>(context.parameters,
                                 torch_adam_options<torch::optim::AdamOptions>(options));

@@ -31,8 +31,8 @@ class POLYAK_API Optimizer {
   double initial_lr() const { return initial_lr_; }
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
 
-  /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]}, where
-  /// indices count the parameters. Tensors are handles, not copies.
+  /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]},
+  /// where indices count the parameters. Tensors are handles, not copies.
   Value state_dict() const;
   /// Takes state and the group's numbers (lr, momentum, ...) from what state_dict() or Python gave.
   /// @throws CheckpointError when the number of parameters or a shape differs; nothing changes then

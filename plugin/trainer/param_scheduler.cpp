@@ -102,7 +102,8 @@ void ParamSchedulerOptions::visit(OptionVisitor& visitor) {
 }
 
 void ParamSchedulerOptions::validate() const {
-  if (end && *end <= begin) fail<ConfigError>("end: must be above begin, got {} and {}", *end, begin);
+  if (end && *end <= begin)
+    fail<ConfigError>("end: must be above begin, got {} and {}", *end, begin);
   if (convert_to_iter_based && !by_epoch) {
     fail<ConfigError>("convert_to_iter_based: needs by_epoch, since it converts epochs");
   }
@@ -152,14 +153,15 @@ void StepLrOptions::visit(OptionVisitor& visitor) {
 }
 
 void MultiStepLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("milestones", &milestones, "Units, counted from begin, in which the rate changes.",
-                   at_least(1));
+  visitor.required("milestones", &milestones,
+                   "Units, counted from begin, in which the rate changes.", at_least(1));
   visitor.key("gamma", &gamma, "Factor of the learning rate at each milestone.", above(0));
   ParamSchedulerOptions::visit(visitor);
 }
 
 void CosineAnnealingLrOptions::visit(OptionVisitor& visitor) {
-  visitor.key("T_max", &T_max, "Units until the smallest rate; null: from begin to end.", at_least(1));
+  visitor.key("T_max", &T_max, "Units until the smallest rate; null: from begin to end.",
+              at_least(1));
   visitor.key("eta_min", &eta_min, "The smallest learning rate.", at_least(0));
   ParamSchedulerOptions::visit(visitor);
 }

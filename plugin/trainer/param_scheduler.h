@@ -22,8 +22,9 @@ struct POLYAK_API ParamSchedulerOptions : Options {
   void validate() const override;
 };
 
-/// Changes the learning rate in the units begin <= unit < end, starting from what the rate is at that
-/// time, so that schedules can follow each other or act together. The recursive formulas are MMEngine's.
+/// Changes the learning rate in the units begin <= unit < end, starting from what the rate is at
+/// that time, so that schedules can follow each other or act together. The recursive formulas are
+/// MMEngine's.
 class POLYAK_API ParamScheduler {
  public:
   static constexpr const char* kKind = "parameter scheduler";
@@ -93,8 +94,8 @@ struct POLYAK_API LinearLrOptions : ParamSchedulerOptions {
 POLYAK_API std::shared_ptr<ParamScheduler> make_step_lr(const StepLrOptions& options,
                                                         const ParamScheduler::Context& context);
 /// Multiplies by gamma at each milestone, counted from begin.
-POLYAK_API std::shared_ptr<ParamScheduler> make_multi_step_lr(const MultiStepLrOptions& options,
-                                                              const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_multi_step_lr(
+    const MultiStepLrOptions& options, const ParamScheduler::Context& context);
 /// eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2 (Loshchilov and Hutter 2017, "SGDR").
 POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(
     const CosineAnnealingLrOptions& options, const ParamScheduler::Context& context);

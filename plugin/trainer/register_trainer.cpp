@@ -37,7 +37,8 @@ void add_plain(Registry<T>& registry, const char* name, const char* doc) {
 void register_networks(Catalog& catalog) {
   auto& backbones = catalog.of<Backbone>();
   add_backbone<SmallCnn, SmallCnnOptions>(
-      backbones, "SmallCNN", "Stages of 3x3 convolution of stride 2, batch normalisation and ReLU.");
+      backbones, "SmallCNN",
+      "Stages of 3x3 convolution of stride 2, batch normalisation and ReLU.");
   add_backbone<ResNetCifar, ResNetCifarOptions>(
       backbones, "ResNet_CIFAR", "ResNet with a 3x3 stem, for images of about 32 pixels.");
   add_backbone<Mlp, MlpOptions>(backbones, "MLP", "Fully connected layers with ReLU and dropout.");
@@ -47,17 +48,18 @@ void register_networks(Catalog& catalog) {
                                                        "Cross entropy of softmax.");
   add_plain<CrossEntropyLoss, LabelSmoothLossOptions>(losses, "LabelSmoothLoss",
                                                       "Cross entropy against smoothed labels.");
-  add_with_context<LinearClsHead, LinearClsHeadOptions>(catalog.of<Head>(), "LinearClsHead",
-                                                        "One linear layer from features to logits.");
+  add_with_context<LinearClsHead, LinearClsHeadOptions>(
+      catalog.of<Head>(), "LinearClsHead", "One linear layer from features to logits.");
   add_with_context<ImageClassifier, ImageClassifierOptions>(
       catalog.of<Algorithm>(), "ImageClassifier", "A backbone and a head that classify images.");
 }
 
 void register_data(Catalog& catalog) {
   auto& datasets = catalog.of<Dataset>();
-  datasets.add<FashionMnistOptions>("FashionMNIST",
-                                    "Zalando's articles of clothing: idx files, plain or .gz.", make_mnist);
-  datasets.add<ImageFilesOptions>("MNIST", "Handwritten digits: idx files, plain or .gz.", make_mnist);
+  datasets.add<FashionMnistOptions>(
+      "FashionMNIST", "Zalando's articles of clothing: idx files, plain or .gz.", make_mnist);
+  datasets.add<ImageFilesOptions>("MNIST", "Handwritten digits: idx files, plain or .gz.",
+                                  make_mnist);
   datasets.add<ImageFilesOptions>("CIFAR10", "CIFAR-10 in its binary form.", make_cifar10);
   datasets.add<RandomImagesOptions>("RandomImages", "Seeded images for tests: patterns with noise.",
                                     make_random_images);
@@ -69,8 +71,8 @@ void register_data(Catalog& catalog) {
   add_plain<RandomCrop, RandomCropOptions>(transforms, "RandomCrop", "Pad, then cut out a square.");
   add_plain<Resize, ResizeOptions>(transforms, "Resize", "Scale to a square.");
 
-  add_with_context<DefaultSampler, DefaultSamplerOptions>(
-      catalog.of<Sampler>(), "DefaultSampler", "Each sample once in an epoch.");
+  add_with_context<DefaultSampler, DefaultSamplerOptions>(catalog.of<Sampler>(), "DefaultSampler",
+                                                          "Each sample once in an epoch.");
   add_with_context<Accuracy, AccuracyOptions>(catalog.of<Metric>(), "Accuracy",
                                               "Percent of labels among the k largest logits.");
 }
@@ -82,12 +84,14 @@ void register_optimization(Catalog& catalog) {
   optimizers.add<AdamWOptions>("AdamW", "Adam with decoupled weight decay.", make_adamw);
 
   auto& schedulers = catalog.of<ParamScheduler>();
-  schedulers.add<StepLrOptions>("StepLR", "Multiplies the rate every step_size units.", make_step_lr);
+  schedulers.add<StepLrOptions>("StepLR", "Multiplies the rate every step_size units.",
+                                make_step_lr);
   schedulers.add<MultiStepLrOptions>("MultiStepLR", "Multiplies the rate at milestones.",
                                      make_multi_step_lr);
   schedulers.add<CosineAnnealingLrOptions>("CosineAnnealingLR", "Half a cosine down to eta_min.",
                                            make_cosine_annealing_lr);
-  schedulers.add<LinearLrOptions>("LinearLR", "Linear change of the rate: warm-up.", make_linear_lr);
+  schedulers.add<LinearLrOptions>("LinearLR", "Linear change of the rate: warm-up.",
+                                  make_linear_lr);
 }
 
 }  // namespace

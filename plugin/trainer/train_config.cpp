@@ -6,12 +6,16 @@ void TrainConfig::visit(OptionVisitor& visitor) {
   visitor.required("model", &model, "The model.");
   visitor.key("train_dataloader", &train_dataloader, "Batches of training data.");
   visitor.key("train_cfg", &train_cfg, "The training loop: its length, when it validates.");
-  visitor.key("optim_wrapper", &optim_wrapper, "The optimizer, accumulation and clipping of gradients.");
-  visitor.key("param_scheduler", &param_scheduler, "A schedule of the learning rate, or a list of them.");
-  visitor.key("val_dataloader", &val_dataloader, "Batches of validation data; null: no validation.");
+  visitor.key("optim_wrapper", &optim_wrapper,
+              "The optimizer, accumulation and clipping of gradients.");
+  visitor.key("param_scheduler", &param_scheduler,
+              "A schedule of the learning rate, or a list of them.");
+  visitor.key("val_dataloader", &val_dataloader,
+              "Batches of validation data; null: no validation.");
   visitor.key("val_cfg", &val_cfg, "The validation loop.");
   visitor.key("val_evaluator", &val_evaluator, "A metric, or a list of them.");
-  visitor.key("test_dataloader", &test_dataloader, "Batches of test data; null: those of validation.");
+  visitor.key("test_dataloader", &test_dataloader,
+              "Batches of test data; null: those of validation.");
   visitor.key("test_cfg", &test_cfg, "The test loop.");
   visitor.key("test_evaluator", &test_evaluator, "A metric, or a list; null: those of validation.");
   visitor.key("default_hooks", &default_hooks,
@@ -23,18 +27,22 @@ void TrainConfig::visit(OptionVisitor& visitor) {
   visitor.key("randomness", &randomness, "Seed and determinism.");
   visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda where there is one.");
   visitor.key("env_cfg", &env_cfg, "The process: num_threads.");
-  visitor.key("plugins", &plugins, "Paths or names of shared libraries with more hooks and models.");
+  visitor.key("plugins", &plugins,
+              "Paths or names of shared libraries with more hooks and models.");
 }
 
 void TrainLoopOptions::visit(OptionVisitor& visitor) {
   visitor.key("type", &type, "EpochBasedTrainLoop or IterBasedTrainLoop; null: as by_epoch says.");
   visitor.key("by_epoch", &by_epoch, "Whether the loop counts epochs; null: yes.");
-  visitor.key("max_epochs", &max_epochs, "Epochs of the run, for a loop that counts them.", at_least(1));
+  visitor.key("max_epochs", &max_epochs, "Epochs of the run, for a loop that counts them.",
+              at_least(1));
   visitor.key("max_iters", &max_iters, "Iterations of the run, for a loop that counts them.",
               at_least(1));
   visitor.key("val_interval", &val_interval,
-              "Epochs or iterations between validations; null: 1 epoch, 1000 iterations.", at_least(1));
-  visitor.key("val_begin", &val_begin, "First epoch or iteration that may be validated.", at_least(0));
+              "Epochs or iterations between validations; null: 1 epoch, 1000 iterations.",
+              at_least(1));
+  visitor.key("val_begin", &val_begin, "First epoch or iteration that may be validated.",
+              at_least(0));
   visitor.key("dynamic_intervals", &dynamic_intervals,
               "Changes of val_interval: a list of [epoch or iteration, interval from there on].");
 }
@@ -91,7 +99,8 @@ void RandomnessOptions::visit(OptionVisitor& visitor) {
 }
 
 void EnvOptions::visit(OptionVisitor& visitor) {
-  visitor.key("num_threads", &num_threads, "Threads of an operation; null: all cores.", at_least(1));
+  visitor.key("num_threads", &num_threads, "Threads of an operation; null: all cores.",
+              at_least(1));
 }
 
 std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks) {
@@ -99,8 +108,10 @@ std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks
   Node checkpoint = of_type("CheckpointHook");
   checkpoint.set("interval", 1);
   const std::vector<std::pair<std::string, Node>> defaults = {
-      {"runtime_info", of_type("RuntimeInfoHook")}, {"timer", of_type("IterTimerHook")},
-      {"logger", of_type("LoggerHook")},            {"param_scheduler", of_type("ParamSchedulerHook")},
+      {"runtime_info", of_type("RuntimeInfoHook")},
+      {"timer", of_type("IterTimerHook")},
+      {"logger", of_type("LoggerHook")},
+      {"param_scheduler", of_type("ParamSchedulerHook")},
       {"checkpoint", std::move(checkpoint)},
   };
   std::vector<Node> result;

@@ -112,7 +112,8 @@ void check_writable(const Node& config, const std::string& work_dir) {
   (node ? *node : config).fail(fmt::format("{} cannot be written: {}", work_dir, reason));
 }
 
-/// The file that work_dir's `last_checkpoint` names (relative to work_dir, or MMEngine's path), or "".
+/// The file that work_dir's `last_checkpoint` names (relative to work_dir, or MMEngine's path), or
+/// "".
 std::string find_last_checkpoint(const std::string& work_dir) {
   const fs::path pointer = fs::path(work_dir) / "last_checkpoint";
   std::ifstream file(pointer);
@@ -152,10 +153,9 @@ struct Difference {
       if (names.empty()) return;
       const std::vector<std::string> shown(names.begin(),
                                            names.begin() + std::min(names.size(), kShown));
-      parts.push_back(fmt::format("{}: {}{}", what, fmt::join(shown, ", "),
-                                  names.size() > kShown
-                                      ? fmt::format(" and {} more", names.size() - kShown)
-                                      : ""));
+      parts.push_back(fmt::format(
+          "{}: {}{}", what, fmt::join(shown, ", "),
+          names.size() > kShown ? fmt::format(" and {} more", names.size() - kShown) : ""));
     };
     add("missing in the checkpoint", missing);
     add("not in the model", unexpected);
@@ -177,8 +177,8 @@ Difference difference(const Model& model, const Value& state_dict) {
     if (!value || !value->is_tensor()) {
       result.missing.push_back(item.name);
     } else if (value->as_tensor().sizes() != item.tensor.sizes()) {
-      result.mismatched.push_back(fmt::format("{} ({} in the checkpoint, {} in the model)", item.name,
-                                              shape_text(value->as_tensor()),
+      result.mismatched.push_back(fmt::format("{} ({} in the checkpoint, {} in the model)",
+                                              item.name, shape_text(value->as_tensor()),
                                               shape_text(item.tensor)));
     } else {
       ++result.fitting;
@@ -266,9 +266,10 @@ void TrainRunner::read_checkpoint() {
   if (!resuming_) return;
   for (const char* key : {"meta", "optimizer"}) {
     if (!checkpoint_->contains(key)) {
-      fail<CheckpointError>("{}: holds no '{}', so a run cannot go on from it; load_from without resume "
-                            "takes its weights",
-                            checkpoint_file_, key);
+      fail<CheckpointError>(
+          "{}: holds no '{}', so a run cannot go on from it; load_from without resume "
+          "takes its weights",
+          checkpoint_file_, key);
     }
   }
 }
@@ -287,8 +288,9 @@ void TrainRunner::set_up_process() {
     if (seed && !seed->is_none()) resumed_seed = seed->as_int();
   }
   if (resumed_seed && randomness.seed.value_or(*resumed_seed) != *resumed_seed) {
-    log_warning("randomness.seed is {}, but the checkpoint was trained with seed {}; going on with {}",
-                *randomness.seed, *resumed_seed, *resumed_seed);
+    log_warning(
+        "randomness.seed is {}, but the checkpoint was trained with seed {}; going on with {}",
+        *randomness.seed, *resumed_seed, *resumed_seed);
   }
   if (resumed_seed) randomness.seed = resumed_seed;
   if (!randomness.seed) {
@@ -325,7 +327,8 @@ void TrainRunner::set_up_data() {
   if (purpose_ == Purpose::train) {
     for (const char* key : {"train_dataloader", "train_cfg", "optim_wrapper"}) {
       const Node* node = config_.find(key);
-      if (!node || node->is_null()) config_.fail(fmt::format("'{}' is missing; training needs it", key));
+      if (!node || node->is_null())
+        config_.fail(fmt::format("'{}' is missing; training needs it", key));
     }
     train_loader_ =
         std::make_shared<DataLoader>(options_.train_dataloader, catalog_, /*shuffle=*/true, seed_);
@@ -340,7 +343,8 @@ void TrainRunner::set_up_data() {
   }
   const bool test_as_val = !has_test && options_.test_evaluator.is_null();
   if (has_val && (purpose_ == Purpose::train || test_as_val)) {
-    val_ = make_evaluation(options_.val_dataloader, options_.val_evaluator, options_.val_cfg, "val");
+    val_ =
+        make_evaluation(options_.val_dataloader, options_.val_evaluator, options_.val_cfg, "val");
   }
   const Node& test_loader = has_test ? options_.test_dataloader : options_.val_dataloader;
   if (test_as_val) {
@@ -351,7 +355,8 @@ void TrainRunner::set_up_data() {
     test_ = make_evaluation(test_loader, evaluator, options_.test_cfg, "test");
   }
   if (purpose_ == Purpose::test && !test_) {
-    config_.fail("a test needs test_dataloader and test_evaluator, or val_dataloader and val_evaluator");
+    config_.fail(
+        "a test needs test_dataloader and test_evaluator, or val_dataloader and val_evaluator");
   }
 }
 
@@ -359,8 +364,7 @@ void TrainRunner::set_up_model() {
   DataLoader& loader = train_loader_ ? *train_loader_ : *test_->loader;
   at::manual_seed(seed_);
   model_ = catalog_.of<Algorithm>().build(
-      options_.model,
-      {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
+      options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
   model_->to(device_);
   check_forward(loader, options_.model);
   if (val_) check_forward(*val_->loader, options_.val_dataloader);
@@ -378,8 +382,9 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   try {
     model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
   } catch (const c10::Error& error) {
-    node.fail(fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
-                          shape.channels, shape.height, shape.width, first_line(error)));
+    node.fail(
+        fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
+                    shape.channels, shape.height, shape.width, first_line(error)));
   }
   model_->train(training);
 }
@@ -419,8 +424,9 @@ void TrainRunner::set_up_training() {
   for (const Node& node : as_list(options_.param_scheduler)) {
     schedulers_.push_back(catalog_.of<ParamScheduler>().build(node, context));
     if (schedulers_.back()->by_epoch() && !progress_.by_epoch) {
-      node.fail("counts epochs, but the training loop counts iterations, so it would never step; set "
-                "by_epoch: false");
+      node.fail(
+          "counts epochs, but the training loop counts iterations, so it would never step; set "
+          "by_epoch: false");
     }
   }
 }
@@ -435,7 +441,8 @@ Scalars TrainRunner::train() {
   load_checkpoint();
   optim_->start(progress_.iter, progress_.max_iters);
   hooks_.call([&](Hook& hook) { hook.before_train(*this); });
-  // Only now, so that copies of the model and hooks that draw numbers leave training as it is without them.
+  // Only now, so that copies of the model and hooks that draw numbers leave training as it is
+  // without them.
   if (cpu_random_state_.defined()) {
     set_random_state(c10::kCPU, cpu_random_state_);
     if (device_random_state_.defined()) set_random_state(device_, device_random_state_);
@@ -493,8 +500,9 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
   if (const Value* saved = checkpoint.find("param_schedulers")) {
     const std::vector<Value>& states = saved->items();
     if (states.size() != schedulers_.size()) {
-      log_warning("the checkpoint holds {} parameter schedulers, the config {}; those in common go on",
-                  states.size(), schedulers_.size());
+      log_warning(
+          "the checkpoint holds {} parameter schedulers, the config {}; those in common go on",
+          states.size(), schedulers_.size());
     }
     for (size_t i = 0; i < std::min(states.size(), schedulers_.size()); ++i) {
       schedulers_[i]->load_state_dict(states[i]);
@@ -505,7 +513,8 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
   }
   const Value* extra = checkpoint.find("polyak");
   if (!extra) return;
-  if (const Value* steps = extra->find("optimizer_steps")) progress_.optimizer_steps = steps->as_int();
+  if (const Value* steps = extra->find("optimizer_steps"))
+    progress_.optimizer_steps = steps->as_int();
   if (const Value* random = extra->find("random_state")) {
     cpu_random_state_ = random->at("cpu").as_tensor();
     const Value* on_device = random->find("device");
@@ -514,8 +523,8 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
 }
 
 void TrainRunner::train_epochs() {
-  // A checkpoint from inside an epoch: the rest of that epoch comes first. With another number of batches
-  // than in the run before, the place is unknown, and the epoch starts over.
+  // A checkpoint from inside an epoch: the rest of that epoch comes first. With another number of
+  // batches than in the run before, the place is unknown, and the epoch starts over.
   int64_t index = progress_.iter - progress_.epoch * progress_.epoch_length;
   if (index < 0 || index > progress_.epoch_length) index = 0;
   while (progress_.epoch < progress_.max_epochs && !stop_) {
@@ -551,8 +560,7 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   const Batch batch = train_loader_->batch(epoch, index);
   hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_index); });
 
-  const Algorithm::Losses losses =
-      model_->loss(batch.images.to(device_), batch.labels.to(device_));
+  const Algorithm::Losses losses = model_->loss(batch.images.to(device_), batch.labels.to(device_));
   at::Tensor total;
   Scalars outputs;
   for (const auto& [name, value] : losses) {

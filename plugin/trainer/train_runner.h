@@ -32,11 +32,14 @@ class POLYAK_API TrainRunner : public Runner {
     Scalars metrics;
   };
 
-  /// Builds and checks everything before anything is written or trained: every option, data files, the
-  /// device, that work_dir can be written, that the checkpoint to load exists and fits the model.
-  /// @param config the keys of TrainConfig; `resume`, `load_from` and `work_dir` of a command line are
+  /// Builds and checks everything before anything is written or trained: every option, data files,
+  /// the device, that work_dir can be written, that the checkpoint to load exists and fits the
+  /// model.
+  /// @param config the keys of TrainConfig; `resume`, `load_from` and `work_dir` of a command line
+  /// are
   ///   set in it
-  /// @param purpose test: leaves the training keys and `resume` unread, and loads `load_from` for a test
+  /// @param purpose test: leaves the training keys and `resume` unread, and loads `load_from` for a
+  /// test
   /// @throws ConfigError, DataError, CheckpointError
   TrainRunner(Node config, const Catalog& catalog, Purpose purpose = Purpose::train);
   ~TrainRunner() override;
@@ -44,8 +47,8 @@ class POLYAK_API TrainRunner : public Runner {
   /// Trains to the end, from the checkpoint of the config if there is one. Call it once.
   /// @return metrics of the last validation; empty without one
   Scalars train();
-  /// Evaluates over the test data: after train() the model as training left it, else the one that the
-  /// checkpoint holds.
+  /// Evaluates over the test data: after train() the model as training left it, else the one that
+  /// the checkpoint holds.
   Scalars test();
 
   /// The validations of train() so far, in order.
@@ -118,19 +121,19 @@ class POLYAK_API TrainRunner : public Runner {
   std::vector<std::shared_ptr<ParamScheduler>> schedulers_;
   HookList hooks_;
 
-  std::string checkpoint_file_;       // what the config asks for; empty: nothing
-  std::optional<Value> checkpoint_;   // read, not loaded yet
+  std::string checkpoint_file_;      // what the config asks for; empty: nothing
+  std::optional<Value> checkpoint_;  // read, not loaded yet
   bool resuming_ = false;
-  at::Tensor cpu_random_state_;       // of the run that goes on; undefined otherwise
+  at::Tensor cpu_random_state_;  // of the run that goes on; undefined otherwise
   at::Tensor device_random_state_;
 
   Progress progress_;
   Scalars logged_;
   std::vector<Validation> validations_;
-  bool started_ = false;           // before_run was called
+  bool started_ = false;  // before_run was called
   bool stop_ = false;
-  int64_t iters_in_hooks_ = 0;     // 1 while after_train_iter runs: the counter does not count it yet
-  int64_t epochs_in_hooks_ = 0;    // the same of after_train_epoch
+  int64_t iters_in_hooks_ = 0;   // 1 while after_train_iter runs: the counter does not count it yet
+  int64_t epochs_in_hooks_ = 0;  // the same of after_train_epoch
 };
 
 }  // namespace polyak

@@ -22,7 +22,8 @@ at::Tensor Pipeline::apply(at::Tensor images, at::Generator random) const {
 
 void NormalizeOptions::visit(OptionVisitor& visitor) {
   visitor.required("mean", &mean, "Mean of each channel in units of 0 to 255.");
-  visitor.required("std", &std, "Standard deviation of each channel in units of 0 to 255.", above(0));
+  visitor.required("std", &std, "Standard deviation of each channel in units of 0 to 255.",
+                   above(0));
 }
 
 void NormalizeOptions::validate() const {
@@ -57,7 +58,8 @@ RandomFlip::RandomFlip(RandomFlipOptions options) : options_(std::move(options))
 }
 
 at::Tensor RandomFlip::apply(const at::Tensor& images, at::Generator random) const {
-  const at::Tensor flipped = at::rand({images.size(0), 1, 1, 1}, random, at::kFloat) < options_.prob;
+  const at::Tensor flipped =
+      at::rand({images.size(0), 1, 1, 1}, random, at::kFloat) < options_.prob;
   return at::where(flipped, images.flip({options_.direction == "horizontal" ? 3 : 2}), images);
 }
 
@@ -85,7 +87,8 @@ at::Tensor RandomCrop::apply(const at::Tensor& images, at::Generator random) con
   const at::Tensor top = at::randint(height - crop + 1, {count, 1, 1, 1}, random, at::kLong);
   const at::Tensor left = at::randint(width - crop + 1, {count, 1, 1, 1}, random, at::kLong);
   const at::Tensor range = at::arange(crop, at::kLong);
-  const at::Tensor rows = (top + range.view({1, 1, crop, 1})).expand({count, channels, crop, width});
+  const at::Tensor rows =
+      (top + range.view({1, 1, crop, 1})).expand({count, channels, crop, width});
   const at::Tensor columns = (left + range).expand({count, channels, crop, crop});
   return padded.gather(2, rows).gather(3, columns);
 }
@@ -94,7 +97,9 @@ void ResizeOptions::visit(OptionVisitor& visitor) {
   visitor.required("scale", &scale, "Height and width of the result.", at_least(1));
 }
 
-Resize::Resize(ResizeOptions options) : options_(options) { check_options(options_, "Resize"); }
+Resize::Resize(ResizeOptions options) : options_(options) {
+  check_options(options_, "Resize");
+}
 
 at::Tensor Resize::apply(const at::Tensor& images, at::Generator) const {
   return at::upsample_bilinear2d(images.to(at::kFloat), {options_.scale, options_.scale}, false);

@@ -94,8 +94,8 @@ struct POLYAK_API ResizeOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Scales images to a square by bilinear interpolation (pixel centres, no antialiasing); gives float in the
-/// same unit, 0 to 255.
+/// Scales images to a square by bilinear interpolation (pixel centres, no antialiasing); gives
+/// float in the same unit, 0 to 255.
 class POLYAK_API Resize : public Transform {
  public:
   explicit Resize(ResizeOptions options);

@@ -50,9 +50,7 @@ class ImageFiles : public ::testing::Test {
     gzclose(file);
     return path;
   }
-  LabelledImages read_pair() {
-    return read_idx_pair(folder_.string(), "images", "labels", 10);
-  }
+  LabelledImages read_pair() { return read_idx_pair(folder_.string(), "images", "labels", 10); }
 
   std::filesystem::path folder_;
 };

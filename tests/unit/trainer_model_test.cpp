@@ -77,11 +77,17 @@ TEST_F(Models, RefusesWhatDoesNotFitTogether) {
   EXPECT_THAT([&] { make("{type: SmallCNN, channels: []}"); },
               ThrowsMessage<ConfigError>(HasSubstr("at least one entry")));
   const Node head = parse_config("{type: LinearClsHead, in_channels: 5}");
-  EXPECT_THAT([&] { catalog_.of<Head>().build(head, {&catalog_, 8, 10}); },
-              ThrowsMessage<ConfigError>(HasSubstr("gives 8 features")));
+  EXPECT_THAT(
+      [&] {
+        catalog_.of<Head>().build(head, {&catalog_, 8, 10});
+      },
+      ThrowsMessage<ConfigError>(HasSubstr("gives 8 features")));
   const Node few = parse_config("{type: LinearClsHead, num_classes: 5}");
-  EXPECT_THAT([&] { catalog_.of<Head>().build(few, {&catalog_, 8, 10}); },
-              ThrowsMessage<ConfigError>(HasSubstr("the data has 10 classes")));
+  EXPECT_THAT(
+      [&] {
+        catalog_.of<Head>().build(few, {&catalog_, 8, 10});
+      },
+      ThrowsMessage<ConfigError>(HasSubstr("the data has 10 classes")));
 }
 
 TEST_F(Models, LabelSmoothingSpreadsTheTarget) {

@@ -80,12 +80,13 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(Optimizing, AveragesGradientsOverAccumulatedIterations) {
   const at::Tensor p = at::zeros({1}).requires_grad_();
-  OptimWrapper wrapper(
-      parse_config("{optimizer: {type: SGD, lr: 1}, accumulative_counts: 2}"), catalog_, {p});
+  OptimWrapper wrapper(parse_config("{optimizer: {type: SGD, lr: 1}, accumulative_counts: 2}"),
+                       catalog_, {p});
   EXPECT_EQ(wrapper.steps_in(5), 3);
   wrapper.start(0, 5);
   std::vector<bool> stepped;
-  for (double slope : {1.0, 3.0, 2.0, 2.0, 5.0}) stepped.push_back(wrapper.update((p * slope).sum()));
+  for (double slope : {1.0, 3.0, 2.0, 2.0, 5.0})
+    stepped.push_back(wrapper.update((p * slope).sum()));
   EXPECT_EQ(stepped, (std::vector<bool>{false, true, false, true, true}));
   // Means of (1, 3) and (2, 2); the one iteration that is left counts in full.
   EXPECT_FLOAT_EQ(p.item<float>(), -(2.0F + 2.0F + 5.0F));
@@ -94,9 +95,9 @@ TEST_F(Optimizing, AveragesGradientsOverAccumulatedIterations) {
 TEST_F(Optimizing, ClipsGradients) {
   auto after = [&](const char* clip) {
     const at::Tensor p = at::zeros({2}).requires_grad_();
-    OptimWrapper wrapper(parse_config(fmt::format(
-                             "{{optimizer: {{type: SGD, lr: 1}}, clip_grad: {}}}", clip)),
-                         catalog_, {p});
+    OptimWrapper wrapper(
+        parse_config(fmt::format("{{optimizer: {{type: SGD, lr: 1}}, clip_grad: {}}}", clip)),
+        catalog_, {p});
     wrapper.start(0, 1);
     wrapper.update((p * at::tensor(std::vector<float>{3, 4})).sum());
     return std::make_pair(-p.detach(), wrapper.grad_norm());
@@ -115,8 +116,8 @@ class Schedules : public ::testing::Test {
 
   void start(const std::vector<std::string>& texts) {
     schedulers_.clear();
-    optimizer_ = catalog_.of<Optimizer>().build(parse_config("{type: SGD, lr: 0.1}"),
-                                                {{at::zeros({1})}});
+    optimizer_ =
+        catalog_.of<Optimizer>().build(parse_config("{type: SGD, lr: 0.1}"), {{at::zeros({1})}});
     for (const std::string& text : texts) {
       schedulers_.push_back(catalog_.of<ParamScheduler>().build(parse_config(text), context()));
     }
@@ -174,14 +175,15 @@ TEST_F(Schedules, WarmUpThenCosine) {
          "{type: CosineAnnealingLR, begin: 5, T_max: 15}"});
   const auto values = rates(20);
   for (int i = 0; i < 20; ++i) {
-    const double expected = i < 5 ? 0.1 * (0.001 + 0.999 * i / 4)
-                                  : 0.1 * (1 + std::cos(kPi * (i - 5) / 15)) / 2;
+    const double expected =
+        i < 5 ? 0.1 * (0.001 + 0.999 * i / 4) : 0.1 * (1 + std::cos(kPi * (i - 5) / 15)) / 2;
     EXPECT_NEAR(values[i], expected, 1e-12) << i;
   }
 }
 
 TEST_F(Schedules, EpochsConvertToIterations) {
-  start({"{type: StepLR, step_size: 2, gamma: 0.5, begin: 1, end: 8, convert_to_iter_based: true}"});
+  start(
+      {"{type: StepLR, step_size: 2, gamma: 0.5, begin: 1, end: 8, convert_to_iter_based: true}"});
   EXPECT_FALSE(schedulers_[0]->by_epoch());
   const auto values = rates(100);  // 5 iterations in an epoch
   for (int i = 0; i < 100; ++i) {
@@ -211,7 +213,9 @@ TEST_F(Schedules, RefuseContradictions) {
   EXPECT_THAT([&] { start({"{type: StepLR, step_size: 1, begin: 5, end: 5}"}); },
               ThrowsMessage<ConfigError>(HasSubstr("above begin")));
   EXPECT_THAT(
-      [&] { start({"{type: StepLR, step_size: 1, by_epoch: false, convert_to_iter_based: true}"}); },
+      [&] {
+        start({"{type: StepLR, step_size: 1, by_epoch: false, convert_to_iter_based: true}"});
+      },
       ThrowsMessage<ConfigError>(HasSubstr("convert_to_iter_based")));
   EXPECT_THAT([&] { start({"{type: LinearLR, start_factor: 0}"}); },
               ThrowsMessage<ConfigError>(HasSubstr("start_factor")));

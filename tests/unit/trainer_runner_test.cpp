@@ -36,7 +36,8 @@ struct ProbeOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 
-/// Records the points in the order of their calls; steps schedulers and saves as the default hooks do.
+/// Records the points in the order of their calls; steps schedulers and saves as the default hooks
+/// do.
 class Probe : public Hook {
  public:
   std::string name() const override { return "Probe"; }
@@ -129,14 +130,14 @@ class Running : public ::testing::Test {
   Running() {
     register_trainer(catalog_);
     catalog_.of<Hook>().add<ProbeOptions>(
-        "Probe", "", [](const ProbeOptions&, const Hook::Context&) { return std::make_shared<Probe>(); });
+        "Probe", "",
+        [](const ProbeOptions&, const Hook::Context&) { return std::make_shared<Probe>(); });
     script = Script();
     folder_ = std::filesystem::temp_directory_path() / fmt::format("polyak_runner_{}", getpid());
     std::filesystem::create_directories(folder_);
     script.save_to = (folder_ / "saved.pth").string();
-    previous_ = set_log_sink([this](LogLevel, std::string_view line) {
-      messages_ += fmt::format("{}\n", line);
-    });
+    previous_ = set_log_sink(
+        [this](LogLevel, std::string_view line) { messages_ += fmt::format("{}\n", line); });
   }
   ~Running() override {
     set_log_sink(previous_);
@@ -211,11 +212,11 @@ TEST_F(Running, EpochLoopCallsPointsInOrder) {
   EXPECT_EQ(metrics.count("accuracy"), 1U);
   EXPECT_THAT(
       script.points,
-      ElementsAre("before_run", "before_train",                                             //
-                  "before_train_epoch 0", "before_train_iter 0", "after_train_iter 0",      //
-                  "before_train_iter 1", "after_train_iter 1", "after_train_epoch 0",       //
-                  "before_train_epoch 1", "before_train_iter 0", "after_train_iter 0",      //
-                  "before_train_iter 1", "after_train_iter 1", "after_train_epoch 1",       //
+      ElementsAre("before_run", "before_train",                                         //
+                  "before_train_epoch 0", "before_train_iter 0", "after_train_iter 0",  //
+                  "before_train_iter 1", "after_train_iter 1", "after_train_epoch 0",   //
+                  "before_train_epoch 1", "before_train_iter 0", "after_train_iter 0",  //
+                  "before_train_iter 1", "after_train_iter 1", "after_train_epoch 1",   //
                   "before_val 2", "before_val_epoch", "before_val_iter 0", "after_val_iter 0",
                   "before_val_iter 1", "after_val_iter 1", "after_val_epoch", "after_val",  //
                   "before_train_epoch 2", "before_train_iter 0", "after_train_iter 0",      //
@@ -238,16 +239,15 @@ TEST_F(Running, IterationLoopCallsPointsInOrder) {
   node.set("train_cfg", parse_config("{type: IterBasedTrainLoop, max_iters: 3, val_interval: 2}"));
   TrainRunner runner(node, catalog_);
   runner.train();
-  EXPECT_THAT(script.points,
-              ElementsAre("before_run", "before_train", "before_train_epoch 0",                   //
-                          "before_train_iter 0", "after_train_iter 0",                            //
-                          "before_train_iter 1", "after_train_iter 1",                            //
-                          "before_val 0", "before_val_epoch", "before_val_iter 0",
-                          "after_val_iter 0", "after_val_epoch", "after_val",                     //
-                          "before_train_iter 2", "after_train_iter 2",                            //
-                          "before_val 0", "before_val_epoch", "before_val_iter 0",
-                          "after_val_iter 0", "after_val_epoch", "after_val",                     //
-                          "after_train_epoch 0", "after_train", "after_run"));
+  EXPECT_THAT(script.points, ElementsAre("before_run", "before_train", "before_train_epoch 0",  //
+                                         "before_train_iter 0", "after_train_iter 0",           //
+                                         "before_train_iter 1", "after_train_iter 1",           //
+                                         "before_val 0", "before_val_epoch", "before_val_iter 0",
+                                         "after_val_iter 0", "after_val_epoch", "after_val",  //
+                                         "before_train_iter 2", "after_train_iter 2",         //
+                                         "before_val 0", "before_val_epoch", "before_val_iter 0",
+                                         "after_val_iter 0", "after_val_epoch", "after_val",  //
+                                         "after_train_epoch 0", "after_train", "after_run"));
   EXPECT_EQ(runner.progress().max_epochs, 1);
   EXPECT_FALSE(runner.progress().by_epoch);
 }
@@ -364,13 +364,14 @@ TEST_F(Running, TestsACheckpoint) {
   train(config());
   const Scalars trained = metrics_;
   Node node = config({"load_from=" + script.save_to});
-  for (const char* key : {"train_dataloader", "train_cfg", "optim_wrapper"}) node = node.without({key});
+  for (const char* key : {"train_dataloader", "train_cfg", "optim_wrapper"})
+    node = node.without({key});
   script.points.clear();
   TrainRunner runner(node, catalog_, TrainRunner::Purpose::test);
   EXPECT_EQ(runner.test(), trained);
-  EXPECT_THAT(script.points, ElementsAre("before_run", "after_load_checkpoint", "before_test",
-                                         "before_test_epoch", "after_test_epoch", "after_test",
-                                         "after_run"));
+  EXPECT_THAT(script.points,
+              ElementsAre("before_run", "after_load_checkpoint", "before_test", "before_test_epoch",
+                          "after_test_epoch", "after_test", "after_run"));
 }
 
 TEST_F(Running, RefusesACheckpointThatDoesNotFit) {
@@ -378,17 +379,24 @@ TEST_F(Running, RefusesACheckpointThatDoesNotFit) {
   train(config());
   const std::string load = "load_from=" + script.save_to;
   const std::string wider = "model.backbone.hidden=[9]";
-  EXPECT_THAT([&] { TrainRunner(config({load, wider, "resume=true"}), catalog_); },
-              ThrowsMessage<CheckpointError>(
-                  AllOf(HasSubstr("saved.pth"), HasSubstr("backbone.fc1.weight ([8, 64]"))));
-  EXPECT_THAT([&] { TrainRunner(config({load, wider}), catalog_, TrainRunner::Purpose::test); },
-              ThrowsMessage<CheckpointError>(HasSubstr("does not fit the model")));
+  EXPECT_THAT(
+      [&] {
+        TrainRunner(config({load, wider, "resume=true"}), catalog_);
+      },
+      ThrowsMessage<CheckpointError>(
+          AllOf(HasSubstr("saved.pth"), HasSubstr("backbone.fc1.weight ([8, 64]"))));
+  EXPECT_THAT(
+      [&] {
+        TrainRunner(config({load, wider}), catalog_, TrainRunner::Purpose::test);
+      },
+      ThrowsMessage<CheckpointError>(HasSubstr("does not fit the model")));
   // Weights to start from may fit in part; what differs is said.
   TrainRunner(config({load, "model.backbone.hidden=[8,8]"}), catalog_);
   EXPECT_THAT(messages_, HasSubstr("missing in the checkpoint: backbone.fc2.weight"));
   Node other = config({load});
-  other.set("model", parse_config("{type: ImageClassifier, backbone: {type: SmallCNN, channels: [5]},"
-                                  " head: {type: LinearClsHead, num_classes: 6}}"));
+  other.set("model",
+            parse_config("{type: ImageClassifier, backbone: {type: SmallCNN, channels: [5]},"
+                         " head: {type: LinearClsHead, num_classes: 6}}"));
   EXPECT_THAT([&] { TrainRunner(other, catalog_); },
               ThrowsMessage<CheckpointError>(HasSubstr("nothing in it fits")));
 }
@@ -419,7 +427,8 @@ TEST_F(Running, ChecksEverythingBeforeTraining) {
 TEST_F(Running, DefaultHooksAreReplacedByName) {
   auto types = [](const char* defaults, const char* custom) {
     std::vector<std::string> names;
-    const Node custom_hooks = parse_config(fmt::format("custom_hooks: {}", custom)).at("custom_hooks");
+    const Node custom_hooks =
+        parse_config(fmt::format("custom_hooks: {}", custom)).at("custom_hooks");
     for (const Node& node : hook_nodes(parse_config(defaults), custom_hooks)) {
       names.push_back(node.at("type").as_string());
     }
@@ -428,8 +437,8 @@ TEST_F(Running, DefaultHooksAreReplacedByName) {
   EXPECT_THAT(types("{}", "[]"), ElementsAre("RuntimeInfoHook", "IterTimerHook", "LoggerHook",
                                              "ParamSchedulerHook", "CheckpointHook"));
   EXPECT_THAT(types("{timer: null, logger: {type: Mine}, extra: {type: Other}}", "[{type: Last}]"),
-              ElementsAre("RuntimeInfoHook", "Mine", "ParamSchedulerHook", "CheckpointHook", "Other",
-                          "Last"));
+              ElementsAre("RuntimeInfoHook", "Mine", "ParamSchedulerHook", "CheckpointHook",
+                          "Other", "Last"));
 }
 
 }  // namespace

@@ -1,0 +1,322 @@
+"""The built `polyak` command as a user meets it: what it prints, writes and refuses.
+
+Usage: cli_test.py POLYAK CONFIGS [unittest arguments]. Trains on a few images of Fashion-MNIST, so the data
+set's Debian package must be there.
+"""
+import gzip
+import json
+import math
+import pathlib
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+POLYAK = CONFIGS = None
+
+SMALL = """
+model:
+  type: ImageClassifier
+  backbone: {type: SmallCNN, channels: [4, 8]}
+  head: {type: LinearClsHead, num_classes: 4, loss: {type: CrossEntropyLoss}}
+train_dataloader:
+  batch_size: 16
+  sampler: {type: DefaultSampler, shuffle: true}
+  dataset: {type: RandomImages, size: 128, num_classes: 4}
+val_dataloader:
+  batch_size: 64
+  dataset: {type: RandomImages, size: 128, num_classes: 4, seed: 1}
+val_evaluator: {type: Accuracy}
+train_cfg: {by_epoch: true, max_epochs: 3, val_interval: 1}
+optim_wrapper:
+  optimizer: {type: SGD, lr: 0.05, momentum: 0.9}
+randomness: {seed: 3}
+env_cfg: {num_threads: 2}
+"""
+
+COSINE = """
+custom_hooks:
+  - type: EMAHook
+    ema_type: CosineEMA
+    momentum: 0.1
+    evaluate_on_origin: true
+"""
+
+SWA = """
+custom_hooks:
+  - type: EMAHook
+    ema_type: StochasticWeightAverage
+    evaluate_on_origin: true
+  - {type: PreciseBNHook, num_samples: 64}
+"""
+
+
+class CommandTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="polyak_cli_"))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def write(self, text, name="config.yaml"):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def run_polyak(self, *arguments, status=0):
+        done = subprocess.run([POLYAK, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True,
+                              timeout=280)
+        self.assertEqual(done.returncode, status, f"{arguments}\n{done.stdout}\n{done.stderr}")
+        for word in ("frame #", "Exception raised from", "Traceback", "terminate called"):
+            self.assertNotIn(word, done.stderr)
+        return done
+
+    def train(self, config, *arguments, status=0):
+        return self.run_polyak("train", config, *arguments, status=status)
+
+    def table(self, done):
+        """The rows of the printed table: {column: value}."""
+        rows = [[cell.strip() for cell in line.strip("|").split("|")]
+                for line in done.stdout.splitlines() if line.startswith("|")]
+        return [dict(zip(rows[0], map(float, row))) for row in rows[2:]]
+
+    def scalars(self, work_dir):
+        """Everything logged, without times."""
+        lines = []
+        for path in sorted((self.folder / work_dir).glob("*/vis_data/scalars.json")):
+            for line in path.read_text().splitlines():
+                values = json.loads(line)
+                lines.append({key: value for key, value in values.items() if "time" not in key})
+        return lines
+
+    def expect_refusal(self, *arguments, status, says):
+        """One message, no half-started run."""
+        done = self.run_polyak(*arguments, status=status)
+        messages = [line for line in done.stderr.splitlines() if line.startswith("polyak: ")]
+        self.assertEqual(len(messages), 1, done.stderr)
+        for part in [says] if isinstance(says, str) else says:
+            self.assertIn(part, messages[0])
+        self.assertNotIn("Epoch(train)", done.stderr)
+        self.assertEqual([str(path) for path in self.folder.rglob("*.pth*")
+                          if path.parent.name != "given"], [])
+
+
+class Train(CommandTest):
+    def test_prints_a_table_and_writes_what_mmengine_writes(self):
+        done = self.train(self.write(SMALL + COSINE), "--work-dir", "run")
+        rows = self.table(done)
+        self.assertEqual([row["epoch"] for row in rows], [1, 2, 3])
+        self.assertEqual(list(rows[0]), ["epoch", "accuracy, raw weights", "accuracy, averaged by CosineEMA"])
+        run = self.folder / "run"
+        self.assertEqual((run / "last_checkpoint").read_text().strip(), "epoch_3.pth")
+        for name in ("epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "config.yaml"):
+            self.assertTrue((run / name).exists(), name)
+        logs = list(run.glob("*/*.log"))
+        self.assertEqual(len(logs), 1)
+        text = logs[0].read_text()
+        self.assertRegex(text, r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - polyak - INFO - Epoch\(val\) \[3\]    accuracy: ")
+        self.assertNotIn("\x1b", done.stderr)  # no progress bar where there is no terminal
+
+    def test_of_one_config_twice_gives_the_same_numbers(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "a")
+        self.train(config, "--work-dir", "b")
+        self.assertEqual(self.scalars("a"), self.scalars("b"))
+        self.assertGreater(len(self.scalars("a")), 3)
+
+    def test_gives_the_same_raw_weights_with_and_without_the_hook(self):
+        with_hook = self.table(self.train(self.write(SMALL + COSINE), "--work-dir", "a"))
+        without = self.table(self.train(self.write(SMALL), "--work-dir", "b"))
+        self.assertEqual([row["accuracy, raw weights"] for row in with_hook], [row["accuracy"] for row in without])
+
+    def test_changes_the_average_by_one_block_of_yaml(self):
+        for block, name in ((COSINE, "CosineEMA"), (SWA, "StochasticWeightAverage")):
+            rows = self.table(self.train(self.write(SMALL + block), "--work-dir", name))
+            self.assertIn(f"accuracy, averaged by {name}", rows[-1])
+        rows = self.table(self.train(self.write(SMALL), "--work-dir", "none"))
+        self.assertEqual(list(rows[-1]), ["epoch", "accuracy"])
+
+    def test_resumes_to_the_same_numbers_as_an_unbroken_run(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "whole")
+        self.train(config, "--work-dir", "whole2")
+        run = self.folder / "broken"
+        run.mkdir()
+        shutil.copy(self.folder / "whole" / "epoch_1.pth", run)
+        (run / "last_checkpoint").write_text("epoch_1.pth")
+        done = self.train(config, "--work-dir", "broken", "--resume")
+        self.assertIn("going on from", done.stderr)
+        whole = [line for line in self.scalars("whole") if line["step"] not in (1, 8)]
+        broken = self.scalars("broken")
+        self.assertEqual([line for line in whole if "accuracy" in line],
+                         [line for line in broken if "accuracy" in line])
+        self.assertTrue(any("accuracy_origin" in line for line in broken))
+
+    def test_resumes_from_a_named_checkpoint(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "a")
+        done = self.train(config, "--work-dir", "b", "--resume", "a/epoch_2.pth")
+        self.assertEqual([row["epoch"] for row in self.table(done)], [3])
+
+    def test_counts_optimizer_steps_under_accumulation(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "run", "--cfg-options", "optim_wrapper.accumulative_counts=3",
+                   "default_hooks.logger.type=LoggerHook", "default_hooks.logger.interval=1")
+        momenta = {line["ema_momentum"] for line in self.scalars("run") if "ema_momentum" in line}
+        # 24 iterations, a step after each third: a copy, then k = 1 to 7 of K = 8.
+        wanted = [1.0] + [0.1 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(1, 8)]
+        self.assertEqual(len(momenta), 8)
+        for found, value in zip(sorted(momenta), sorted(wanted)):
+            self.assertAlmostEqual(found, value, places=12)
+
+    def test_runs_every_shipped_config(self):
+        cifar = self.folder / "cifar"
+        cifar.mkdir()
+        noise = random.Random(0)
+        for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+            (cifar / name).write_bytes(b"".join(bytes([noise.randrange(10)]) + noise.randbytes(3072)
+                                                for _ in range(20)))
+        small = ["train_dataloader.dataset.limit=64", "val_dataloader.dataset.limit=64",
+                 "train_dataloader.batch_size=16"]
+        files = sorted(CONFIGS.glob("*.yaml"))
+        self.assertGreaterEqual(len(files), 4)
+        for path in files:
+            with self.subTest(config=path.name):
+                options = list(small)
+                if "cifar" in path.name:
+                    options += [f"train_dataloader.dataset.data_root={cifar}",
+                                f"val_dataloader.dataset.data_root={cifar}",
+                                "model.backbone.base_channels=4", "train_cfg.max_epochs=2"]
+                if "iterations" in path.name:
+                    options += ["train_cfg.max_iters=8", "train_cfg.val_interval=4",
+                                "param_scheduler.0.end=2", "param_scheduler.1.begin=2", "param_scheduler.1.end=8"]
+                self.run_polyak("check", path, "--cfg-options", *options)
+                done = self.train(path, "--work-dir", path.stem, "--cfg-options", *options)
+                self.assertGreaterEqual(len(self.table(done)), 2)
+
+
+class Test(CommandTest):
+    def test_measures_the_averaged_weights_of_a_checkpoint(self):
+        config = self.write(SMALL + COSINE)
+        row = self.table(self.train(config, "--work-dir", "run"))[-1]
+        done = self.run_polyak("test", config, "run/epoch_3.pth")
+        metrics = dict(line.split(": ") for line in done.stdout.splitlines())
+        self.assertAlmostEqual(float(metrics["accuracy"]), row["accuracy, averaged by CosineEMA"], places=2)
+        self.assertAlmostEqual(float(metrics["accuracy_origin"]), row["accuracy, raw weights"], places=2)
+
+    def test_needs_no_hook_to_get_the_averaged_weights(self):
+        row = self.table(self.train(self.write(SMALL + COSINE), "--work-dir", "run"))[-1]
+        done = self.run_polyak("test", self.write(SMALL, "plain.yaml"), "run/epoch_3.pth")
+        self.assertAlmostEqual(float(done.stdout.split(": ")[1]), row["accuracy, averaged by CosineEMA"], places=2)
+
+
+class Config(CommandTest):
+    def test_check_prints_what_trains_the_same(self):
+        config = self.write(SMALL + COSINE)
+        done = self.run_polyak("check", config, "--cfg-options", "train_cfg.max_epochs=2")
+        self.assertIn("max_epochs: 2", done.stdout)
+        self.assertEqual(list(self.folder.glob("work_dirs/**/*")), [])
+        self.train(self.write(done.stdout, "resolved.yaml"), "--work-dir", "a")
+        self.train(config, "--work-dir", "b", "--cfg-options", "train_cfg.max_epochs=2")
+        self.assertEqual(self.scalars("a"), self.scalars("b"))
+
+    def test_cfg_options_go_before_other_options(self):
+        self.train(self.write(SMALL), "--work-dir", "a", "--cfg-options", "work_dir=b", "train_cfg.max_epochs=1")
+        self.assertTrue((self.folder / "b" / "epoch_1.pth").exists())
+        self.assertFalse((self.folder / "a").exists())
+
+
+class BadInput(CommandTest):
+    def refuse(self, text, says, status=2, options=()):
+        self.expect_refusal("train", self.write(text), "--work-dir", "run",
+                            *(["--cfg-options", *options] if options else []), status=status, says=says)
+
+    def test_values_of_the_average_out_of_range(self):
+        for value, says in ((".nan", "nan"), (".inf", "inf"), ("0", "(0, 1)"), ("1", "(0, 1)"), ("3", "(0, 1)"),
+                            ("-1", "(0, 1)"), ("high", "number")):
+            self.refuse(SMALL + COSINE.replace("0.1", value), ["config.yaml:", "momentum", says])
+        for value in ("0", "-1", "1.5"):
+            self.refuse(SMALL + COSINE + f"    interval: {value}\n", "interval")
+        for value in ("-0.1", "1.5"):
+            self.refuse(SMALL + COSINE + f"    end_momentum: {value}\n", "end_momentum")
+        self.refuse(SMALL + COSINE + "    max_iters: 0\n", "max_iters")
+        self.refuse(SMALL + COSINE + "    begin_iter: 1\n    begin_epoch: 1\n", "begin_epoch")
+        self.refuse(SMALL + COSINE + "    device: warp\n", "'warp' is no device")
+        self.refuse(SMALL + COSINE + "    momentm: 0.1\n",
+                    ["config.yaml:", "custom_hooks[0].momentm: unknown key; did you mean 'momentum'? EMAHook takes: "])
+        self.refuse(SMALL + COSINE.replace("CosineEMA", "CosinEMA"), "did you mean 'CosineEMA'?")
+        self.refuse(SMALL + COSINE.replace("EMAHook", "EMAHok"), "did you mean 'EMAHook'?")
+
+    def test_a_run_that_would_never_average(self):
+        self.refuse(SMALL + COSINE + "    begin_epoch: 9\n", "begin_epoch")
+
+    def test_files_that_are_no_config(self):
+        missing = str(self.folder / "missing.yaml")
+        self.expect_refusal("train", missing, status=2, says=[missing, "no such file"])
+        self.expect_refusal("train", self.folder, status=2, says="directory")
+        self.expect_refusal("train", self.write(""), status=2, says="empty")
+        (self.folder / "binary.yaml").write_bytes(bytes(range(256)) * 8)
+        self.expect_refusal("train", self.folder / "binary.yaml", status=2, says="binary.yaml")
+        self.expect_refusal("train", self.write("a: [1"), status=2, says="config.yaml:")
+        self.write("_base_: b.yaml", "a.yaml")
+        self.expect_refusal("train", self.folder / "a.yaml", status=2, says="b.yaml")
+        self.write("_base_: a.yaml", "b.yaml")
+        self.expect_refusal("train", self.folder / "a.yaml", status=2, says=["a.yaml", "b.yaml"])
+        self.refuse(SMALL + "randomness: {seed: 1}\n", ["randomness", "config.yaml:"])
+        self.refuse(SMALL + "modle: {}\n", "did you mean 'model'?")
+        self.refuse(SMALL.replace("SmallCNN", "SmalCNN"), "did you mean 'SmallCNN'?")
+
+    def test_a_wrong_command_line(self):
+        for arguments in ([], ["train"], ["trian", "x"], ["test", "x"], ["describe", "EMAHok"], ["list", "hok"]):
+            self.run_polyak(*arguments, status=2)
+
+    def test_a_device_that_is_not_there(self):
+        self.refuse(SMALL, "device", options=["device=warp"])
+        self.refuse(SMALL, "device", options=["device=cuda:77"])
+
+    def test_a_work_dir_that_cannot_be_written(self):
+        blocked = self.write("a file", "blocked")
+        self.expect_refusal("train", self.write(SMALL), "--work-dir", blocked + "/run", status=2, says="blocked")
+
+    def data(self, images=20, labels=20, cut=0, magic=2051):
+        root = self.folder / "given"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        pixels = struct.pack(">IIII", magic, images, 28, 28) + bytes(images * 784 - cut)
+        (root / "train-images-idx3-ubyte").write_bytes(pixels)
+        (root / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, labels) + bytes(labels))
+        (root / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(pixels)[:-9 if cut else None])
+        (root / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, labels) + bytes(labels))
+        return SMALL.replace("type: RandomImages, size: 128, num_classes: 4", f"type: MNIST, data_root: {root}")
+
+    def test_data_files_that_are_missing_cut_or_something_else(self):
+        self.refuse(self.data().replace("given", "nowhere"), "nowhere", status=1)
+        self.refuse(self.data(cut=100), ["train-images", "bytes"], status=1)
+        self.refuse(self.data(magic=1234), ["train-images", "idx"], status=1)
+        self.refuse(self.data(labels=19), ["19", "20"], status=1)
+
+    def test_checkpoints_that_do_not_fit_or_are_cut(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "made")
+        given = self.folder / "given"
+        given.mkdir()
+        whole = (self.folder / "made" / "epoch_3.pth").read_bytes()
+        shutil.rmtree(self.folder / "made")
+        (given / "whole.pth").write_bytes(whole)
+        (given / "cut.pth").write_bytes(whole[:len(whole) // 2])
+        (given / "text.pth").write_text("hello")
+        (given / "empty.pth").write_bytes(b"")
+        for name in ("cut.pth", "text.pth", "empty.pth", "absent.pth"):
+            self.expect_refusal("train", config, "--resume", given / name, status=1, says=name)
+            self.expect_refusal("test", config, given / name, status=1, says=name)
+        other = self.write((SMALL + COSINE).replace("[4, 8]", "[4, 16]"), "other.yaml")
+        self.expect_refusal("train", other, "--resume", given / "whole.pth", status=1, says="whole.pth")
+        self.expect_refusal("test", other, given / "whole.pth", status=1, says="whole.pth")
+
+
+if __name__ == "__main__":
+    POLYAK, CONFIGS = sys.argv[1], pathlib.Path(sys.argv[2])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
