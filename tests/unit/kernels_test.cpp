@@ -27,7 +27,9 @@ TEST(Lerp, AgreesWithLibTorchForEveryPairOfTypesAndWeights) {
         lerp(&span, 1, weight);
         const double error = (average.to(at::kDouble) - exact).abs().max().item<double>();
         EXPECT_LE(error, average_type.ours == DType::float64 ? 1e-14 : 1e-6);
-        if (weight == 1.0) EXPECT_TRUE(at::equal(average, source.to(average_type.torch)));
+        if (weight == 1.0) {
+          EXPECT_TRUE(at::equal(average, source.to(average_type.torch)));
+        }
       }
     }
   }
