@@ -100,6 +100,23 @@ bool CheckpointHook::larger_is_better(size_t index) const {
   return metric == "auto" || !mentions(kSmaller, lower(metric)) || mentions(kLarger, lower(metric));
 }
 
+void CheckpointHook::check_run(Runner& runner) {
+  const std::vector<std::string> names = runner.metric_names();
+  if (names.empty()) return;
+  for (const std::string& wanted : options_.save_best()) {
+    // Averages measured beside the first add names such as accuracy_origin.
+    const bool there =
+        wanted == "auto" || std::any_of(names.begin(), names.end(), [&](const auto& name) {
+          return wanted == name || wanted.rfind(name + "_", 0) == 0;
+        });
+    if (there) continue;
+    const std::string near = nearest_name(wanted, names);
+    fail<ConfigError>(
+        "CheckpointHook: save_best: no metric is named '{}'{}; the validation gives {}", wanted,
+        near.empty() ? "" : fmt::format("; did you mean '{}'?", near), fmt::join(names, ", "));
+  }
+}
+
 void CheckpointHook::before_run(Runner& runner) {
   folder_ = options_.out_dir().value_or(runner.work_dir());
 }

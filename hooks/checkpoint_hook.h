@@ -65,6 +65,7 @@ class POLYAK_API CheckpointHook : public Hook {
   std::string name() const override { return "CheckpointHook"; }
   int priority() const override { return kVeryLow; }
 
+  void check_run(Runner& runner) override;
   void before_run(Runner& runner) override;
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
   void after_train_epoch(Runner& runner) override;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "polyak/core/log.h"
+#include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/runner.h"
 
 namespace polyak {
@@ -137,13 +138,6 @@ void EMAHook::before_run(Runner& runner) {
     average_->rebind(model);
     return;
   }
-  for (const NamedAverage& other : runner.averages()) {
-    if (other.name == options_.name()) {
-      fail<ConfigError>("two EMAHooks share {}; give every EMAHook but one a 'name' of its own",
-                        is_first() ? "the place of the average without a name"
-                                   : fmt::format("the name '{}'", other.name));
-    }
-  }
   const Progress& progress = runner.progress();
   AveragedModel::Context context;
   context.model = model;
@@ -157,7 +151,16 @@ void EMAHook::before_run(Runner& runner) {
   runner.averages().push_back({options_.name(), average_});
 }
 
-void EMAHook::before_train(Runner& runner) {
+void EMAHook::check_run(Runner& runner) {
+  runner.hooks().call([&](Hook& hook) {
+    const auto* other = dynamic_cast<const EMAHook*>(&hook);
+    if (other && other != this && other->options_.name() == options_.name()) {
+      fail<ConfigError>("two EMAHooks share {}; give every EMAHook but one a 'name' of its own",
+                        is_first() ? "the place of the average without a name"
+                                   : fmt::format("the name '{}'", options_.name()));
+    }
+  });
+  if (!runner.training()) return;
   const Progress& progress = runner.progress();
   if (options_.begin_epoch() > progress.max_epochs) {
     fail<ConfigError>(
@@ -171,7 +174,11 @@ void EMAHook::before_train(Runner& runner) {
         "would never start",
         options_.begin_iter(), progress.max_iters);
   }
-  steps_seen_ = progress.optimizer_steps;
+}
+
+void EMAHook::before_train(Runner& runner) {
+  check_run(runner);  // for hosts that do not call it
+  steps_seen_ = runner.progress().optimizer_steps;
   if (start_from_average_) {
     average_->copy_to(runner.model());
     average_->reset(runner.model());
@@ -216,10 +223,10 @@ void EMAHook::end_evaluation(Runner& runner, Scalars& metrics) {
   }
 }
 
-// --------------------------------------------------------------------------------------------
-// checkpoints
+// ---- checkpoints
 
-void EMAHook::before_save_checkpoint(Runner& /*runner*/, Value& checkpoint) {
+void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
+  if (!average_->is_swapped()) average_->rebind(runner.model());  // sees parameters that were added
   Value& state_dict = checkpoint.at("state_dict");
   // While the averaged weights are in the model, the raw ones stand aside.
   for (const NamedTensor& raw : average_->swapped_out()) state_dict.set(raw.name, raw.tensor);
@@ -260,10 +267,10 @@ void EMAHook::report(const LoadReport& report, const std::string& what, bool str
       report.text());
 }
 
-void EMAHook::resume(const Value& ema_state, const Value& averaged, const Value& checkpoint) {
-  const std::string prefix = &averaged == &ema_state ? kModulePrefix : "";
-  LoadReport loaded = average_->load_state(tensors_of(averaged, prefix), steps_of(ema_state));
-  if (!loaded.mismatched.empty()) {
+void EMAHook::load(const Value& ema_state, const Value& checkpoint, bool resuming) {
+  LoadReport loaded =
+      average_->load_state(tensors_of(ema_state, kModulePrefix), steps_of(ema_state));
+  if (!loaded.mismatched.empty() && resuming) {
     fail<CheckpointError>("the checkpoint's {} is of another model: {}", state_key(),
                           loaded.text());
   }
@@ -287,10 +294,12 @@ void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
   Value* ema_state = checkpoint.find(state_key());
   const bool wants_raw = options_.evaluate_on_origin() || !options_.evaluate_on_ema();
 
-  if (ema_state && (runner.resuming() || (is_first() && wants_raw))) {
+  // A run that starts from weights starts its averages anew. A test needs what it will measure.
+  const bool measured = is_first() ? wants_raw : !runner.training();
+  if (ema_state && (runner.resuming() || measured)) {
     if (is_first()) exchange(state_dict, *ema_state);  // the raw weights go back to the model
-    resume(*ema_state, *ema_state, checkpoint);
-    start_from_average_ = !runner.resuming();
+    load(*ema_state, checkpoint, runner.resuming());
+    start_from_average_ = is_first() && !runner.resuming();
     return;
   }
   if (runner.resuming()) {

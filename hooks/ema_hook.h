@@ -69,6 +69,7 @@ class POLYAK_API EMAHook : public Hook {
 
   std::string name() const override { return "EMAHook"; }
 
+  void check_run(Runner& runner) override;
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void before_train_epoch(Runner& runner) override;
@@ -94,7 +95,7 @@ class POLYAK_API EMAHook : public Hook {
   std::string record_key() const { return is_first() ? "ema" : options_.name(); }
   void begin_evaluation(Runner& runner);
   void end_evaluation(Runner& runner, Scalars& metrics);
-  void resume(const Value& ema_state, const Value& averaged, const Value& checkpoint);
+  void load(const Value& ema_state, const Value& checkpoint, bool resuming);
   void report(const LoadReport& report, const std::string& what, bool strict) const;
 
   EMAHookOptions options_;

@@ -227,8 +227,7 @@ void AveragedModel::avg_func(const at::Tensor& averaged, const at::Tensor& sourc
   lerp_by_aten(averaged, source, rule(k));
 }
 
-// ------------------------------------------------------------------------------------------------
-// binding
+// ---- binding
 
 void AveragedModel::bind(const Model& model) {
   torch::NoGradGuard no_grad;
@@ -372,8 +371,7 @@ void AveragedModel::refresh_module() const {
   }
 }
 
-// -----------------------------------------------------------------------------------------------
-// updating
+// ---- updating
 
 bool AveragedModel::plan_is_current() const {
   if (!plan_) return false;
@@ -455,8 +453,7 @@ void AveragedModel::update_parameters(const Model& model) {
   *steps_.data_ptr<int64_t>() = k + 1;
 }
 
-// ----------------------------------------------------------------------------------------- swap
-// and state
+// ---- swap and state
 
 SwapGuard AveragedModel::swap(const Model& model) {
   if (is_swapped() || steps() == 0) return {};
@@ -551,8 +548,7 @@ void AveragedModel::rebind(const Model& model) {
   bind(model);
 }
 
-// ------------------------------------------------------------------------------------- the
-// module's duties
+// ---- the module's duties
 
 std::shared_ptr<torch::nn::Module> AveragedModel::module() {
   if (!clone_error_.empty()) {
@@ -592,6 +588,15 @@ void AveragedModel::after_move() {
   // count.
   steps_.set_data(steps_.to(at::kCPU, at::kLong));
   settle_precision();
+}
+
+void AveragedModel::load(torch::serialize::InputArchive& archive) {
+  torch::nn::Module::load(archive);
+  torch::NoGradGuard no_grad;
+  for (const Slot& slot : slots_) {
+    if (!slot.average.is_same(slot.held)) slot.average.copy_(slot.held);
+  }
+  after_move();
 }
 
 void AveragedModel::save(torch::serialize::OutputArchive& archive) const {

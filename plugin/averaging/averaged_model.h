@@ -131,6 +131,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
   void save(torch::serialize::OutputArchive& archive) const override;
+  /// Of a half precision model the archive holds half precision values, and the average goes on
+  /// from those.
+  void load(torch::serialize::InputArchive& archive) override;
 
  protected:
   struct Settings {

@@ -131,9 +131,11 @@ int train(const RunArguments& arguments) {
   start_files(log, runner);
   runner.train();
   fmt::print("{}", validation_table(runner.validations(), runner.averages()));
-  fmt::print(
-      "\nFiles are in {}.{}\n", runner.work_dir(),
-      runner.averages().empty() ? "" : " A checkpoint's state_dict holds the averaged weights.");
+  const auto& averages = runner.averages();
+  const bool has_first = std::any_of(averages.begin(), averages.end(),
+                                     [](const NamedAverage& item) { return item.name.empty(); });
+  fmt::print("\nFiles are in {}.{}\n", runner.work_dir(),
+             has_first ? " A checkpoint's state_dict holds the averaged weights." : "");
   return 0;
 }
 
@@ -154,8 +156,7 @@ int check(const RunArguments& arguments) {
   return 0;
 }
 
-// ------------------------------------------------------------------------------------ what is
-// registered
+// ---- what is registered
 
 int list(const std::string& kind) {
   fill_catalog();

@@ -1,9 +1,14 @@
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "polyak/cli/commands.h"
+#include "polyak/config/options.h"
 #include "polyak/core/error.h"
 #include "polyak/version.h"
 
@@ -72,6 +77,17 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"text", "markdown", "json"}));
   describe->callback([&] { status = cli::describe(name, format); });
 
+  if (argc > 1 && argv[1][0] != '-') {  // CLI11 says of a misspelt command only that one is needed
+    std::vector<std::string> names;
+    for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+    if (std::find(names.begin(), names.end(), argv[1]) == names.end()) {
+      const std::string near = nearest_name(argv[1], names);
+      fmt::print(stderr, "polyak: no command is named '{}'{}; they are {}\n", argv[1],
+                 near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+                 fmt::join(names, ", "));
+      return kWrongUse;
+    }
+  }
   try {
     app.parse(argc, argv);
     return status;

@@ -43,14 +43,3 @@ if(POLYAK_SANITIZE)
   add_compile_options(-fsanitize=${POLYAK_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
   add_link_options(-fsanitize=${POLYAK_SANITIZE})
 endif()
-
-# Measured on two links against the wheel: lld 0.25 s, gold 0.5 s, GNU ld 1.6 s. It also says at once when a shared
-# library lacks a symbol.
-option(POLYAK_LLD "Link with lld when it is there" ON)
-if(POLYAK_LLD)
-  include(CheckLinkerFlag)
-  check_linker_flag(CXX -fuse-ld=lld POLYAK_HAS_LLD)
-  if(POLYAK_HAS_LLD)
-    add_link_options(-fuse-ld=lld)
-  endif()
-endif()

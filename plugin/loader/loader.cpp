@@ -78,9 +78,10 @@ std::string find_plugin(const std::string& name, const std::string& base_folder)
     }
   }
   fail<PluginError>(
-      "plugin '{}' is not there; looked for {}. A path needs a slash, as in ./{}; a bare name is "
+      "plugin '{}' is not there; looked for {}. A path has a slash, as in ./libmine.so; a bare "
+      "name is "
       "looked up beside libpolyak.so and in POLYAK_PLUGIN_PATH",
-      name, fmt::join(looked, ", "), name);
+      name, fmt::join(looked, ", "));
 }
 
 void load_plugin(const std::string& path, Catalog& catalog) {

@@ -51,6 +51,10 @@ class POLYAK_API Hook {
   /// The registered name, for messages.
   virtual std::string name() const = 0;
 
+  /// Refuses by ConfigError what cannot work in this run. A runner calls it once all hooks are
+  /// there, before it writes or trains anything. Not one of the 22 points.
+  virtual void check_run(Runner&) {}
+
   virtual void before_run(Runner&) {}
   virtual void after_run(Runner&) {}
   virtual void before_train(Runner&) {}

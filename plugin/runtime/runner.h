@@ -44,7 +44,7 @@ class POLYAK_API Runner {
   /// The optimizer's learning rate (of its first parameter group), where there is one.
   virtual std::optional<double> learning_rate() const { return std::nullopt; }
 
-  /// A number for the logs, valid for this iteration: `lr`, `ema/momentum`, `time`.
+  /// A number for the logs, valid for this iteration: `lr`, `ema_momentum`, `time`.
   virtual void log(const std::string& /*name*/, double /*value*/) {}
   /// Numbers logged in this iteration: losses of the step and what hooks logged.
   virtual const Scalars& logged() const;
@@ -53,6 +53,9 @@ class POLYAK_API Runner {
   /// hooks.
   /// @return metrics, e.g. `accuracy`, each name followed by `suffix`.
   virtual Scalars validate(const std::string& suffix);
+  /// The names of the metrics that validate() gives, without a suffix; empty where that is not
+  /// known.
+  virtual std::vector<std::string> metric_names() const { return {}; }
   /// Runs forward passes over training batches until `num_samples` samples went through: no
   /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
   /// data undisturbed.

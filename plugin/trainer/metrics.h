@@ -24,6 +24,7 @@ class POLYAK_API Metric {
   /// @param logits float [N, classes]
   /// @param labels int64 [N]
   virtual void add(const at::Tensor& logits, const at::Tensor& labels) = 0;
+  /// The same names whatever was added; without samples the values mean nothing.
   virtual Scalars compute() const = 0;
 };
 

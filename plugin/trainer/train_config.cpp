@@ -103,10 +103,10 @@ void EnvOptions::visit(OptionVisitor& visitor) {
               at_least(1));
 }
 
-std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks) {
+std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch) {
   auto of_type = [](const char* type) { return Node::mapping({{"type", type}}); };
   Node checkpoint = of_type("CheckpointHook");
-  checkpoint.set("interval", 1);
+  checkpoint.set("interval", by_epoch ? 1 : -1);  // not a file an iteration
   const std::vector<std::pair<std::string, Node>> defaults = {
       {"runtime_info", of_type("RuntimeInfoHook")},
       {"timer", of_type("IterTimerHook")},

@@ -68,7 +68,9 @@ struct POLYAK_API EnvOptions : Options {
 
 /// The hooks of a config in the order of their registration: MMEngine's defaults, where an entry of
 /// `default_hooks` replaces the default of its name and null removes it, then other names of
-/// `default_hooks`, then `custom_hooks`.
-POLYAK_API std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks);
+/// `default_hooks`, then `custom_hooks`. By default a checkpoint is saved after each epoch, or at
+/// the end of a loop that counts iterations.
+POLYAK_API std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks,
+                                        bool by_epoch);
 
 }  // namespace polyak

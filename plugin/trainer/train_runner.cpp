@@ -212,9 +212,11 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   set_up_data();
   set_up_model();
   if (purpose_ == Purpose::train) set_up_training();
-  for (const Node& node : hook_nodes(options_.default_hooks, options_.custom_hooks)) {
+  for (const Node& node :
+       hook_nodes(options_.default_hooks, options_.custom_hooks, progress_.by_epoch)) {
     hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
   }
+  hooks_.call([&](Hook& hook) { hook.check_run(*this); });
 }
 
 TrainRunner::~TrainRunner() = default;
@@ -621,6 +623,16 @@ Scalars TrainRunner::validate(const std::string& suffix) {
   Scalars metrics;
   for (const auto& [name, value] : evaluate(*running_, nullptr)) metrics[name + suffix] = value;
   return metrics;
+}
+
+std::vector<std::string> TrainRunner::metric_names() const {
+  std::vector<std::string> names;
+  const std::optional<Evaluation>& evaluation = purpose_ == Purpose::train ? val_ : test_;
+  if (!evaluation) return names;
+  for (const auto& metric : evaluation->metrics) {
+    for (const auto& [name, value] : metric->compute()) names.push_back(name);
+  }
+  return names;
 }
 
 void TrainRunner::run_training_forward(int64_t num_samples) {

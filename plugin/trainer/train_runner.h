@@ -67,6 +67,7 @@ class POLYAK_API TrainRunner : public Runner {
   void log(const std::string& name, double value) override { logged_[name] = value; }
   const Scalars& logged() const override { return logged_; }
   Scalars validate(const std::string& suffix) override;
+  std::vector<std::string> metric_names() const override;
   void run_training_forward(int64_t num_samples) override;
   Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
   void step_schedulers(bool by_epoch) override;

@@ -172,6 +172,11 @@ class Train(CommandTest):
         for found, value in zip(sorted(momenta), sorted(wanted)):
             self.assertAlmostEqual(found, value, places=12)
 
+    def test_by_iterations_saves_only_the_last_by_default(self):
+        text = SMALL.replace("by_epoch: true, max_epochs: 3, val_interval: 1", "by_epoch: false, max_iters: 9")
+        self.train(self.write(text), "--work-dir", "run")
+        self.assertEqual([path.name for path in (self.folder / "run").glob("*.pth")], ["iter_9.pth"])
+
     def test_runs_every_shipped_config(self):
         cifar = self.folder / "cifar"
         cifar.mkdir()
@@ -252,6 +257,15 @@ class BadInput(CommandTest):
 
     def test_a_run_that_would_never_average(self):
         self.refuse(SMALL + COSINE + "    begin_epoch: 9\n", "begin_epoch")
+        self.expect_refusal("check", self.write(SMALL + COSINE + "    begin_epoch: 9\n"), status=2, says="begin_epoch")
+
+    def test_two_averages_of_one_name(self):
+        self.refuse(SMALL + COSINE + "  - {type: EMAHook}\n", "'name'")
+
+    def test_a_metric_that_no_validation_gives(self):
+        self.refuse(SMALL, ["accurcy", "did you mean 'accuracy'?"],
+                    options=["default_hooks.checkpoint.type=CheckpointHook",
+                             "default_hooks.checkpoint.save_best=accurcy", "default_hooks.checkpoint.rule=greater"])
 
     def test_files_that_are_no_config(self):
         missing = str(self.folder / "missing.yaml")

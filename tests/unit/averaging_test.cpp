@@ -58,8 +58,7 @@ std::vector<std::string> log_of(const std::function<void()>& action) {
   return lines;
 }
 
-// ---------------------------------------------------------------------------------------------
-// semantics
+// ---- semantics
 
 TEST(Average, FirstUpdateCopiesAndLaterOnesMoveByTheWeight) {
   torch::nn::Linear net(2, 2);
@@ -125,8 +124,7 @@ TEST(Average, WeightOneCopiesExactly) {
   EXPECT_TRUE(at::equal(averaged, source));
 }
 
-// -------------------------------------------------------------------- defects of others that are
-// not ours
+// ---- defects of others that are not ours
 
 TEST(Average, TiedTensorsAreAveragedOnce) {
   Tied net;
@@ -274,8 +272,7 @@ TEST(Average, ChannelsLastWeightsAgreeWithContiguousOnes) {
   EXPECT_TRUE(at::equal(average_of(of_a, "conv.weight"), average_of(of_b, "conv.weight")));
 }
 
-// -------------------------------------------------------------------------------------- kinds of
-// models
+// ---- kinds of models
 
 TEST(Average, TakesEveryKindOfModel) {
   TinyNet holder;
@@ -361,8 +358,27 @@ TEST(Average, CanBeRegisteredInAnotherModuleAndSavedWithIt) {
                         average_of(*algorithm.target, "fc.weight")));
 }
 
-// ---------------------------------------------------------------------------------------------------
-// swap
+TEST(Average, OfAHalfPrecisionModelGoesOnFromWhatAnArchiveHolds) {
+  torch::nn::Linear net(1, 1);
+  net->to(at::kBFloat16);
+  fill(*net, 3);
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  std::stringstream stream;
+  torch::serialize::OutputArchive out;
+  average.save(out);
+  out.save_to(stream);
+  fill(*net, 1);
+  ExponentialMovingAverage other(net, ema(0.5));
+  torch::serialize::InputArchive in;
+  in.load_from(stream);
+  other.load(in);
+  EXPECT_EQ(other.steps(), 1);
+  EXPECT_EQ(average_of(other, "weight").scalar_type(), at::kFloat);
+  EXPECT_EQ(average_of(other, "weight").item<float>(), 3);
+}
+
+// ---- swap
 
 TEST(Swap, BeforeTheFirstUpdateChangesNothing) {
   torch::nn::Linear net(1, 1);
@@ -448,8 +464,7 @@ TEST(Swap, GuardOutlivesTheAverageSafely) {
   EXPECT_EQ(net->weight.item<float>(), 1);
 }
 
-// -------------------------------------------------------------------------------------------
-// state, rebind
+// ---- state, rebind
 
 TEST(Average, StateRoundTripsWithItsSteps) {
   TinyNet net;
@@ -493,8 +508,7 @@ TEST(Average, ModelWithoutAnAveragedTensorIsRefusedByName) {
               ThrowsMessage<Error>(HasSubstr("conv.weight")));
 }
 
-// ----------------------------------------------------------------------------------------------
-// bad input
+// ---- bad input
 
 TEST(AverageOptions, OutOfRangeIsRefusedWithTheValueAndTheRange) {
   torch::nn::Linear net(1, 1);

@@ -144,7 +144,8 @@ TEST(Options, RefusesWrongTypes) {
             "c.yaml:2:5: hooks[0].interval: must be an integer, got 1.0");
   EXPECT_EQ(read_error("momentum: null"),
             "c.yaml:2:5: hooks[0].momentum: must be a number, got null");
-  EXPECT_EQ(read_error("betas: {a: 1}"), "c.yaml:2:5: hooks[0].betas: must be a list, got a mapping");
+  EXPECT_EQ(read_error("betas: {a: 1}"),
+            "c.yaml:2:5: hooks[0].betas: must be a list, got a mapping");
   EXPECT_EQ(read_error("[1]"), "c.yaml:2:5: hooks[0]: must be a mapping, got a list");
 }
 

@@ -306,8 +306,44 @@ TEST_F(EMAHookTest, FineTuningWithBothEvaluationsStartsFromTheAverage) {
   EXPECT_EQ(hook_->average()->steps(), 0);
 }
 
-// ----------------------------------------------------------------------------------------------
-// bad input
+TEST_F(EMAHookTest, ATestOfACheckpointMeasuresNamedAveragesToo) {
+  struct Tester : FakeRunner {
+    using FakeRunner::FakeRunner;
+    bool training() const override { return false; }
+  } tester(net_);
+  auto slow =
+      make_ema_hook(keys({{"ema_type", "CosineEMA"}, {"name", "slow"}}));  // needs no length
+  tester.hooks_.add(slow);
+  slow->check_run(tester);
+  slow->before_run(tester);
+  Value checkpoint = Value::dict();
+  checkpoint.set("state_dict", state_dict_of(net_));
+  checkpoint.set("ema_state_dict.slow", Value::dict({{"steps", at::tensor(int64_t{9})},
+                                                     {"module.weight", at::full({1, 1}, 7.0F)},
+                                                     {"module.bias", at::ones({1})}}));
+  slow->after_load_checkpoint(tester, checkpoint);
+  tester.evaluate_ = [&] { return Scalars{{"accuracy", raw()}}; };
+  Scalars metrics{{"accuracy", 1}};
+  slow->after_test_epoch(tester, metrics);
+  EXPECT_EQ(metrics["accuracy_slow"], 7);
+}
+
+TEST_F(EMAHookTest, FineTuningAnotherHeadWithBothEvaluationsOnlyWarns) {
+  use(keys({{"momentum", 0.5}, {"evaluate_on_origin", true}}));
+  start();
+  Value checkpoint = Value::dict();
+  checkpoint.set("state_dict", Value::dict({{"weight", at::zeros({7, 7})}}));
+  checkpoint.set("ema_state_dict", Value::dict({{"steps", at::tensor(int64_t{3})},
+                                                {"module.weight", at::zeros({7, 7})}}));
+  std::vector<std::string> lines;
+  LogSink before = set_log_sink([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
+  hook_->after_load_checkpoint(runner_, checkpoint);
+  set_log_sink(before);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_THAT(lines[0], HasSubstr("weight [7, 7] instead of [1, 1]"));
+}
+
+// ---- bad input
 
 TEST(EMAHookOptions, WrongKeysAndValuesAreRefusedAtOnce) {
   auto expect_error = [](Node node, const char* part) {
@@ -329,8 +365,7 @@ TEST_F(EMAHookTest, AnAverageThatWouldNeverStartIsRefused) {
   EXPECT_THAT([&] { start(10, 2); }, ThrowsMessage<ConfigError>(HasSubstr("never start")));
 }
 
-// ------------------------------------------------------------------------------------------
-// PreciseBNHook
+// ---- PreciseBNHook
 
 TEST(PreciseBNHook, GivesTheAveragedWeightsTheirOwnStatistics) {
   torch::nn::Linear linear(1, 1);

@@ -429,7 +429,7 @@ TEST_F(Running, DefaultHooksAreReplacedByName) {
     std::vector<std::string> names;
     const Node custom_hooks =
         parse_config(fmt::format("custom_hooks: {}", custom)).at("custom_hooks");
-    for (const Node& node : hook_nodes(parse_config(defaults), custom_hooks)) {
+    for (const Node& node : hook_nodes(parse_config(defaults), custom_hooks, true)) {
       names.push_back(node.at("type").as_string());
     }
     return names;

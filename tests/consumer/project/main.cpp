@@ -5,11 +5,37 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
 
 #include <cstdio>
 #include <string>
 
+// A training loop of a user's own, with the lines that averaging takes.
+bool averages() {
+  torch::nn::Linear net(4, 1);
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  constexpr int kSteps = 20;
+  polyak::CosineEMA ema(net, polyak::CosineEMAOptions().momentum(0.1).max_iters(kSteps));
+  const at::Tensor input = at::randn({32, 4});
+  for (int step = 0; step < kSteps; ++step) {
+    optimizer.zero_grad();
+    (net(input) - input.sum(1, true)).pow(2).mean().backward();
+    optimizer.step();
+    ema.update_parameters(net);
+  }
+  const at::Tensor raw = net->weight.detach().clone();
+  bool swapped = false;
+  {
+    auto guard = ema.swap(net);
+    swapped =
+        at::equal(net->weight, ema.named_averages()["weight"]) && !at::equal(net->weight, raw);
+  }
+  return swapped && at::equal(net->weight, raw) && ema.steps() == kSteps;
+}
+
 int main() {
+  if (!averages()) return 4;
   std::string heard;
   polyak::set_log_sink([&](polyak::LogLevel, std::string_view message) { heard = message; });
   polyak::log_info("threads: {}", at::get_num_threads());
