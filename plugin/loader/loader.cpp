@@ -5,10 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 
 #include "polyak/core/error.h"
 #include "polyak/loader/plugin.h"
@@ -86,7 +84,6 @@ std::string find_plugin(const std::string& name, const std::string& base_folder)
 
 void load_plugin(const std::string& path, Catalog& catalog) {
   static std::mutex mutex;
-  static std::map<const Catalog*, std::set<void*>> accepted;
   std::lock_guard<std::mutex> lock(mutex);
 
   struct Close {
@@ -98,7 +95,7 @@ void load_plugin(const std::string& path, Catalog& catalog) {
     fail<PluginError>("{}: is no shared library that can be loaded: {}", path,
                       reason ? reason : "unknown");
   }
-  if (accepted[&catalog].count(handle.get())) return;
+  if (catalog.libraries().count(handle.get())) return;
 
   using InfoEntry = const PluginInfo* (*)();
   using RegisterEntry = void (*)(Catalog&);
@@ -131,7 +128,7 @@ void load_plugin(const std::string& path, Catalog& catalog) {
   }
   if (!refusal.empty())
     fail<PluginError>("{}: could not register what it brings: {}", path, refusal);
-  accepted[&catalog].insert(handle.release());
+  catalog.libraries().insert(handle.release());
 }
 
 }  // namespace polyak

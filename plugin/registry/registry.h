@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <typeindex>
 #include <vector>
@@ -123,11 +124,15 @@ class POLYAK_API Catalog {
   /// @throws ConfigError naming the first name that is registered here already.
   void absorb(Catalog& other);
 
+  /// Libraries whose entries are here, so that none is asked twice. Kept by the loader.
+  std::set<const void*>& libraries() { return libraries_; }
+
   /// Every registry that was asked for so far, by kind in alphabetical order.
   std::vector<const RegistryBase*> all() const;
 
  private:
   std::map<std::type_index, std::unique_ptr<RegistryBase>> registries_;
+  std::set<const void*> libraries_;
 };
 
 }  // namespace polyak
