@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 
 #include <cmath>
 #include <filesystem>
@@ -455,6 +458,10 @@ TEST_F(HostileTest, EveryTruncationIsAnError) {
 }
 
 TEST_F(HostileTest, EveryDamagedByteIsAnErrorOrHarmless) {
+#ifdef __SANITIZE_ADDRESS__
+  // LibTorch 1.13's zip reader loses its memory when its constructor throws.
+  const __lsan::ScopedDisabler not_our_leak;
+#endif
   write_pth(file(), small_checkpoint());
   const std::string whole = read_bytes(file());
   int errors = 0;
