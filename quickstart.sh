@@ -31,7 +31,9 @@ config=${1:-$POLYAK_ROOT/configs/fashion_mnist_cosine_ema.yaml}
 (( $# )) && shift
 [[ -f $config ]] || usage_error "no such config: $config"
 
+torch_packages=$(torch_packages "$torch")
+# shellcheck disable=SC2086
+install_packages "${POLYAK_BUILD_PACKAGES[@]}" dataset-fashion-mnist $torch_packages
 choose_torch "$torch"
-install_packages "${POLYAK_BUILD_PACKAGES[@]}" dataset-fashion-mnist
 build "release-$torch_name" all -DCMAKE_BUILD_TYPE=Release -DPOLYAK_BUILD_TESTS=OFF
 exec "$POLYAK_ROOT/build/release-$torch_name/bin/polyak" train "$config" "$@"

@@ -34,9 +34,11 @@ done
 [[ -z $sanitize || $sanitize =~ ^(address|undefined|thread|leak)(,(address|undefined|thread|leak))*$ ]] ||
   usage_error "--sanitize takes address, undefined, thread or leak, with commas between, not '$sanitize'"
 
+torch_packages=$(torch_packages "$torch")
+[[ $torch != system ]] || torch_packages+=' python3-torch'
+# shellcheck disable=SC2086
+install_packages "${POLYAK_BUILD_PACKAGES[@]}" "${POLYAK_TEST_PACKAGES[@]}" $torch_packages
 choose_torch "$torch"
-install_packages "${POLYAK_BUILD_PACKAGES[@]}" "${POLYAK_TEST_PACKAGES[@]}"
-[[ $torch != system ]] || install_packages python3-torch
 
 folder=release-$torch_name
 options=(-DCMAKE_BUILD_TYPE=Release -DPOLYAK_BUILD_TESTS=ON -DPOLYAK_WERROR="$werror")

@@ -35,7 +35,7 @@ install_packages() {
       as_root=(sudo)
     else
       stop "packages are missing and only root may install them. Run this, then start again:
-  sudo apt-get install ${missing[*]}"
+  sudo apt-get update && sudo apt-get install -y ${missing[*]}"
     fi
   fi
   say "Installing: ${missing[*]}"
@@ -53,7 +53,6 @@ install_wheel() {
   local venv=$POLYAK_ROOT/build/python
   local stamp="$venv/installed: ${POLYAK_PIP_PACKAGES[*]}"
   if [[ ! -e $stamp ]]; then
-    command -v apt-get >/dev/null && install_packages python3 python3-venv
     say "Installing ${POLYAK_PIP_PACKAGES[*]} into build/python (4.7 GB, about a minute)"
     rm -f "$venv"/installed:*
     [[ -x $venv/bin/pip ]] || python3 -m venv "$venv"
@@ -63,6 +62,15 @@ install_wheel() {
   fi
 }
 
+# torch_packages SOURCE: the packages that this LibTorch takes.
+torch_packages() {
+  case $1 in
+    system) echo libtorch-dev ;;
+    pip) echo python3 python3-venv ;;
+    *) [[ -d $1 ]] || usage_error "--torch takes system, pip or a folder, and '$1' is none of them" ;;
+  esac
+}
+
 # choose_torch SOURCE: checks SOURCE, installs it where it can, and sets
 #   torch_cmake   the value of -DPOLYAK_TORCH
 #   torch_name    its part in the name of the build folder
@@ -70,14 +78,12 @@ install_wheel() {
 choose_torch() {
   case $1 in
     system)
-      torch_cmake=system torch_name=system torch_python=/usr/bin/python3
-      install_packages libtorch-dev ;;
+      torch_cmake=system torch_name=system torch_python=/usr/bin/python3 ;;
     pip)
       install_wheel
       torch_name=pip torch_python=$POLYAK_ROOT/build/python/bin/python3
       torch_cmake=$("$torch_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch ;;
     *)
-      [[ -d $1 ]] || usage_error "--torch takes system, pip or a folder, and '$1' is none of them"
       torch_cmake=$(cd -- "$1" && pwd) torch_python=''
       [[ $torch_cmake == */share/cmake/Torch ]] && torch_cmake=${torch_cmake%/share/cmake/Torch}
       [[ -d $torch_cmake/torch/lib ]] && torch_cmake=$torch_cmake/torch

@@ -94,22 +94,26 @@ bool CheckpointHook::by_epoch(const Runner& runner) const {
   return options_.by_epoch().value_or(runner.progress().by_epoch);
 }
 
-bool CheckpointHook::larger_is_better(size_t index) const {
-  if (!options_.rule().empty()) return options_.rule()[index] == "greater";
-  const std::string& metric = options_.save_best()[index];
-  return metric == "auto" || !mentions(kSmaller, lower(metric)) || mentions(kLarger, lower(metric));
+bool CheckpointHook::larger_is_better(const std::string& metric) const {
+  const auto& wanted = options_.save_best();
+  const auto place = std::find(wanted.begin(), wanted.end(), metric);
+  if (!options_.rule().empty()) {
+    return options_.rule()[place == wanted.end() ? 0 : place - wanted.begin()] == "greater";
+  }
+  return !mentions(kSmaller, lower(metric)) || mentions(kLarger, lower(metric));
 }
 
 void CheckpointHook::check_run(Runner& runner) {
-  const std::vector<std::string> names = runner.metric_names();
+  std::vector<std::string> names = runner.metric_names();
   if (names.empty()) return;
+  const std::vector<std::string> plain = names;
+  runner.hooks().call([&](const Hook& hook) {
+    for (const std::string& suffix : hook.metric_suffixes()) {
+      for (const std::string& name : plain) names.push_back(name + suffix);
+    }
+  });
   for (const std::string& wanted : options_.save_best()) {
-    // Averages measured beside the first add names such as accuracy_origin.
-    const bool there =
-        wanted == "auto" || std::any_of(names.begin(), names.end(), [&](const auto& name) {
-          return wanted == name || wanted.rfind(name + "_", 0) == 0;
-        });
-    if (there) continue;
+    if (wanted == "auto" || std::count(names.begin(), names.end(), wanted)) continue;
     const std::string near = nearest_name(wanted, names);
     fail<ConfigError>(
         "CheckpointHook: save_best: no metric is named '{}'{}; the validation gives {}", wanted,
@@ -149,8 +153,12 @@ void CheckpointHook::write(Runner& runner, const std::string& file, bool with_op
   write_pth(path_of(file), checkpoint);
 }
 
+std::string CheckpointHook::regular_file(const Runner& runner, int64_t number) const {
+  return fmt::format("{}_{}.pth", by_epoch(runner) ? "epoch" : "iter", number);
+}
+
 void CheckpointHook::save_regular(Runner& runner, int64_t number) {
-  const std::string file = fmt::format("{}_{}.pth", by_epoch(runner) ? "epoch" : "iter", number);
+  const std::string file = regular_file(runner, number);
   Value& info = runner.run_info();
   if (!info.contains("kept_checkpoints")) info.set("kept_checkpoints", Value::list());
   // In the file too, so that a resumed run goes on removing the oldest.
@@ -176,6 +184,7 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number) {
 
 void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
   if (metrics.empty()) return;
+  bool better = false;
   for (const std::string& wanted : options_.save_best()) {
     const auto found = wanted == "auto" ? metrics.begin() : metrics.find(wanted);
     if (found == metrics.end()) {
@@ -185,20 +194,26 @@ void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
           "CheckpointHook: save_best: no metric is named '{}'; the validation gives {}", wanted,
           fmt::join(names, ", "));
     }
-    save_if_best(runner, found->first, found->second);
+    better = save_if_best(runner, found->first, found->second) || better;
+  }
+  // The regular file of this moment was written before the validation: a run that resumes from it
+  // must know the best score too.
+  const Value* kept = runner.run_info().find("kept_checkpoints");
+  const int64_t done = by_epoch(runner) ? runner.progress().epoch : runner.progress().iter;
+  const std::string present = regular_file(runner, done);
+  if (better && kept && !kept->items().empty() && kept->items().back().as_string() == present) {
+    write(runner, present, options_.save_optimizer(), options_.save_param_scheduler());
   }
 }
 
-void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value) {
-  const auto& wanted = options_.save_best();
-  const auto position = std::find(wanted.begin(), wanted.end(), metric);
-  const bool larger = larger_is_better(position == wanted.end() ? 0 : position - wanted.begin());
+bool CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value) {
+  const bool larger = larger_is_better(metric);
   Value& info = runner.run_info();
   const std::string score_key = "best_score_" + metric;
   const std::string file_key = "best_checkpoint_" + metric;
   const Value* best = info.find(score_key);
-  if (std::isnan(value)) return;
-  if (best && (larger ? value <= best->as_real() : value >= best->as_real())) return;
+  if (std::isnan(value)) return false;
+  if (best && (larger ? value <= best->as_real() : value >= best->as_real())) return false;
 
   const Value* old = info.find(file_key);
   const std::string old_file = old ? old->as_string() : "";
@@ -219,6 +234,7 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
   log_info("The best checkpoint with {:.4f} {} at {} {} is saved to {}.", value, metric,
            by_epoch(runner) ? progress.epoch : progress.iter, by_epoch(runner) ? "epoch" : "iter",
            file);
+  return true;
 }
 
 }  // namespace polyak

@@ -74,10 +74,11 @@ class POLYAK_API CheckpointHook : public Hook {
  private:
   bool by_epoch(const Runner& runner) const;
   void save_regular(Runner& runner, int64_t number);
-  void save_if_best(Runner& runner, const std::string& metric, double value);
+  bool save_if_best(Runner& runner, const std::string& metric, double value);
   void write(Runner& runner, const std::string& file, bool with_optimizer,
              bool with_schedulers) const;
-  bool larger_is_better(size_t index) const;
+  bool larger_is_better(const std::string& metric) const;
+  std::string regular_file(const Runner& runner, int64_t number) const;
   std::string path_of(const std::string& file) const { return folder_ + "/" + file; }
 
   CheckpointHookOptions options_;

@@ -176,6 +176,13 @@ void EMAHook::check_run(Runner& runner) {
   }
 }
 
+std::vector<std::string> EMAHook::metric_suffixes() const {
+  if (!options_.evaluate_on_ema()) return {};
+  if (!is_first()) return {"_" + options_.name()};
+  return options_.evaluate_on_origin() ? std::vector<std::string>{"_origin"}
+                                       : std::vector<std::string>{};
+}
+
 void EMAHook::before_train(Runner& runner) {
   check_run(runner);  // for hosts that do not call it
   steps_seen_ = runner.progress().optimizer_steps;
@@ -231,12 +238,12 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   // While the averaged weights are in the model, the raw ones stand aside.
   for (const NamedTensor& raw : average_->swapped_out()) state_dict.set(raw.name, raw.tensor);
 
-  const bool is_copy = average_->steps() == 0;
   Value state = Value::dict({}, /*ordered=*/true);
   state.set("steps", at::tensor(average_->steps(), at::kLong));
-  for (const NamedTensor& item : average_->state()) {
-    const Value* raw = state_dict.find(item.name);
-    state.set(kModulePrefix + item.name, is_copy && raw ? *raw : Value(item.tensor));
+  // Before the first update the average is a copy of the model.
+  const bool is_copy = average_->steps() == 0;
+  for (const NamedTensor& item : is_copy ? runner.model().tensors() : average_->state()) {
+    state.set(kModulePrefix + item.name, item.tensor.detach());
   }
 
   Value record = Value::dict();
@@ -302,8 +309,8 @@ void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
     start_from_average_ = is_first() && !runner.resuming();
     return;
   }
-  if (runner.resuming()) {
-    log_warning("EMAHook: the checkpoint has no '{}'; the average starts as a copy of its weights",
+  if (runner.resuming() || measured) {
+    log_warning("EMAHook: the checkpoint has no '{}'; the average is a copy of its weights",
                 state_key());
   }
   report(average_->load_state(tensors_of(state_dict, ""), 0), "state_dict", options_.strict_load());

@@ -70,6 +70,7 @@ class POLYAK_API EMAHook : public Hook {
   std::string name() const override { return "EMAHook"; }
 
   void check_run(Runner& runner) override;
+  std::vector<std::string> metric_suffixes() const override;
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void before_train_epoch(Runner& runner) override;

@@ -15,7 +15,7 @@ struct POLYAK_API IterTimerHookOptions : Options {
 /// all.
 class POLYAK_API IterTimerHook : public Hook {
  public:
-  explicit IterTimerHook(IterTimerHookOptions /*options*/ = {}) {}
+  explicit IterTimerHook(const IterTimerHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "IterTimerHook"; }
 

@@ -14,7 +14,7 @@ struct POLYAK_API ParamSchedulerHookOptions : Options {
 /// after each epoch.
 class POLYAK_API ParamSchedulerHook : public Hook {
  public:
-  explicit ParamSchedulerHook(ParamSchedulerHookOptions /*options*/ = {}) {}
+  explicit ParamSchedulerHook(const ParamSchedulerHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "ParamSchedulerHook"; }
   int priority() const override { return kLow; }

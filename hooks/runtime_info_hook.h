@@ -13,7 +13,7 @@ struct POLYAK_API RuntimeInfoHookOptions : Options {
 /// Gives every iteration's learning rate and losses to the logs. Runs before all others.
 class POLYAK_API RuntimeInfoHook : public Hook {
  public:
-  explicit RuntimeInfoHook(RuntimeInfoHookOptions /*options*/ = {}) {}
+  explicit RuntimeInfoHook(const RuntimeInfoHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "RuntimeInfoHook"; }
   int priority() const override { return kVeryHigh; }

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <set>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "polyak/core/log.h"
 #include "polyak/kernels/lerp.h"
@@ -107,6 +108,9 @@ void check_device(const std::string& text) {
   } catch (const c10::Error&) {
     fail<ConfigError>("device: '{}' is no device; write cpu, cuda, or cuda:0", text);
   }
+  if (!device->is_cpu() && !device->is_cuda()) {
+    fail<ConfigError>("device: '{}' is not supported; it must be cpu, cuda or cuda:N", text);
+  }
   if (device->is_cuda() && !torch::cuda::is_available()) {
     fail<ConfigError>("device: '{}' is not available: this LibTorch or this machine has no CUDA",
                       text);
@@ -126,6 +130,8 @@ struct AveragedModel::Slot {
   at::Tensor held;     // its counterpart in module_, in the model's dtype
   at::Tensor average;  // held itself, or its float32 form for a half precision model
   bool buffer = false;
+  std::vector<at::Tensor>
+      also;  // counterparts in module_ under further names; they share held's storage
 };
 
 struct AveragedModel::Plan {
@@ -159,7 +165,9 @@ struct SwapGuard::State {
   }
 
   void restore() noexcept {
-    for (Item& item : items) exchange(item.live, item.raw);
+    // Backwards: of tensors that share storage, the one put in last was saved with the average in
+    // it.
+    for (auto item = items.rbegin(); item != items.rend(); ++item) exchange(item->live, item->raw);
     items.clear();
   }
 
@@ -246,7 +254,9 @@ void AveragedModel::bind(const Model& model) {
   std::unordered_map<std::string, at::Tensor> by_name;
   for (const NamedTensor& item : tensors) by_name.emplace(item.name, item.tensor);
   std::vector<std::string> lost;
-  bool same = tensors.size() == names_.size();
+  std::unordered_set<const void*> distinct;
+  for (const NamedTensor& item : tensors) distinct.insert(item.tensor.unsafeGetTensorImpl());
+  bool same = tensors.size() == names_.size() && distinct.size() == slots_.size();
   for (const auto& [name, slot] : names_) {
     auto found = by_name.find(name);
     if (found == by_name.end()) {
@@ -330,11 +340,12 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
       // A clone has the constructor's dtype where the model was cast since.
       const c10::Device place = device ? *device : item.tensor.device();
       mine.set_data(item.tensor.detach().to(place).clone());
-      slots.push_back({item.name, item.tensor, mine, mine, item.buffer});
+      slots.push_back({item.name, item.tensor, mine, mine, item.buffer, {}});
     } else {
       counterpart->second.set_requires_grad(false);
       counterpart->second.set_data(
           slots[known->second].held.variable_data());  // tied here as there
+      slots[known->second].also.push_back(counterpart->second);
     }
   }
 
@@ -568,25 +579,36 @@ void AveragedModel::throw_wrong_module() const {
 }
 
 void AveragedModel::to(torch::Device device, torch::Dtype dtype, bool non_blocking) {
-  torch::nn::Module::to(device, dtype, non_blocking);
-  after_move();
+  move([&](const at::Tensor& tensor) {
+    return tensor.to(device, is_averageable(tensor) ? dtype : tensor.scalar_type(), non_blocking);
+  });
 }
 
 void AveragedModel::to(torch::Dtype dtype, bool non_blocking) {
-  torch::nn::Module::to(dtype, non_blocking);
-  after_move();
+  move([&](const at::Tensor& tensor) {
+    return is_averageable(tensor) ? tensor.to(dtype, non_blocking) : tensor;
+  });
 }
 
 void AveragedModel::to(torch::Device device, bool non_blocking) {
-  torch::nn::Module::to(device, non_blocking);
-  after_move();
+  move([&](const at::Tensor& tensor) { return tensor.to(device, non_blocking); });
 }
 
-void AveragedModel::after_move() {
+/// Unlike torch::nn::Module::to it leaves integers integers, tied tensors tied, and steps where it
+/// is.
+void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& moved) {
   torch::NoGradGuard no_grad;
-  // Read at every update: on a device that would be a synchronisation, in a float type a wrong
-  // count.
-  steps_.set_data(steps_.to(at::kCPU, at::kLong));
+  for (Slot& slot : slots_) {
+    const bool apart = !slot.average.is_same(slot.held);
+    const at::Tensor before = slot.held.variable_data();
+    slot.held.set_data(moved(slot.held));
+    for (const at::Tensor& other : slot.also) other.set_data(slot.held.variable_data());
+    const bool averaged = !slot.buffer || settings_.update_buffers;
+    if (!apart && averaged && is_half(slot.held.scalar_type())) {
+      slot.average =
+          before.to(slot.held.device(), at::kFloat, false, /*copy=*/true);  // still exact
+    }
+  }
   settle_precision();
 }
 
@@ -596,7 +618,6 @@ void AveragedModel::load(torch::serialize::InputArchive& archive) {
   for (const Slot& slot : slots_) {
     if (!slot.average.is_same(slot.held)) slot.average.copy_(slot.held);
   }
-  after_move();
 }
 
 void AveragedModel::save(torch::serialize::OutputArchive& archive) const {

@@ -90,7 +90,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
 
   /// Puts the averaged weights into the model until the guard goes, by exchanging storage, not
   /// values. Before the first update nothing changes: the average is a copy until then. A swap
-  /// inside a swap does nothing. Optimizer state, tied tensors and handles stay valid. A backward
+  /// inside a swap does nothing. Guards of several averages over one model go in reverse order.
+  /// Optimizer state, tied tensors and handles stay valid. A backward
   /// pass whose forward ran before the swap fails with LibTorch's "modified by an inplace
   /// operation".
   [[nodiscard]] SwapGuard swap(const Model& model);
@@ -163,7 +164,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
   void settle_precision();
   void refresh_module() const;
-  void after_move();
+  void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
   void average(double weight);
   bool plan_is_current() const;
   void make_plan();

@@ -52,7 +52,7 @@ std::string create_beside(const std::string& path) {
   static std::atomic<unsigned> counter{0};
   const fs::path target(path);
   while (true) {
-    const std::string name =
+    std::string name =
         (target.parent_path() /
          fmt::format(".{}.tmp-{}-{}", target.filename().string(), ::getpid(), counter++))
             .string();

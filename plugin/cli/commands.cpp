@@ -24,6 +24,8 @@
 namespace polyak::cli {
 namespace {
 
+namespace fs = std::filesystem;
+
 /// Everything this process can build from a config. Never destroyed: plugins stay until the end.
 Catalog& catalog() {
   static Catalog& instance = *new Catalog;
@@ -93,6 +95,17 @@ bool overrides_key(const RunArguments& arguments, const std::string& key) {
                      [&](const std::string& text) { return text.rfind(key + "=", 0) == 0; });
 }
 
+Node load_plugins(Node config, const RunArguments& arguments) {
+  if (const Node* plugins = config.find("plugins"); plugins && !plugins->is_null()) {
+    const auto folder = fs::path(arguments.config).parent_path();
+    for (const Node& plugin : plugins->items()) {
+      load_plugin(find_plugin(plugin.as_string(), folder.empty() ? "." : folder.string()),
+                  catalog());
+    }
+  }
+  return config;
+}
+
 Node read_config(const RunArguments& arguments) {
   Node config = load_config(arguments.config, arguments.overrides);
   auto set = [&](const char* key, Node value) {
@@ -102,23 +115,31 @@ Node read_config(const RunArguments& arguments) {
   };
   if (!arguments.work_dir.empty()) set("work_dir", arguments.work_dir);
   if (!arguments.load_from.empty()) set("load_from", arguments.load_from);
+  if (arguments.resume &&
+      arguments.resume_from.empty()) {  // the last checkpoint goes before load_from
+    const Node* folder = config.find("work_dir");
+    const fs::path work_dir = folder && !folder->is_null()
+                                  ? fs::path(folder->as_string())
+                                  : fs::path("work_dirs") / fs::path(arguments.config).stem();
+    const Node* base = config.find("load_from");
+    if (fs::exists(work_dir / "last_checkpoint")) {
+      set("load_from", Node());
+    } else if (base && !base->is_null()) {
+      log_info("--resume: {} holds no checkpoint yet; starting from {}", work_dir.string(),
+               base->text());
+      return load_plugins(std::move(config), arguments);
+    }
+  }
   if (arguments.resume) set("resume", true);
   if (!arguments.resume_from.empty()) set("load_from", arguments.resume_from);
   if (!arguments.checkpoint.empty()) set("load_from", arguments.checkpoint);
 
-  if (const Node* plugins = config.find("plugins"); plugins && !plugins->is_null()) {
-    const auto folder = std::filesystem::path(arguments.config).parent_path();
-    for (const Node& plugin : plugins->items()) {
-      load_plugin(find_plugin(plugin.as_string(), folder.empty() ? "." : folder.string()),
-                  catalog());
-    }
-  }
-  return config;
+  return load_plugins(std::move(config), arguments);
 }
 
 void start_files(Log& log, const TrainRunner& runner) {
-  const auto folder = std::filesystem::path(runner.work_dir()) / runner.timestamp();
-  std::filesystem::create_directories(folder);
+  const auto folder = fs::path(runner.work_dir()) / runner.timestamp();
+  fs::create_directories(folder);
   log.add_file((folder / (runner.timestamp() + ".log")).string());
 }
 

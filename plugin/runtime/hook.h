@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "polyak/checkpoint/value.h"
 #include "polyak/config/options.h"
@@ -54,6 +55,9 @@ class POLYAK_API Hook {
   /// Refuses by ConfigError what cannot work in this run. A runner calls it once all hooks are
   /// there, before it writes or trains anything. Not one of the 22 points.
   virtual void check_run(Runner&) {}
+  /// What this hook appends to the names of metrics that it adds to those of a validation:
+  /// `_origin`.
+  virtual std::vector<std::string> metric_suffixes() const { return {}; }
 
   virtual void before_run(Runner&) {}
   virtual void after_run(Runner&) {}

@@ -78,7 +78,8 @@ int64_t TrainLoopOptions::interval_at(int64_t done) const {
   int64_t interval = val_interval.value_or(counts_epochs() ? 1 : 1000);
   if (dynamic_intervals.is_null()) return interval;
   for (const Node& pair : dynamic_intervals.items()) {
-    if (done >= pair.items()[0].as_int()) interval = pair.items()[1].as_int();
+    // One early, as MMEngine does: a milestone is compared with the unit that comes next.
+    if (done + 1 >= pair.items()[0].as_int()) interval = pair.items()[1].as_int();
   }
   return interval;
 }

@@ -130,8 +130,11 @@ std::string find_last_checkpoint(const std::string& work_dir) {
 }
 
 /// MMEngine's parallel wrappers put `module.` before every name.
-void strip_module_prefix(Value& state_dict) {
+void strip_module_prefix(Value& state_dict, const Model& model) {
   const std::string prefix = "module.";
+  for (const NamedTensor& item : model.tensors()) {
+    if (item.name.compare(0, prefix.size(), prefix) == 0) return;  // the model's own name
+  }
   for (auto& [key, value] : state_dict.entries()) {
     const std::string& name = key.as_string();
     if (name.compare(0, prefix.size(), prefix) == 0) key = Value(name.substr(prefix.size()));
@@ -257,7 +260,6 @@ void TrainRunner::read_checkpoint() {
     whole.set("state_dict", *checkpoint_);
     checkpoint_ = std::move(whole);
   }
-  strip_module_prefix(checkpoint_->at("state_dict"));
   if (const Value* extra = checkpoint_->find("polyak")) {
     const int64_t format = extra->at("format").as_int();
     if (format > kFormat) {
@@ -374,6 +376,7 @@ void TrainRunner::set_up_model() {
   if (test_ && !(val_ && test_->loader == val_->loader)) {
     check_forward(*test_->loader, options_.test_dataloader);
   }
+  if (checkpoint_) strip_module_prefix(checkpoint_->at("state_dict"), model());
   if (checkpoint_) check_fit(checkpoint_->at("state_dict"), checkpoint_file_);
 }
 
@@ -510,12 +513,18 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
     for (size_t i = 0; i < std::min(states.size(), schedulers_.size()); ++i) {
       schedulers_[i]->load_state_dict(states[i]);
     }
+  } else if (!schedulers_.empty()) {
+    log_warning(
+        "the checkpoint holds no parameter schedulers: they start over from its learning rate");
   }
   if (const Value* hub = checkpoint.find("message_hub"); hub && hub->is_dict()) {
     if (const Value* info = hub->find("runtime_info"); info && info->is_dict()) run_info() = *info;
   }
   const Value* extra = checkpoint.find("polyak");
   if (!extra) return;
+  if (const Value* length = extra->find("epoch_length")) {
+    inside_epoch_ = length->as_int() == progress_.epoch_length;
+  }
   if (const Value* steps = extra->find("optimizer_steps"))
     progress_.optimizer_steps = steps->as_int();
   if (const Value* random = extra->find("random_state")) {
@@ -528,7 +537,7 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
 void TrainRunner::train_epochs() {
   // A checkpoint from inside an epoch: the rest of that epoch comes first. With another number of
   // batches than in the run before, the place is unknown, and the epoch starts over.
-  int64_t index = progress_.iter - progress_.epoch * progress_.epoch_length;
+  int64_t index = inside_epoch_ ? progress_.iter - progress_.epoch * progress_.epoch_length : 0;
   if (index < 0 || index > progress_.epoch_length) index = 0;
   while (progress_.epoch < progress_.max_epochs && !stop_) {
     hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
@@ -670,6 +679,7 @@ Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedulers) {
   Value extra = Value::dict();
   extra.set("format", kFormat);
   extra.set("optimizer_steps", progress_.optimizer_steps);
+  extra.set("epoch_length", progress_.epoch_length);
   extra.set("random_state", std::move(random));
 
   Value checkpoint = Value::dict();

@@ -126,6 +126,7 @@ class POLYAK_API TrainRunner : public Runner {
   std::string checkpoint_file_;      // what the config asks for; empty: nothing
   std::optional<Value> checkpoint_;  // read, not loaded yet
   bool resuming_ = false;
+  bool inside_epoch_ = true;     // iter and epoch of the checkpoint tell the place in its epoch
   at::Tensor cpu_random_state_;  // of the run that goes on; undefined otherwise
   at::Tensor device_random_state_;
 
