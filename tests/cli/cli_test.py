@@ -161,6 +161,37 @@ class Train(CommandTest):
         done = self.train(config, "--work-dir", "b", "--resume", "a/epoch_2.pth")
         self.assertEqual([row["epoch"] for row in self.table(done)], [3])
 
+    def test_resumed_with_another_batch_size_starts_its_epoch_over(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "a")
+        self.train(config, "--work-dir", "b", "--resume", "a/epoch_1.pth", "--cfg-options",
+                   "train_dataloader.batch_size=32", "default_hooks.logger.type=LoggerHook",
+                   "default_hooks.logger.interval=1")
+        epochs = [line["epoch"] for line in self.scalars("b") if "epoch" in line]
+        self.assertEqual([epochs.count(2), epochs.count(3)], [4, 4])
+
+    def test_resumed_keeps_the_best_score_of_the_run_before(self):
+        config = self.write(SMALL + COSINE)
+        best = ("--cfg-options", "default_hooks.checkpoint.type=CheckpointHook",
+                "default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.save_best=accuracy",
+                "default_hooks.checkpoint.rule=less")  # so that the first validation may well stay the best
+        self.train(config, "--work-dir", "whole", *best)
+        self.train(config, "--work-dir", "broken", *best, "train_cfg.max_epochs=1")
+        self.train(config, "--work-dir", "broken", "--resume", *best)
+        names = [sorted(path.name for path in (self.folder / run).glob("best_*")) for run in ("whole", "broken")]
+        self.assertEqual(names[0], names[1])
+        self.assertEqual(len(names[0]), 1)
+
+    def test_resume_without_a_path_goes_before_load_from(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "base")
+        tune = self.write(SMALL + COSINE + "load_from: base/epoch_3.pth\n", "tune.yaml")
+        done = self.train(tune, "--work-dir", "run", "--resume")
+        self.assertIn("starting from base/epoch_3.pth", done.stderr)
+        (self.folder / "run" / "last_checkpoint").write_text("epoch_2.pth")
+        done = self.train(tune, "--work-dir", "run", "--resume")
+        self.assertIn("going on from run/epoch_2.pth", done.stderr)
+
     def test_counts_optimizer_steps_under_accumulation(self):
         config = self.write(SMALL + COSINE)
         self.train(config, "--work-dir", "run", "--cfg-options", "optim_wrapper.accumulative_counts=3",

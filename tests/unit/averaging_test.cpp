@@ -378,6 +378,48 @@ TEST(Average, OfAHalfPrecisionModelGoesOnFromWhatAnArchiveHolds) {
   EXPECT_EQ(average_of(other, "weight").item<float>(), 3);
 }
 
+TEST(Average, CastingItLeavesCountsAndIntegersAlone) {
+  TinyNet net;
+  net->bn->num_batches_tracked.fill_(70001);
+  ExponentialMovingAverage average(net, ema(1e-4).update_buffers(true));
+  average.update_parameters(net);
+  average.load_state(average.state(), 70001);
+  average.to(torch::kHalf);
+  EXPECT_EQ(average.steps(), 70001);
+  EXPECT_EQ(average_of(average, "bn.num_batches_tracked").item<int64_t>(), 70001);
+  EXPECT_EQ(average_of(average, "conv.weight").scalar_type(), at::kFloat);  // exact all the same
+  EXPECT_EQ(average.module<TinyNetImpl>()->conv->weight.scalar_type(), at::kHalf);
+}
+
+TEST(Average, CastingItKeepsTiedTensorsTied) {
+  Tied net;
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  average.to(torch::kDouble);
+  fill(net, 4);
+  average.update_parameters(net);
+  auto module = average.module<Tied>();
+  EXPECT_EQ(module->embedding[0].item<double>(), 2);
+  EXPECT_EQ(module->output[0].item<double>(), 2);
+}
+
+TEST(Average, SeesTensorsThatWereTiedSinceAtRebind) {
+  torch::jit::Module net("net");
+  net.register_parameter("x", at::zeros({1}), false);
+  net.register_parameter("y", at::zeros({1}), false);
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  net.setattr("y", net.attr("x"));
+  average.rebind(net);
+  net.attr("x").toTensor().fill_(8);
+  average.update_parameters(net);
+  {
+    auto guard = average.swap(net);
+    EXPECT_EQ(net.attr("y").toTensor().item<float>(), 4);
+  }
+  EXPECT_EQ(net.attr("x").toTensor().item<float>(), 8);
+}
+
 // ---- swap
 
 TEST(Swap, BeforeTheFirstUpdateChangesNothing) {
