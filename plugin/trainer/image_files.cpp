@@ -58,7 +58,7 @@ uint32_t big_endian(const unsigned char* bytes) {
 
 std::string find_plain_or_gz(const std::string& root, const std::string& name) {
   const std::filesystem::path path = std::filesystem::path(root) / name;
-  const std::string compressed = path.string() + ".gz";
+  std::string compressed = path.string() + ".gz";
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored)) return path.string();
   if (std::filesystem::exists(compressed, ignored)) return compressed;

@@ -1,8 +1,9 @@
 #include "polyak/trainer/optim_wrapper.h"
 
 #include <ATen/Functions.h>
+#include <torch/types.h>  // clip_grad.h uses it without including it
+
 #include <torch/nn/utils/clip_grad.h>
-#include <torch/types.h>
 
 #include "polyak/core/log.h"
 #include "polyak/registry/registry.h"
@@ -75,7 +76,8 @@ void OptimWrapper::clip() {
   if (clip_grad_->max_norm) {
     grad_norm_ = torch::nn::utils::clip_grad_norm_(optimizer_->parameters(), *clip_grad_->max_norm,
                                                    clip_grad_->norm_type);
-  } else {
+  }
+  if (clip_grad_->max_value) {
     torch::nn::utils::clip_grad_value_(optimizer_->parameters(), *clip_grad_->max_value);
   }
 }

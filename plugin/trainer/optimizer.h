@@ -36,7 +36,7 @@ class POLYAK_API Optimizer {
   Value state_dict() const;
   /// Takes state and the group's numbers (lr, momentum, ...) from what state_dict() or Python gave.
   /// @throws CheckpointError when the number of parameters or a shape differs; nothing changes then
-  void load_state_dict(const Value& state);
+  void load_state_dict(const Value& saved);
 
  protected:
   Optimizer(std::vector<at::Tensor> parameters, double lr);

@@ -465,7 +465,7 @@ Scalars TrainRunner::test() {
   if (!test_) config_.fail("a test needs test_dataloader and test_evaluator");
   start_run();
   load_checkpoint();
-  const Scalars metrics = run_evaluation(*test_, Hook::Stage::test);
+  Scalars metrics = run_evaluation(*test_, Hook::Stage::test);
   hooks_.call([&](Hook& hook) { hook.after_run(*this); });
   return metrics;
 }

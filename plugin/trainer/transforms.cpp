@@ -98,7 +98,7 @@ void ResizeOptions::visit(OptionVisitor& visitor) {
   visitor.required("scale", &scale, "Height and width of the result.", at_least(1));
 }
 
-Resize::Resize(ResizeOptions options) : options_(options) {
+Resize::Resize(ResizeOptions options) : options_(std::move(options)) {
   check_options(options_, "Resize");
 }
 

@@ -276,7 +276,7 @@ TEST(Average, ChannelsLastWeightsAgreeWithContiguousOnes) {
 
 TEST(Average, TakesEveryKindOfModel) {
   TinyNet holder;
-  std::shared_ptr<TinyNetImpl> shared = holder.ptr();
+  const std::shared_ptr<TinyNetImpl>& shared = holder.ptr();
   torch::nn::Sequential sequential(torch::nn::Linear(2, 2), torch::nn::BatchNorm1d(2));
   ExponentialMovingAverage a(holder), b(shared), c(*shared), d(sequential);
   a.update_parameters(holder);

@@ -507,7 +507,7 @@ TEST_F(HostileTest, EveryTruncationAndDamageOfThePickleIsAnErrorOrHarmless) {
 const std::string kStart = "\x80\x02";
 
 TEST_F(HostileTest, NamesTheObjectThatItRefuses) {
-  EXPECT_EQ(pickle_error(kStart + "cposix\nsystem\nX\x02\0\0\0ls\x85R."),
+  EXPECT_EQ(pickle_error(kStart + std::string("cposix\nsystem\nX\x02\0\0\0ls\x85R.", 24)),
             file() +
                 ": an object of 'posix.system'; this reader takes tensors, numbers, strings, "
                 "lists, tuples and dicts");

@@ -44,7 +44,7 @@ class ImageFiles : public ::testing::Test {
     return (folder_ / name).string();
   }
   std::string write_gz(const std::string& name, const std::string& text) {
-    const std::string path = (folder_ / name).string();
+    std::string path = (folder_ / name).string();
     gzFile file = gzopen(path.c_str(), "wb");
     gzwrite(file, text.data(), static_cast<unsigned>(text.size()));
     gzclose(file);
@@ -106,7 +106,7 @@ TEST_F(ImageFiles, ChecksThatLabelsBelongToTheImages) {
 }
 
 TEST_F(ImageFiles, ReadsCifar10) {
-  std::string records(2 * 3073, '\0');
+  std::string records(size_t{2} * 3073, '\0');
   records[0] = 3;
   records[1 + 1024 + 32] = 9;  // green, second row
   records[3073] = 5;

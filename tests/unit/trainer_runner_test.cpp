@@ -391,7 +391,7 @@ TEST_F(Running, RefusesACheckpointThatDoesNotFit) {
       },
       ThrowsMessage<CheckpointError>(HasSubstr("does not fit the model")));
   // Weights to start from may fit in part; what differs is said.
-  TrainRunner(config({load, "model.backbone.hidden=[8,8]"}), catalog_);
+  const TrainRunner partly(config({load, "model.backbone.hidden=[8,8]"}), catalog_);
   EXPECT_THAT(messages_, HasSubstr("missing in the checkpoint: backbone.fc2.weight"));
   Node other = config({load});
   other.set("model",
