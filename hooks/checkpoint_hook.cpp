@@ -116,8 +116,8 @@ void CheckpointHook::check_run(Runner& runner) {
     if (wanted == "auto" || std::count(names.begin(), names.end(), wanted)) continue;
     const std::string near = nearest_name(wanted, names);
     fail<ConfigError>(
-        "CheckpointHook: save_best: no metric is named '{}'{}; the validation gives {}", wanted,
-        near.empty() ? "" : fmt::format("; did you mean '{}'?", near), fmt::join(names, ", "));
+        "CheckpointHook: save_best: no metric is named '{}'; {}the validation gives {}", wanted,
+        near.empty() ? "" : fmt::format("did you mean '{}'? ", near), fmt::join(names, ", "));
   }
 }
 

@@ -194,8 +194,8 @@ int list(const std::string& kind) {
   }
   if (!found) {
     const std::string near = nearest_name(kind, kinds);
-    fail<ConfigError>("no kind is named '{}'{}; the kinds are: {}", kind,
-                      near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+    fail<ConfigError>("no kind is named '{}'; {}the kinds are: {}", kind,
+                      near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
                       fmt::join(kinds, ", "));
   }
   return 0;
@@ -263,8 +263,8 @@ int describe(const std::string& name, const std::string& format) {
   }
   if (!found) {
     const std::string near = nearest_name(name, names);
-    fail<ConfigError>("nothing is named '{}'{}; `polyak list` shows what there is", name,
-                      near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
+    fail<ConfigError>("nothing is named '{}'; {}`polyak list` shows what there is", name,
+                      near.empty() ? "" : fmt::format("did you mean '{}'? ", near));
   }
   return 0;
 }

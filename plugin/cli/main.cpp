@@ -82,8 +82,8 @@ int main(int argc, char** argv) {
     for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
     if (std::find(names.begin(), names.end(), argv[1]) == names.end()) {
       const std::string near = nearest_name(argv[1], names);
-      fmt::print(stderr, "polyak: no command is named '{}'{}; they are {}\n", argv[1],
-                 near.empty() ? "" : fmt::format("; did you mean '{}'?", near),
+      fmt::print(stderr, "polyak: no command is named '{}'; {}they are {}\n", argv[1],
+                 near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
                  fmt::join(names, ", "));
       return kWrongUse;
     }

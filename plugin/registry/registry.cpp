@@ -41,8 +41,8 @@ std::string RegistryBase::type_of(const Node& node) const {
   name = name.substr(name.rfind('.') + 1);
   if (contains(name)) return name;
   const std::string near = nearest_name(name, names());
-  type->fail(fmt::format("no {} is named '{}'{}; the {}s are: {}", kind_, name,
-                         near.empty() ? "" : fmt::format("; did you mean '{}'?", near), kind_,
+  type->fail(fmt::format("no {} is named '{}'; {}the {}s are: {}", kind_, name,
+                         near.empty() ? "" : fmt::format("did you mean '{}'? ", near), kind_,
                          fmt::join(names(), ", ")));
 }
 
