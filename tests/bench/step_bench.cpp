@@ -1,0 +1,117 @@
+// What averaging adds to a step of training.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+#include <torch/utils.h>
+
+#include "bench/averaging_ways.h"
+#include "bench/benchmarks.h"
+#include "bench/race.h"
+#include "support/fake_runner.h"
+
+namespace polyak::bench {
+namespace {
+
+struct Mlp : torch::nn::Module {
+  explicit Mlp(int64_t width) {
+    first = register_module("first", torch::nn::Linear(width, 4 * width));
+    second = register_module("second", torch::nn::Linear(4 * width, 4 * width));
+    third = register_module("third", torch::nn::Linear(4 * width, width));
+  }
+  at::Tensor forward(const at::Tensor& input) {
+    return third(at::relu(second(at::relu(first(input)))));
+  }
+  torch::nn::Linear first{nullptr}, second{nullptr}, third{nullptr};
+};
+
+/// Moves the parameters into one array, which the limit then reads as fresh from the optimizer as
+/// the hook finds its tensors. All sizes are multiples of a cache line's.
+at::Tensor flatten_parameters(torch::nn::Module& model) {
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& parameter : model.parameters()) parts.push_back(parameter.view({-1}));
+  at::Tensor flat = at::cat(parts);
+  int64_t begin = 0;
+  for (const at::Tensor& parameter : model.parameters()) {
+    parameter.set_data(flat.narrow(0, begin, parameter.numel()).view(parameter.sizes()));
+    begin += parameter.numel();
+  }
+  return flat;
+}
+
+void step(benchmark::State& state, int threads) {
+  at::set_num_threads(threads);
+  const int64_t width = flags().tiny ? 64 : 1024;
+  const auto model = std::make_shared<Mlp>(width);
+  Flat flat(0, at::kFloat);
+  {
+    torch::NoGradGuard no_grad;
+    flat.source = flatten_parameters(*model);
+    flat.average = flat.source.clone();
+  }
+  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(1e-3));
+  const at::Tensor input = at::randn({16, width}), target = at::randn({16, width});
+  const auto train = [&] {
+    optimizer.zero_grad();
+    (model->forward(input) - target).square().mean().backward();
+    optimizer.step();
+  };
+
+  test::FakeRunner runner(model);
+  const auto hook = test::make_ema_hook(
+      Node::mapping({{"ema_type", "ExponentialMovingAverage"}, {"momentum", kWeight}}));
+  runner.hooks_.add(hook);
+  runner.progress_.optimizer_steps = 0;
+  runner.hooks_.call([&](Hook& each) { each.before_run(runner); });
+  runner.hooks_.call([&](Hook& each) { each.before_train(runner); });
+  const auto call_hooks = [&] {
+    ++runner.progress_.optimizer_steps;
+    runner.hooks_.call([&](Hook& each) { each.after_train_iter(runner, 0, {}); });
+    ++runner.progress_.iter;
+  };
+
+  call_hooks();  // the first update copies
+  {
+    torch::NoGradGuard no_grad;
+    const auto averages = hook->average()->named_averages();
+    const auto parameters = model->named_parameters();
+    for (const auto& item : averages) set_start_values(item.value(), parameters[item.key()]);
+    call_hooks();
+    for (const auto& item : averages) {
+      if (!(distance_after_update(item.value(), parameters[item.key()]) <= kTolerance)) {
+        return fail(state, "the hook gives another average of " + item.key());
+      }
+    }
+  }
+
+  Race race;
+  race.add("step_and_hook", [&] {
+    train();
+    call_hooks();
+  });
+  race.add("step", train);
+  race.add("step_and_limit", [&] {
+    train();
+    flat.plain_loop();
+  });
+  race.run(state);
+  race.report(state);
+  const double hook_adds = race.difference("step_and_hook", "step");
+  const double limit_adds = race.difference("step_and_limit", "step");
+  state.counters["hook_adds_us"] = hook_adds * 1e6;
+  state.counters["limit_adds_us"] = limit_adds * 1e6;
+  state.counters["hook_adds/limit_adds"] = hook_adds / limit_adds;
+}
+
+}  // namespace
+
+void add_step_benchmarks() {
+  for (int threads : {1, 2}) {
+    add_benchmark("step/mlp_25m/float32/" + std::to_string(threads),
+                  [threads](benchmark::State& state) { step(state, threads); })
+        // A small difference of large times needs more rounds.
+        ->Iterations(5 * flags().rounds);
+  }
+}
+
+}  // namespace polyak::bench
