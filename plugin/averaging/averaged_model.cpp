@@ -424,9 +424,9 @@ void AveragedModel::make_plan() {
                              (slot.source.strides() == slot.average.strides() &&
                               slot.source.is_non_overlapping_and_dense()));
     if (average_type && source_type && same_order && slot.source.is_cpu() &&
-        slot.average.is_cpu() && kernels::supports(*average_type, *source_type)) {
+        slot.average.is_cpu() && kernels::supports_average(*average_type)) {
       spans.push_back({slot.average.data_ptr(), slot.source.data_ptr(), slot.source.numel(),
-                       *average_type, *source_type});
+                       *average_type, *source_type, nullptr});
     } else {
       plan->by_aten.push_back(i);
     }
