@@ -28,6 +28,16 @@ struct AverageOptions : Options {
   Self& device(const c10::Device& value) { return device_ = value.str(), self(); }
   const std::optional<std::string>& device() const { return device_; }
 
+  /// What the average is kept in. "default": the model's dtype, float32 for float16 and bfloat16.
+  /// "compensated": where that is float32, 16 more bits of each number, so that small updates are
+  /// not lost to rounding (2 more bytes a parameter). "float64": that, whatever the model's.
+  Self& precision(std::string value) { return precision_ = std::move(value), self(); }
+  const std::string& precision() const { return precision_; }
+  /// Looks at the model before each update, and leaves the average as it was where a NaN or an
+  /// infinity is in it.
+  Self& skip_nonfinite(bool value) { return skip_nonfinite_ = value, self(); }
+  bool skip_nonfinite() const { return skip_nonfinite_; }
+
   void visit(OptionVisitor& visitor) override {
     visitor.key("interval", &interval_,
                 "Average at every interval-th update; the others only count.", at_least(1));
@@ -35,6 +45,10 @@ struct AverageOptions : Options {
                 "Average floating buffers like parameters; off: copy all buffers at each update.");
     visitor.key("device", &device_,
                 "Where the average is kept, such as cpu or cuda:0; null: where the model is.");
+    visitor.choice("precision", &precision_, {"default", "compensated", "float64"},
+                   "What the average is kept in; compensated: float32 and 16 more bits.");
+    visitor.key("skip_nonfinite", &skip_nonfinite_,
+                "Leave the average as it was when the model holds a NaN or an infinity.");
   }
   void validate() const override {
     if (device_) check_device(*device_);
@@ -47,6 +61,8 @@ struct AverageOptions : Options {
   int64_t interval_ = 1;
   bool update_buffers_ = false;
   std::optional<std::string> device_;
+  std::string precision_ = "default";
+  bool skip_nonfinite_ = false;
 };
 
 /// The keys of averages that have a momentum: the weight of the NEW value, not the decay.

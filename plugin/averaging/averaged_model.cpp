@@ -2,10 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
 #include <fmt/ranges.h>
 #include <torch/csrc/autograd/grad_mode.h>
-#include <torch/cuda.h>
 #include <torch/serialize/archive.h>
 
 #include <algorithm>
@@ -13,47 +11,48 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "polyak/averaging/by_aten.h"
+#include "polyak/averaging/plan.h"
+#include "polyak/averaging/slot.h"
+#include "polyak/averaging/swap_state.h"
 #include "polyak/core/log.h"
-#include "polyak/kernels/lerp.h"
 
 namespace polyak {
 namespace {
-
-// Small enough that two threads share a layer evenly, large enough that a chunk's call is free.
-constexpr int64_t kChunkElements = 32768;
 
 bool is_half(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16;
 }
 
-/// Averaged rather than copied: complex too, unlike the reference, which leaves such tensors alone.
-bool is_averageable(const at::Tensor& tensor) {
-  return tensor.is_floating_point() || tensor.is_complex();
-}
-
-std::optional<kernels::DType> kernel_type(at::ScalarType type) {
+/// The largest part of a number that rounding its average may take away.
+double rounding_of(at::ScalarType type, bool compensated) {
   switch (type) {
-    case at::kDouble:
-      return kernels::DType::float64;
-    case at::kFloat:
-      return kernels::DType::float32;
     case at::kHalf:
-      return kernels::DType::float16;
+      return 0x1p-11;
     case at::kBFloat16:
-      return kernels::DType::bfloat16;
+      return 0x1p-8;
+    case at::kFloat:
+      return compensated ? 0x1p-40 : 0x1p-24;
     default:
-      return std::nullopt;
+      return 0x1p-53;
   }
 }
 
-/// avg += w * (src - avg) by LibTorch, for every tensor that our kernel does not take.
-void lerp_by_aten(const at::Tensor& average, const at::Tensor& source, double weight) {
-  const at::Tensor value = source.to(average.device(), average.scalar_type());
-  if (weight < 0.5) {
-    average.add_(value - average, weight);
-  } else {
-    average.copy_(value - (value - average) * (1.0 - weight));
-  }
+// An update of a value that differs from its source by less than this part of its size must not
+// vanish.
+constexpr double kStall = 0.05;
+
+void warn_of_stall(const std::string& rule, double weight, at::ScalarType type, bool compensated) {
+  const double stuck = rounding_of(type, compensated) / weight;
+  const bool half = is_half(type);
+  log_warning(
+      "{}: with the weight {:.3g} an average in {} hardly moves: values within {:.2g} % of the "
+      "model's stay where they are, since an update smaller than half a unit in the last place is "
+      "rounded away; use {} or a larger momentum",
+      rule, weight, at::toString(type), 100 * stuck,
+      half                                 ? "a float32 average"
+      : compensated || type == at::kDouble ? "fewer updates (interval)"
+                                           : "precision: compensated");
 }
 
 /// cloning runs a model's random initialisation; the program's own random numbers must not notice.
@@ -69,6 +68,12 @@ class KeepRandomState {
   at::Generator generator_;
   at::Tensor state_;
 };
+
+Precision precision_of(const std::string& name) {
+  return name == "compensated" ? Precision::compensated
+         : name == "float64"   ? Precision::float64
+                               : Precision::standard;
+}
 
 void copy_training_flags(const torch::nn::Module& from, torch::nn::Module& to) {
   to.train(from.is_training());  // sets the children too, so parents come first
@@ -101,96 +106,6 @@ std::shared_ptr<torch::nn::Module> make_skeleton(const std::vector<NamedTensor>&
 
 }  // namespace
 
-void check_device(const std::string& text) {
-  std::optional<c10::Device> device;
-  try {
-    device = c10::Device(text);
-  } catch (const c10::Error&) {
-    fail<ConfigError>("device: '{}' is no device; write cpu, cuda, or cuda:0", text);
-  }
-  if (!device->is_cpu() && !device->is_cuda()) {
-    fail<ConfigError>("device: '{}' is not supported; it must be cpu, cuda or cuda:N", text);
-  }
-  if (device->is_cuda() && !torch::cuda::is_available()) {
-    fail<ConfigError>("device: '{}' is not available: this LibTorch or this machine has no CUDA",
-                      text);
-  }
-  if (device->is_cuda() && device->has_index()) {
-    const auto count = static_cast<int64_t>(torch::cuda::device_count());
-    if (device->index() >= count) {
-      fail<ConfigError>("device: '{}' is not available: this machine has {} CUDA device(s)", text,
-                        count);
-    }
-  }
-}
-
-struct AveragedModel::Slot {
-  std::string name;    // the first one, when the tensor has several
-  at::Tensor source;   // the model's own tensor
-  at::Tensor held;     // its counterpart in module_, in the model's dtype
-  at::Tensor average;  // held itself, or its float32 form for a half precision model
-  bool buffer = false;
-  std::vector<at::Tensor>
-      also;  // counterparts in module_ under further names; they share held's storage
-};
-
-struct AveragedModel::Plan {
-  struct Seen {  // what the plan was made for; compared before each use
-    const void* source;
-    const void* average;
-    at::ScalarType source_type;
-    at::ScalarType average_type;
-    int64_t size;
-  };
-  std::vector<Seen> seen;
-  std::vector<kernels::Span> chunks;
-  std::vector<size_t> by_aten;  // averaged, but not by our kernel
-  std::vector<size_t> copied;   // copied at every averaging: integers
-  std::vector<size_t> buffers;  // copied at every call, when update_buffers is off
-};
-
-struct SwapGuard::State {
-  struct Item {
-    std::string name;
-    at::Tensor live;  // the model's tensor
-    at::Tensor raw;   // what it held
-    bool buffer;
-  };
-  std::vector<Item> items;
-
-  static void exchange(const at::Tensor& live, const at::Tensor& data) {
-    live.set_data(data);
-    // A graph that saved the tensor before this would take gradients at weights that it never saw.
-    if (!live.is_inference()) live.unsafeGetTensorImpl()->bump_version();
-  }
-
-  void restore() noexcept {
-    // Backwards: of tensors that share storage, the one put in last was saved with the average in
-    // it.
-    for (auto item = items.rbegin(); item != items.rend(); ++item) exchange(item->live, item->raw);
-    items.clear();
-  }
-
-  State() = default;
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
-  ~State() { restore(); }
-};
-
-SwapGuard& SwapGuard::operator=(SwapGuard&& other) noexcept {
-  release();
-  state_ = std::move(other.state_);
-  return *this;
-}
-
-SwapGuard::~SwapGuard() {
-  release();
-}
-
-void SwapGuard::release() noexcept {
-  state_.reset();
-}
-
 std::string LoadReport::text() const {
   std::vector<std::string> parts;
   if (!missing.empty()) parts.push_back(fmt::format("missing: {}", fmt::join(missing, ", ")));
@@ -204,6 +119,7 @@ std::string LoadReport::text() const {
 AveragedModel::AveragedModel(const Model& model, Settings settings, ModuleFactory factory)
     : torch::nn::Module("AveragedModel"),
       settings_(std::move(settings)),
+      precision_(precision_of(settings_.precision)),
       factory_(std::move(factory)) {
   steps_ = register_buffer("steps", at::zeros({}, at::kLong));
   bind(model);
@@ -232,7 +148,14 @@ double AveragedModel::weight(int64_t k) const {
 void AveragedModel::avg_func(const at::Tensor& averaged, const at::Tensor& source,
                              int64_t k) const {
   torch::NoGradGuard no_grad;
-  lerp_by_aten(averaged, source, rule(k));
+  const double weight = rule(k);
+  if (!stall_checked_ && is_half(averaged.scalar_type())) {
+    stall_checked_ = true;
+    if (weight > 0 && rounding_of(averaged.scalar_type(), false) / weight >= kStall) {
+      warn_of_stall(rule_name(), weight, averaged.scalar_type(), false);
+    }
+  }
+  lerp_by_aten(averaged, source, weight);
 }
 
 // ---- binding
@@ -286,12 +209,14 @@ void AveragedModel::bind(const Model& model) {
 
   // Parameters were added or tied in another way: build anew and keep the averages of those that
   // stay.
-  std::unordered_map<std::string, at::Tensor> averages;
-  for (const auto& [name, slot] : names_) averages.emplace(name, slots_[slot].average);
+  std::unordered_map<std::string, Slot> before;
+  for (const auto& [name, slot] : names_) before.emplace(name, slots_[slot]);
   build_slots(model, tensors);
   for (Slot& slot : slots_) {
-    auto kept = averages.find(slot.name);
-    if (kept != averages.end()) slot.average.copy_(kept->second);
+    auto kept = before.find(slot.name);
+    if (kept == before.end()) continue;
+    slot.average.copy_(kept->second.average);
+    if (slot.lost.defined() && kept->second.lost.defined()) slot.lost.copy_(kept->second.lost);
   }
 }
 
@@ -340,7 +265,7 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
       // A clone has the constructor's dtype where the model was cast since.
       const c10::Device place = device ? *device : item.tensor.device();
       mine.set_data(item.tensor.detach().to(place).clone());
-      slots.push_back({item.name, item.tensor, mine, mine, item.buffer, {}});
+      slots.push_back({item.name, item.tensor, mine, mine, {}, item.buffer, {}});
     } else {
       counterpart->second.set_requires_grad(false);
       counterpart->second.set_data(
@@ -359,20 +284,39 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
 }
 
 void AveragedModel::settle_precision() {
-  for (Slot& slot : slots_) {
-    const bool averaged = !slot.buffer || settings_.update_buffers;
-    const bool apart = !slot.average.is_same(slot.held);
-    if (averaged && is_half(slot.held.scalar_type())) {
-      if (!apart || slot.average.device() != slot.held.device()) {
-        slot.average =
-            slot.average.detach().to(slot.held.device(), at::kFloat, false, /*copy=*/!apart);
-      }
-    } else if (apart) {  // the copy was cast to full precision: the average moves in
-      slot.held.copy_(slot.average);
-      slot.average = slot.held;
-    }
-  }
+  for (Slot& slot : slots_) settle_precision(slot);
   plan_.reset();
+}
+
+/// Gives the average the dtype that it should have beside `held`, on held's device, with the value
+/// that it has.
+void AveragedModel::settle_precision(Slot& slot) const {
+  const bool averaged = (!slot.buffer || settings_.update_buffers) && slot.held.is_floating_point();
+  const at::ScalarType dtype = slot.held.scalar_type();
+  const at::ScalarType wanted = !averaged                          ? dtype
+                                : precision_ == Precision::float64 ? at::kDouble
+                                : is_half(dtype)                   ? at::kFloat
+                                                                   : dtype;
+  const bool apart = wanted != dtype;
+  const bool compensated = averaged && precision_ == Precision::compensated && wanted == at::kFloat;
+  if (slot.average.is_same(slot.held) != apart && slot.average.scalar_type() == wanted &&
+      slot.average.device() == slot.held.device() && slot.lost.defined() == compensated &&
+      (!compensated || slot.lost.device() == slot.held.device())) {
+    return;
+  }
+  const at::Tensor value =
+      slot.lost.defined() ? widen_compensated(slot.average, slot.lost.to(slot.average.device()))
+                          : slot.average.detach();
+  if (apart) {
+    slot.average = value.to(slot.held.device(), wanted, false, /*copy=*/true);
+  } else {
+    if (!slot.average.is_same(slot.held)) slot.held.copy_(value);
+    slot.average = slot.held;
+  }
+  slot.lost = compensated ? at::zeros_like(slot.average, at::kShort) : at::Tensor();
+  if (compensated && value.scalar_type() == at::kDouble) {
+    narrow_compensated(value.to(slot.average.device()), slot.average, slot.lost);
+  }
 }
 
 void AveragedModel::refresh_module() const {
@@ -384,99 +328,113 @@ void AveragedModel::refresh_module() const {
 
 // ---- updating
 
-bool AveragedModel::plan_is_current() const {
-  if (!plan_) return false;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    const Slot& slot = slots_[i];
-    const Plan::Seen& seen = plan_->seen[i];
-    const c10::TensorImpl* source = slot.source.unsafeGetTensorImpl();
-    const c10::TensorImpl* average = slot.average.unsafeGetTensorImpl();
-    if (source->data() != seen.source || average->data() != seen.average ||
-        source->numel() != seen.size || slot.source.scalar_type() != seen.source_type ||
-        slot.average.scalar_type() != seen.average_type) {
-      return false;
-    }
-  }
-  return true;
-}
-
-void AveragedModel::make_plan() {
-  settle_precision();
-  auto plan = std::make_unique<Plan>();
-  std::vector<kernels::Span> spans;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    const Slot& slot = slots_[i];
-    plan->seen.push_back({slot.source.unsafeGetTensorImpl()->data(),
-                          slot.average.unsafeGetTensorImpl()->data(), slot.source.scalar_type(),
-                          slot.average.scalar_type(), slot.source.numel()});
-    if (slot.buffer && !settings_.update_buffers) {
-      plan->buffers.push_back(i);
-      continue;
-    }
-    if (!is_averageable(slot.average)) {
-      plan->copied.push_back(i);
-      continue;
-    }
-    const auto average_type = kernel_type(slot.average.scalar_type());
-    const auto source_type = kernel_type(slot.source.scalar_type());
-    const bool same_order = slot.source.sizes() == slot.average.sizes() &&
-                            ((slot.source.is_contiguous() && slot.average.is_contiguous()) ||
-                             (slot.source.strides() == slot.average.strides() &&
-                              slot.source.is_non_overlapping_and_dense()));
-    if (average_type && source_type && same_order && slot.source.is_cpu() &&
-        slot.average.is_cpu() && kernels::supports(*average_type, *source_type)) {
-      spans.push_back({slot.average.data_ptr(), slot.source.data_ptr(), slot.source.numel(),
-                       *average_type, *source_type});
-    } else {
-      plan->by_aten.push_back(i);
-    }
-  }
-  plan->chunks = kernels::cut(spans, kChunkElements);
-  plan_ = std::move(plan);
-}
-
-void AveragedModel::average(double weight) {
-  const std::vector<kernels::Span>& chunks = plan_->chunks;
-  at::parallel_for(0, static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end) {
-    kernels::lerp(chunks.data() + begin, static_cast<size_t>(end - begin), weight);
-  });
-  for (size_t i : plan_->by_aten) lerp_by_aten(slots_[i].average, slots_[i].source, weight);
-  for (size_t i : plan_->copied) slots_[i].average.copy_(slots_[i].source);
-}
-
-void AveragedModel::update_parameters(const Model& model) {
+/// Sees to it that the plan fits the model as it is now.
+void AveragedModel::prepare(const Model& model) {
   if (is_swapped()) {
     fail<Error>(
         "update_parameters: the averaged weights are in the model; let the guard of swap() go "
         "first");
   }
-  torch::NoGradGuard no_grad;
   if (model.identity() != bound_to_) bind(model);
-  if (!plan_is_current()) make_plan();
-
-  const int64_t k = steps();
-  if (k == 0) {
-    for (const Slot& slot : slots_) slot.average.copy_(slot.source);
-  } else {
-    if (k % settings_.interval == 0) average(weight(k));
-    for (size_t i : plan_->buffers) slots_[i].average.copy_(slots_[i].source);
+  if (!plan_ || !plan_->is_current()) {
+    settle_precision();
+    plan_ = std::make_unique<Plan>(slots_, settings_.update_buffers, settings_.skip_nonfinite);
   }
-  *steps_.data_ptr<int64_t>() = k + 1;
+}
+
+void AveragedModel::copy_model() {
+  for (const Slot& slot : slots_) {
+    slot.average.copy_(slot.source);
+    if (slot.lost.defined()) slot.lost.zero_();
+  }
+}
+
+void AveragedModel::count_skipped() {
+  ++skipped_;
+  if ((skipped_ & (skipped_ - 1)) == 0) {  // 1, 2, 4, 8, ...: a run that went bad says so, briefly
+    log_warning(
+        "{}: the model holds a NaN or an infinity; the average stays as it was ({} update(s) "
+        "skipped so far, {} made)",
+        rule_name(), skipped_, steps());
+  }
+}
+
+void AveragedModel::warn_if_stalled() {
+  if (stall_checked_) return;
+  stall_checked_ = true;
+  // The rule's usual weight: that of a schedule which ends at 0 is small on purpose.
+  const double weight = rule(1);
+  for (const Slot& slot : slots_) {
+    if (!slot.average.is_floating_point() || (slot.buffer && !settings_.update_buffers)) continue;
+    const at::ScalarType type = slot.average.scalar_type();
+    if (weight > 0 && rounding_of(type, slot.lost.defined()) / weight >= kStall) {
+      return warn_of_stall(rule_name(), weight, type, slot.lost.defined());
+    }
+  }
+}
+
+void AveragedModel::update_parameters(const Model& model) {
+  AveragedModel* self = this;
+  update_together(self, model);
+}
+
+void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model) {
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < averages.size(); ++i) {
+    if (!averages[i]) fail<Error>("update_together: average {} is a null pointer", i);
+    for (size_t j = 0; j < i; ++j) {
+      if (averages[i] == averages[j]) {
+        fail<Error>("update_together: average {} is given twice, as {} and {}",
+                    averages[i]->rule_name(), j, i);
+      }
+    }
+    averages[i]->prepare(model);
+  }
+
+  c10::SmallVector<AveragedModel*, 8> updated;
+  std::optional<bool> finite;  // asked once for all: they see the same model
+  for (AveragedModel* average : averages) {
+    if (average->settings_.skip_nonfinite) {
+      if (!finite) finite = average->plan_->model_is_finite(average->slots_);
+      if (!*finite) {
+        average->count_skipped();
+        continue;
+      }
+    }
+    updated.push_back(average);
+  }
+
+  c10::SmallVector<Plan::Share, 8> shares;
+  for (AveragedModel* average : updated) {
+    const int64_t k = average->steps();
+    if (k == 0) {
+      average->copy_model();
+    } else if (k % average->settings_.interval == 0) {
+      average->warn_if_stalled();
+      shares.push_back({average->plan_.get(), &average->slots_, average->weight(k)});
+    }
+  }
+  Plan::average(shares);
+  for (AveragedModel* average : updated) {
+    if (average->steps() > 0) average->plan_->copy_buffers(average->slots_);
+    ++*average->steps_.data_ptr<int64_t>();
+  }
 }
 
 // ---- swap and state
 
-SwapGuard AveragedModel::swap(const Model& model) {
+SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
   if (is_swapped() || steps() == 0) return {};
   torch::NoGradGuard no_grad;
   bind(model);
   refresh_module();
-  auto state = std::make_shared<SwapGuard::State>();
+  auto state = std::make_shared<SwapGuard::State>(mode);
   state->items.reserve(slots_.size());
-  for (const Slot& slot : slots_) {
+  for (const Slot& slot : slots_) state->keep(slot.source);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
     const at::Tensor data = slot.held.to(slot.source.device(), slot.source.scalar_type());
-    state->items.push_back({slot.name, slot.source, slot.source.variable_data(), slot.buffer});
-    SwapGuard::State::exchange(slot.source, data.variable_data());
+    state->put(i, data.variable_data());
   }
   swap_ = state;
   return SwapGuard(state);
@@ -530,6 +488,7 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
       continue;
     }
     average.copy_(value.tensor);
+    if (slots_[found->second].lost.defined()) slots_[found->second].lost.zero_();
   }
   for (const auto& [name, slot] : names_) {
     if (!given.count(name)) report.missing.push_back(name);
@@ -539,11 +498,31 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
   return report;
 }
 
+std::vector<NamedTensor> AveragedModel::compensation() const {
+  std::vector<NamedTensor> compensation;
+  for (const auto& [name, slot] : names_) {
+    if (slots_[slot].lost.defined()) {
+      compensation.push_back({name, slots_[slot].lost, slots_[slot].buffer});
+    }
+  }
+  return compensation;
+}
+
+void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
+  std::unordered_map<std::string, size_t> slot_of(names_.begin(), names_.end());
+  for (const NamedTensor& value : values) {
+    auto found = slot_of.find(value.name);
+    if (found == slot_of.end()) continue;
+    const at::Tensor& lost = slots_[found->second].lost;
+    if (lost.defined() && lost.sizes() == value.tensor.sizes()) lost.copy_(value.tensor);
+  }
+}
+
 void AveragedModel::reset(const Model& model) {
   if (is_swapped()) fail<Error>("reset: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
-  for (const Slot& slot : slots_) slot.average.copy_(slot.source);
+  copy_model();
   *steps_.data_ptr<int64_t>() = 0;
 }
 
@@ -599,15 +578,9 @@ void AveragedModel::to(torch::Device device, bool non_blocking) {
 void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& moved) {
   torch::NoGradGuard no_grad;
   for (Slot& slot : slots_) {
-    const bool apart = !slot.average.is_same(slot.held);
-    const at::Tensor before = slot.held.variable_data();
+    if (slot.average.is_same(slot.held)) slot.average = slot.held.variable_data();  // uncast so far
     slot.held.set_data(moved(slot.held));
     for (const at::Tensor& other : slot.also) other.set_data(slot.held.variable_data());
-    const bool averaged = !slot.buffer || settings_.update_buffers;
-    if (!apart && averaged && is_half(slot.held.scalar_type())) {
-      slot.average =
-          before.to(slot.held.device(), at::kFloat, false, /*copy=*/true);  // still exact
-    }
   }
   settle_precision();
 }

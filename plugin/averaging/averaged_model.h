@@ -1,5 +1,6 @@
 #pragma once
 
+#include <c10/util/ArrayRef.h>
 #include <torch/nn/module.h>
 
 #include <functional>
@@ -12,30 +13,18 @@
 
 #include "polyak/averaging/average_options.h"
 #include "polyak/averaging/model.h"
+#include "polyak/averaging/swap_guard.h"
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
 
 namespace polyak {
 
+struct Slot;
+class Plan;
+enum class Precision;
+
 /// Makes an empty module of the model's class, for models that cannot be cloned.
 using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
-
-/// Averaged weights are in the model until this object goes, whatever is thrown meanwhile. Movable.
-class POLYAK_API SwapGuard {
- public:
-  SwapGuard() = default;  // guards nothing
-  SwapGuard(SwapGuard&&) noexcept = default;
-  SwapGuard& operator=(SwapGuard&& other) noexcept;
-  ~SwapGuard();
-  /// Puts the raw weights back now.
-  void release() noexcept;
-
- private:
-  friend class AveragedModel;
-  struct State;
-  explicit SwapGuard(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  std::shared_ptr<State> state_;
-};
 
 /// What did not fit when values were taken in by name.
 struct LoadReport {
@@ -52,8 +41,11 @@ struct LoadReport {
 ///
 /// The average holds one tensor for each parameter and buffer of the model, by name, in the model's
 /// dtype, or in float32 where the model is float16 or bfloat16 (an average in half precision stops
-/// moving at usual momenta). Integer tensors are copied, never averaged. A tensor under two names
-/// is averaged once.
+/// moving at usual momenta); the option `precision` keeps more. Integer tensors are copied, never
+/// averaged. A tensor under two names is averaged once.
+///
+/// An update reads every byte once, on all threads of LibTorch's pool, and allocates nothing; its
+/// results are the same bits whatever the number of threads and the CPU.
 ///
 /// It is a torch::nn::Module with the buffer `steps` (int64, on the CPU) and the child `module`, a
 /// copy of the model with the averaged weights, and can be registered in another module. A model
@@ -75,12 +67,13 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   /// averages with weight(k) when k is a multiple of `interval`. Call it once after each optimizer
   /// step.
   /// @throws Error when the model lacks a tensor that is averaged, when a shape differs, or while
-  /// the
-  ///   averaged weights are swapped in.
+  ///   the averaged weights are swapped in.
   void update_parameters(const Model& model);
 
-  /// Calls of update_parameters so far.
+  /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
   int64_t steps() const;
+  /// Calls that changed nothing, since the model held a NaN or an infinity (skip_nonfinite).
+  int64_t skipped() const { return skipped_; }
   /// The weight of the new value at call k >= 1, whatever the interval; 1 at k = 0, since it
   /// copies.
   double weight(int64_t k) const;
@@ -89,23 +82,28 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void avg_func(const at::Tensor& averaged, const at::Tensor& source, int64_t k) const;
 
   /// Puts the averaged weights into the model until the guard goes, by exchanging storage, not
-  /// values. Before the first update nothing changes: the average is a copy until then. A swap
-  /// inside a swap does nothing. Guards of several averages over one model go in reverse order.
-  /// Optimizer state, tied tensors and handles stay valid. A backward
-  /// pass whose forward ran before the swap fails with LibTorch's "modified by an inplace
-  /// operation".
-  [[nodiscard]] SwapGuard swap(const Model& model);
+  /// values, unless `mode` says so. Before the first update nothing changes: the average is a copy
+  /// until then. A swap inside a swap does nothing. Guards of several averages over one model go in
+  /// reverse order. Optimizer state, tied tensors and handles stay valid. A backward pass whose
+  /// forward ran before the swap fails with LibTorch's "modified by an inplace operation".
+  [[nodiscard]] SwapGuard swap(const Model& model, SwapMode mode = SwapMode::exchange);
   bool is_swapped() const;
   /// The raw weights that an active swap put aside, by name; empty without one.
   std::vector<NamedTensor> swapped_out() const;
 
   /// The averaged parameters and buffers under the model's own names and order; float32 for those
-  /// of a half precision model. Handles to the averages, not copies.
+  /// of a half precision model, float64 where the option `precision` says so. Handles to the
+  /// averages, not copies.
   torch::OrderedDict<std::string, at::Tensor> named_averages() const;
   /// The same in the model's dtypes: what a checkpoint stores.
   std::vector<NamedTensor> state();
   /// Takes values in by name and sets steps. What does not fit stays as it was and is reported.
   LoadReport load_state(const std::vector<NamedTensor>& values, int64_t steps);
+  /// With `precision: compensated`, what float32 cannot hold of the averages: int16 tensors of
+  /// their shapes, in units of 2^-16 of the last place. Empty otherwise. For an exact resume, taken
+  /// in after load_state.
+  std::vector<NamedTensor> compensation() const;
+  void load_compensation(const std::vector<NamedTensor>& values);
   /// Becomes a copy of the model again, with no update counted.
   void reset(const Model& model);
   /// Copies the averaged values into the model (parameters and buffers).
@@ -141,6 +139,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
     int64_t interval = 1;
     bool update_buffers = false;
     std::optional<std::string> device;
+    std::string precision = "default";
+    bool skip_nonfinite = false;
   };
   /// Checks a rule's options and gives what concerns this class. @throws ConfigError
   template <class O>
@@ -149,7 +149,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
     if constexpr (std::is_base_of_v<MomentumOptions<O>, O>) {
       warn_if_decay(options.momentum(), rule_name);
     }
-    return {options.interval(), options.update_buffers(), options.device()};
+    return {options.interval(), options.update_buffers(), options.device(), options.precision(),
+            options.skip_nonfinite()};
   }
   AveragedModel(const Model& model, Settings settings, ModuleFactory factory = nullptr);
 
@@ -157,25 +158,29 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   virtual double rule(int64_t k) const = 0;
 
  private:
-  struct Slot;
-  struct Plan;
+  friend void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
   static void warn_if_decay(double momentum, const char* rule_name);
   void bind(const Model& model);
   void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
   void settle_precision();
+  void settle_precision(Slot& slot) const;
   void refresh_module() const;
   void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
-  void average(double weight);
-  bool plan_is_current() const;
-  void make_plan();
+  void prepare(const Model& model);
+  void copy_model();
+  void count_skipped();
+  void warn_if_stalled();
   [[noreturn]] void throw_wrong_module() const;
 
   Settings settings_;
+  Precision precision_;
   ModuleFactory factory_;
   std::string model_class_;
   std::string clone_error_;  // why there is no module that runs; empty when there is one
   std::shared_ptr<torch::nn::Module> module_;
   at::Tensor steps_;
+  int64_t skipped_ = 0;
+  mutable bool stall_checked_ = false;
   std::vector<Slot> slots_;
   std::vector<std::pair<std::string, size_t>>
       names_;  // every name in the model's order, and its slot
@@ -183,5 +188,11 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   const void* bound_to_ = nullptr;
   std::weak_ptr<SwapGuard::State> swap_;
 };
+
+/// update_parameters for several averages over one model in one pass: the model's weights are read
+/// from memory once, whatever the rules, intervals and precisions. Allocates nothing for up to 8.
+/// @throws Error as update_parameters does, before any of them changed; for a null pointer, and for
+///   an average that is given twice.
+POLYAK_API void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
 
 }  // namespace polyak

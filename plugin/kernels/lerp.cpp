@@ -1,74 +1,33 @@
 #include "polyak/kernels/lerp.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstdlib>
+#include <string>
+
+#include "polyak/kernels/lerp_paths.h"
 
 namespace polyak::kernels {
 namespace {
 
-float from_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
+bool reference_is_forced() {
+  const char* value = std::getenv("POLYAK_FORCE_REFERENCE");
+  return value && *value && std::string(value) != "0";
 }
 
-struct Half {
-  uint16_t bits;
-  operator float() const {
-    const uint32_t sign = uint32_t(bits & 0x8000u) << 16;
-    const uint32_t rest = bits & 0x7fffu;
-    // Shifted into place a half is a float whose exponent is 112 too small; infinity and NaN are
-    // 112 more.
-    if (rest >= 0x7c00u) return from_bits(sign | (rest << 13) | 0x7f800000u);
-    return from_bits(sign | (rest << 13)) * 0x1p112f;
-  }
-};
+}  // namespace
 
-struct BFloat16 {
-  uint16_t bits;
-  operator float() const { return from_bits(uint32_t(bits) << 16); }
-};
-
-template <class Average, class Source>
-void lerp_span(const Span& span, double weight) {
-  auto* average = static_cast<Average*>(span.average);
-  const auto* source = static_cast<const Source*>(span.source);
-  if (weight < 0.5) {
-    const auto w = static_cast<Average>(weight);
-    for (int64_t i = 0; i < span.size; ++i) {
-      average[i] += w * (static_cast<Average>(source[i]) - average[i]);
-    }
-  } else {
-    const auto rest = static_cast<Average>(1.0 - weight);
-    for (int64_t i = 0; i < span.size; ++i) {
-      const auto value = static_cast<Average>(source[i]);
-      average[i] = value - (value - average[i]) * rest;
-    }
-  }
-}
-
-template <class Average>
-void lerp_from(const Span& span, double weight) {
-  switch (span.source_type) {
-    case DType::float64:
-      return lerp_span<Average, double>(span, weight);
-    case DType::float32:
-      return lerp_span<Average, float>(span, weight);
-    case DType::float16:
-      return lerp_span<Average, Half>(span, weight);
-    case DType::bfloat16:
-      return lerp_span<Average, BFloat16>(span, weight);
-  }
+bool supports_average(DType average) {
+  return average == DType::float32 || average == DType::float64;
 }
 
 int64_t bytes_of(DType type) {
   return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2;
 }
 
-}  // namespace
-
-bool supports(DType average, DType /*source*/) {
-  return average == DType::float32 || average == DType::float64;
+int64_t traffic_of(const Span& span) {
+  const int64_t element = 2 * bytes_of(span.average_type) + bytes_of(span.source_type) +
+                          (span.lost ? 2 * int64_t(sizeof(*span.lost)) : 0);
+  return span.size * element;
 }
 
 std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
@@ -78,6 +37,7 @@ std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
       Span chunk = span;
       chunk.average = static_cast<char*>(span.average) + begin * bytes_of(span.average_type);
       chunk.source = static_cast<const char*>(span.source) + begin * bytes_of(span.source_type);
+      if (span.lost) chunk.lost = span.lost + begin;
       chunk.size = std::min(size, span.size - begin);
       chunks.push_back(chunk);
     }
@@ -85,11 +45,37 @@ std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
   return chunks;
 }
 
+const std::vector<Path>& paths() {
+  static const std::vector<Path> kPaths = [] {
+    std::vector<Path> found;
+#if defined(__x86_64__)
+    // The compiler's builtin asks the operating system too, whether it keeps the registers.
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+      found.push_back(avx512_path());
+    }
+    // Every CPU with AVX2 has F16C, for which not every compiler knows the question.
+    if (__builtin_cpu_supports("avx2")) found.push_back(avx2_path());
+#endif
+    found.push_back(portable_path());
+    found.push_back(reference_path());
+    return found;
+  }();
+  return kPaths;
+}
+
+const Path& chosen_path() {
+  static const Path& chosen = reference_is_forced() ? paths().back() : paths().front();
+  return chosen;
+}
+
 void lerp(const Span* spans, size_t count, double weight) {
-  for (const Span* span = spans; span != spans + count; ++span) {
-    span->average_type == DType::float64 ? lerp_from<double>(*span, weight)
-                                         : lerp_from<float>(*span, weight);
-  }
+  chosen_path().lerp(spans, count, weight);
+}
+
+bool all_finite(const Span* spans, size_t count) {
+  return chosen_path().all_finite(spans, count);
 }
 
 }  // namespace polyak::kernels

@@ -17,18 +17,43 @@ struct Span {
   int64_t size;
   DType average_type;
   DType source_type;
+  /// For a float32 average that loses nothing to rounding: what float32 cannot hold of each
+  /// element, in units of 2^-16 of its last place. Null: rounding is final.
+  int16_t* lost = nullptr;
 };
 
-/// Whether lerp() takes this pair of types.
-POLYAK_API bool supports(DType average, DType source);
+/// Whether lerp() takes an average of this type.
+POLYAK_API bool supports_average(DType average);
 
-/// Cuts spans into chunks of at most `size` elements, so that threads can share them evenly.
+int64_t POLYAK_API bytes_of(DType type);
+
+/// Bytes that an update of the span reads and writes.
+POLYAK_API int64_t traffic_of(const Span& span);
+
+/// Cuts spans into chunks of at most `size` elements, so that threads can share them.
 POLYAK_API std::vector<Span> cut(const std::vector<Span>& spans, int64_t size);
 
 /// average += weight * (source - average) for each span, in the average's type; for weight >= 0.5
 /// in the form source - (source - average) * (1 - weight), so that weight 1 copies exactly. One
 /// pass, no memory of its own. Spans must not overlap. Safe from several threads on different
-/// spans.
+/// spans. The same bits on every machine.
 POLYAK_API void lerp(const Span* spans, size_t count, double weight);
+
+/// Whether no source element is NaN or infinite. Reads the sources only.
+POLYAK_API bool all_finite(const Span* spans, size_t count);
+
+/// One way to run the above on a CPU.
+struct Path {
+  const char* name;  // "avx512", "avx2", "portable", "reference"
+  void (*lerp)(const Span* spans, size_t count, double weight);
+  bool (*all_finite)(const Span* spans, size_t count);
+};
+
+/// The paths that this machine can take, the fastest first, the reference last: plain code that
+/// compilers may not vectorise. lerp() takes the first, or the last when the environment has
+/// POLYAK_FORCE_REFERENCE=1 at its first call.
+POLYAK_API const std::vector<Path>& paths();
+/// The path that lerp() takes.
+POLYAK_API const Path& chosen_path();
 
 }  // namespace polyak::kernels

@@ -1,6 +1,11 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
 #include "polyak/kernels/lerp.h"
 
 namespace polyak::kernels {
@@ -47,12 +52,147 @@ TEST(Lerp, ReadsEveryFiniteHalfPrecisionValueExactly) {
   }
 }
 
+/// Tensors of one pair of types, with what a test writes into them.
+struct Case {
+  Pair average_type;
+  Pair source_type;
+  bool compensated = false;
+  int64_t size = 1037;  // ends in the middle of a vector and of a block
+  at::Tensor average = at::randn({size}, average_type.torch);
+  at::Tensor source = at::randn({size}).to(source_type.torch);
+  at::Tensor lost = at::randint(-32768, 32768, {size}, at::kShort);
+
+  Span span() const {
+    return {
+        average.data_ptr(), source.data_ptr(), size,
+        average_type.ours,  source_type.ours,  compensated ? lost.data_ptr<int16_t>() : nullptr};
+  }
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const Pair& average_type : {kTypes[0], kTypes[1]}) {
+    for (const Pair& source_type : kTypes) {
+      cases.push_back({average_type, source_type});
+      if (average_type.ours == DType::float32) cases.push_back({average_type, source_type, true});
+    }
+  }
+  return cases;
+}
+
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.nbytes() == b.nbytes() && std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0;
+}
+
+TEST(Paths, GiveTheBitsOfTheReference) {
+  at::manual_seed(0);
+  for (Case& example : all_cases()) {
+    // Zeros, subnormals and the largest numbers are where instruction sets could part.
+    for (const double special : {0.0, -0.0, 1e-40, -1e-45, 6e-8, 65504.0, 3e38, 1e-300}) {
+      example.source[example.size / 2].copy_(at::full({}, special, at::kDouble));
+      for (const double weight : {0.0, 1e-9, 1e-4, 0.3, 0.5, 0.9, 1.0}) {
+        const at::Tensor average = example.average.clone();
+        const at::Tensor lost = example.lost.clone();
+        const Span span = example.span();
+        paths().back().lerp(&span, 1, weight);
+        for (const Path& path : paths()) {
+          const Case other{example.average_type, example.source_type, example.compensated,
+                           example.size,         average.clone(),     example.source,
+                           lost.clone()};
+          const Span same = other.span();
+          path.lerp(&same, 1, weight);
+          EXPECT_TRUE(same_bits(other.average, example.average)) << path.name << ' ' << weight;
+          EXPECT_TRUE(same_bits(other.lost, example.lost)) << path.name << ' ' << weight;
+        }
+      }
+    }
+  }
+}
+
+TEST(Paths, TheReferenceIsTakenWhenTheEnvironmentSaysSo) {
+  const char* forced = std::getenv("POLYAK_FORCE_REFERENCE");
+  EXPECT_STREQ(paths().back().name, "reference");
+  if (forced && std::string(forced) == "1") {
+    EXPECT_STREQ(chosen_path().name, "reference");
+  } else {
+    EXPECT_STREQ(chosen_path().name, paths().front().name);
+    EXPECT_STRNE(chosen_path().name, "reference");
+  }
+}
+
+TEST(Paths, FindNanAndInfinityWhereverTheyStand) {
+  for (Case& example : all_cases()) {
+    const Span span = example.span();
+    for (const Path& path : paths()) EXPECT_TRUE(path.all_finite(&span, 1)) << path.name;
+    for (const double bad :
+         {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
+          std::numeric_limits<double>::quiet_NaN()}) {
+      for (const int64_t where : {int64_t{0}, int64_t{517}, example.size - 1}) {
+        const at::Tensor before = example.source[where].clone();
+        example.source[where].fill_(bad);
+        for (const Path& path : paths()) EXPECT_FALSE(path.all_finite(&span, 1)) << path.name;
+        example.source[where].copy_(before);
+      }
+    }
+    // The largest finite number is one bit away from infinity.
+    const double largest = example.source_type.ours == DType::float16 ? 65504.0 : 3e38;
+    example.source.fill_(largest);
+    for (const Path& path : paths()) EXPECT_TRUE(path.all_finite(&span, 1)) << path.name;
+  }
+}
+
+TEST(Compensated, FollowsFloat64WhereFloat32StandsStill) {
+  for (const Path& path : paths()) {
+    at::manual_seed(1);
+    const at::Tensor source = at::randn({100}) + 3;
+    const at::Tensor start = source * (1 - 1e-3);
+    const at::Tensor plain = start.clone();
+    const at::Tensor average = start.clone();
+    const at::Tensor lost = at::zeros({100}, at::kShort);
+    const Span stuck{plain.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
+    Span span{average.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
+    span.lost = lost.data_ptr<int16_t>();
+    const double weight = 1e-5;  // an update is a sixth of the last place
+    const int updates = 20000;
+    for (int i = 0; i < updates; ++i) {
+      path.lerp(&stuck, 1, weight);
+      path.lerp(&span, 1, weight);
+    }
+    const at::Tensor exact =
+        source.to(at::kDouble) + (start - source).to(at::kDouble) * std::pow(1 - weight, updates);
+    EXPECT_TRUE(at::equal(plain, start)) << path.name;
+    const double error = ((average - exact) / exact).abs().max().item<double>();
+    EXPECT_LT(error, 1e-7) << path.name;
+  }
+}
+
+TEST(Compensated, KeepsTheAverageCorrectlyRounded) {
+  // |lost| is at most half a unit in the last place, so the average is what a wider sum rounds to.
+  at::manual_seed(2);
+  const at::Tensor source = at::randn({1000});
+  const at::Tensor average = at::randn({1000});
+  const at::Tensor lost = at::zeros({1000}, at::kShort);
+  Span span{average.data_ptr(), source.data_ptr(), 1000, DType::float32, DType::float32};
+  span.lost = lost.data_ptr<int16_t>();
+  at::Tensor exact = average.to(at::kDouble);
+  for (int i = 0; i < 50; ++i) {
+    exact.lerp_(source.to(at::kDouble), 0.01);
+    lerp(&span, 1, 0.01);
+  }
+  const at::Tensor off = (average.to(at::kDouble) - exact).abs() / exact.abs();
+  EXPECT_LT(off.median().item<double>(), 6e-8);
+  EXPECT_GT((lost != 0).sum().item<int64_t>(), 900);
+}
+
 TEST(Lerp, ChunksCoverEverySpanOnce) {
   const at::Tensor average = at::zeros({100});
   const at::Tensor source = at::ones({100});
   const Span span{average.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
   const std::vector<Span> chunks =
       cut({span, Span{nullptr, nullptr, 0, DType::float32, DType::float32}}, 32);
+  int64_t traffic = 0;
+  for (const Span& chunk : chunks) traffic += traffic_of(chunk);
+  EXPECT_EQ(traffic, 1200);
   ASSERT_EQ(chunks.size(), 4u);
   EXPECT_EQ(chunks.back().size, 4);
   lerp(chunks.data(), chunks.size(), 0.25);

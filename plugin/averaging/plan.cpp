@@ -1,0 +1,185 @@
+#include "polyak/averaging/plan.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <optional>
+
+#include "polyak/averaging/by_aten.h"
+
+namespace polyak {
+namespace {
+
+// Elements: small enough that threads share a layer evenly and that several averages find the
+// source in the cache, large enough that a chunk's call is free.
+constexpr int64_t kChunkElements = 32768;
+// What a chunk costs beside its bytes, in bytes: ten thousand small tensors are work too.
+constexpr int64_t kChunkOverhead = 512;
+// Below this a second thread costs more than it brings.
+constexpr int64_t kBytesAThread = 256 << 10;
+
+std::optional<kernels::DType> kernel_type(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return kernels::DType::float64;
+    case at::kFloat:
+      return kernels::DType::float32;
+    case at::kHalf:
+      return kernels::DType::float16;
+    case at::kBFloat16:
+      return kernels::DType::bfloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
+/// Whether elements at the same place in memory belong together.
+bool same_order(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes()) return false;
+  return (a.is_contiguous() && b.is_contiguous()) ||
+         (a.strides() == b.strides() && a.is_non_overlapping_and_dense());
+}
+
+std::optional<kernels::Span> span_of(const Slot& slot) {
+  const auto average_type = kernel_type(slot.average.scalar_type());
+  const auto source_type = kernel_type(slot.source.scalar_type());
+  if (!average_type || !source_type || !kernels::supports_average(*average_type)) {
+    return std::nullopt;
+  }
+  if (!slot.source.is_cpu() || !slot.average.is_cpu()) return std::nullopt;
+  // A lazy negation is a flag, not yet in the numbers.
+  if (slot.source.is_neg() || !same_order(slot.source, slot.average)) return std::nullopt;
+  kernels::Span span{slot.average.data_ptr(), slot.source.data_ptr(), slot.source.numel(),
+                     *average_type, *source_type};
+  if (slot.lost.defined()) {
+    if (!same_order(slot.average, slot.lost)) return std::nullopt;
+    span.lost = slot.lost.data_ptr<int16_t>();
+  }
+  return span;
+}
+
+}  // namespace
+
+// ---- tables
+
+void Plan::Table::cut(const std::vector<kernels::Span>& spans) {
+  chunks = kernels::cut(spans, kChunkElements);
+  starts.reserve(chunks.size());
+  for (const kernels::Span& chunk : chunks) {
+    starts.push_back(bytes);
+    bytes += kernels::traffic_of(chunk) + kChunkOverhead;
+  }
+}
+
+template <class Work>
+void Plan::Table::share_out(const Work& work) const {
+  at::parallel_for(0, bytes, kBytesAThread, [&](int64_t begin, int64_t end) {
+    // A chunk belongs to the thread in whose range it starts.
+    const auto first = std::lower_bound(starts.begin(), starts.end(), begin) - starts.begin();
+    const auto last = std::lower_bound(starts.begin(), starts.end(), end) - starts.begin();
+    if (first < last) work(first, last);
+  });
+}
+
+void Plan::Copies::add(const std::vector<Slot>& slots, size_t i) {
+  const Slot& slot = slots[i];
+  if (slot.source.is_cpu() && slot.average.is_cpu() && !slot.source.is_neg() &&
+      !slot.source.is_conj() && slot.source.scalar_type() == slot.average.scalar_type() &&
+      same_order(slot.source, slot.average)) {
+    plain.push_back({slot.average.data_ptr(), slot.source.data_ptr(), slot.source.nbytes()});
+  } else {
+    by_aten.push_back(i);
+  }
+}
+
+void Plan::Copies::run(const std::vector<Slot>& slots) const {
+  for (const Bytes& bytes : plain) {
+    if (bytes.size > 0) std::memcpy(bytes.to, bytes.from, bytes.size);
+  }
+  for (const size_t i : by_aten) slots[i].average.copy_(slots[i].source);
+}
+
+// ---- plan
+
+Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finite) {
+  std::vector<kernels::Span> averaged;
+  std::vector<kernels::Span> averaged_buffers;
+  std::vector<kernels::Span> checked;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const Slot& slot = slots[i];
+    seen_.push_back({slot.source.unsafeGetTensorImpl(), slot.average.unsafeGetTensorImpl(),
+                     slot.source.unsafeGetTensorImpl()->data(),
+                     slot.average.unsafeGetTensorImpl()->data(), slot.source.numel(),
+                     slot.source.scalar_type(), slot.average.scalar_type()});
+    const bool is_number = is_averageable(slot.average);
+    const auto span = is_number ? span_of(slot) : std::nullopt;
+    if (check_finite && is_number) {
+      span ? checked.push_back(*span) : checked_by_aten_.push_back(i);
+    }
+    if (slot.buffer && !update_buffers) {
+      buffers_.add(slots, i);
+    } else if (!is_number) {
+      integers_.add(slots, i);
+    } else if (span) {
+      // Buffers last, so that averages with and without them have the same chunks in front.
+      (slot.buffer ? averaged_buffers : averaged).push_back(*span);
+    } else {
+      by_aten_.push_back(i);
+    }
+  }
+  averaged.insert(averaged.end(), averaged_buffers.begin(), averaged_buffers.end());
+  averaged_.cut(averaged);
+  checked_.cut(checked);
+}
+
+bool Plan::is_current() const {
+  for (const Seen& seen : seen_) {
+    if (seen.source->data() != seen.source_data || seen.average->data() != seen.average_data ||
+        seen.source->numel() != seen.size ||
+        c10::typeMetaToScalarType(seen.source->dtype()) != seen.source_type ||
+        c10::typeMetaToScalarType(seen.average->dtype()) != seen.average_type) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Plan::model_is_finite(const std::vector<Slot>& slots) const {
+  std::atomic<bool> finite{true};
+  checked_.share_out([&](int64_t first, int64_t last) {
+    const kernels::Span* chunks = checked_.chunks.data();
+    if (!kernels::all_finite(chunks + first, static_cast<size_t>(last - first))) finite = false;
+  });
+  return finite && std::all_of(checked_by_aten_.begin(), checked_by_aten_.end(),
+                               [&](size_t i) { return is_finite_by_aten(slots[i].source); });
+}
+
+void Plan::copy_buffers(const std::vector<Slot>& slots) const {
+  buffers_.run(slots);
+}
+
+void Plan::average(c10::ArrayRef<Share> shares) {
+  if (shares.empty()) return;
+  // The chunks of averages over one model agree, but for those that one has and another has not.
+  const Share* longest =
+      std::max_element(shares.begin(), shares.end(), [](const Share& a, const Share& b) {
+        return a.plan->averaged_.chunks.size() < b.plan->averaged_.chunks.size();
+      });
+  longest->plan->averaged_.share_out([&](int64_t first, int64_t last) {
+    for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+      for (const Share& share : shares) {
+        const std::vector<kernels::Span>& chunks = share.plan->averaged_.chunks;
+        if (i < chunks.size()) kernels::lerp(&chunks[i], 1, share.weight);
+      }
+    }
+  });
+  for (const Share& share : shares) {
+    for (const size_t i : share.plan->by_aten_) lerp_by_aten((*share.slots)[i], share.weight);
+    share.plan->integers_.run(*share.slots);
+  }
+}
+
+}  // namespace polyak

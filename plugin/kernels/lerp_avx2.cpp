@@ -1,0 +1,10 @@
+#include "polyak/kernels/lerp_loops.h"
+#include "polyak/kernels/lerp_paths.h"
+
+namespace polyak::kernels {
+
+Path avx2_path() {
+  return {"avx2", lerp_spans, all_finite_spans};
+}
+
+}  // namespace polyak::kernels
