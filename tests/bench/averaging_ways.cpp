@@ -7,13 +7,15 @@
 #include <stdexcept>
 
 #include "bench/limit.h"
-
-#if TORCH_VERSION_MAJOR >= 2
-#define POLYAK_HAS_FOREACH_LERP 1
-#endif
+#include "polyak/averaging/exponential_moving_average.h"
 
 namespace polyak::bench {
 namespace {
+
+// As plan.cpp has them.
+constexpr int64_t kChunkElements = 32768;
+constexpr int64_t kChunkOverhead = 512;
+constexpr int64_t kBytesAThread = 256 << 10;
 
 kernels::DType kernel_type(at::ScalarType type) {
   switch (type) {
@@ -28,6 +30,10 @@ kernels::DType kernel_type(at::ScalarType type) {
   }
 }
 
+void set_start_values(const at::Tensor& average, const at::Tensor& source) {
+  average.copy_(source).mul_(0.5).add_(0.25);
+}
+
 /// What a half precision source must become where it is not taken, or its product is rounded.
 at::Tensor as_float(const at::Tensor& source) {
   return source.to(at::kFloat);
@@ -35,43 +41,57 @@ at::Tensor as_float(const at::Tensor& source) {
 
 }  // namespace
 
-const std::vector<std::pair<at::ScalarType, std::string>>& dtypes() {
-  static const std::vector<std::pair<at::ScalarType, std::string>> dtypes{
-      {at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}, {at::kHalf, "float16"}};
-  return dtypes;
+std::unique_ptr<AveragedModel> make_average(const std::shared_ptr<Parameters>& model,
+                                            const std::string& precision) {
+  auto average = std::make_unique<ExponentialMovingAverage>(
+      model, ExponentialMovingAverageOptions().momentum(kWeight).precision(precision));
+  average->update_parameters(model);
+  return average;
 }
 
-kernels::Span span_of(const at::Tensor& average, const at::Tensor& source) {
-  kernels::Span span{};
-  span.average = average.data_ptr();
-  span.source = source.data_ptr();
-  span.size = source.numel();
-  span.average_type = kernel_type(average.scalar_type());
-  span.source_type = kernel_type(source.scalar_type());
-  return span;
+std::vector<at::Tensor> averages_of(const AveragedModel& average) {
+  std::vector<at::Tensor> averages;
+  for (const auto& item : average.named_averages()) averages.push_back(item.value().detach());
+  return averages;
 }
 
-void set_start_values(const at::Tensor& average, const at::Tensor& source) {
-  average.copy_(source).mul_(0.5).add_(0.25);
+std::string check_update(const std::string& name, const std::function<void()>& run,
+                         const std::vector<at::Tensor>& averages,
+                         const std::vector<at::Tensor>& sources) {
+  constexpr double kTolerance = 4e-6;  // some ulps at values up to 6; an update moves them by 1e-3
+  for (size_t i = 0; i < averages.size(); ++i) set_start_values(averages[i], sources[i]);
+  run();
+  for (size_t i = 0; i < averages.size(); ++i) {
+    at::Tensor expected = at::empty_like(averages[i]);
+    set_start_values(expected, sources[i]);
+    expected.mul_(1 - kWeight).add_(sources[i], kWeight);
+    const double off = expected.sub_(averages[i]).abs_().max().item<double>();
+    if (!(off <= kTolerance)) {
+      return name + " gives another average: tensor " + std::to_string(i) + " is off by " +
+             std::to_string(off);
+    }
+  }
+  return "";
 }
 
-double distance_after_update(const at::Tensor& average, const at::Tensor& source) {
-  at::Tensor expected = at::empty_like(average);
-  set_start_values(expected, source);
-  expected.mul_(1 - kWeight).add_(source, kWeight);
-  return expected.sub_(average).abs_().max().item<double>();
-}
-
-std::function<void()> kernel_only(const std::vector<kernels::Span>& spans) {
-  return [chunks = kernels::cut(spans, kChunkElements)] {
-    at::parallel_for(0, int64_t(chunks.size()), 1, [&](int64_t begin, int64_t end) {
+std::function<void()> kernel_only(const std::vector<at::Tensor>& averages,
+                                  const std::vector<at::Tensor>& sources) {
+  std::vector<kernels::Span> spans;
+  for (size_t i = 0; i < averages.size(); ++i) {
+    spans.push_back({averages[i].data_ptr(), sources[i].data_ptr(), sources[i].numel(),
+                     kernel_type(averages[i].scalar_type()),
+                     kernel_type(sources[i].scalar_type())});
+  }
+  std::vector<kernels::Span> chunks = kernels::cut(spans, kChunkElements);
+  int64_t bytes = 0;
+  for (const kernels::Span& chunk : chunks) bytes += kernels::traffic_of(chunk) + kChunkOverhead;
+  const int64_t grain = int64_t(chunks.size()) * kBytesAThread / bytes + 1;
+  return [chunks = std::move(chunks), grain] {
+    at::parallel_for(0, int64_t(chunks.size()), grain, [&](int64_t begin, int64_t end) {
       kernels::lerp(chunks.data() + begin, size_t(end - begin), kWeight);
     });
   };
 }
-
-Flat::Flat(int64_t size, at::ScalarType dtype)
-    : source(at::randn({size}, at::kFloat).to(dtype)), average(at::zeros({size}, at::kFloat)) {}
 
 void Flat::plain_loop() const {
   auto* to = average.data_ptr<float>();
@@ -91,74 +111,58 @@ void Flat::plain_loop() const {
   });
 }
 
-std::function<void()> Flat::kernel() const {
-  return kernel_only({span_of(average, source)});
-}
-
 Subject::Subject(const Shapes& shapes, at::ScalarType dtype)
     : model(std::make_shared<Parameters>(shapes, dtype)),
-      ema(std::make_shared<ExponentialMovingAverage>(
-          model, ExponentialMovingAverageOptions().momentum(kWeight))),
-      flat(model->numel(), dtype) {
-  ema->update_parameters(model);  // the first update copies
+      ema(make_average(model)),
+      averages(averages_of(*ema)),
+      flat{at::zeros({model->numel()}), at::randn({model->numel()}).to(dtype)} {
   for (const at::Tensor& parameter : model->tensors()) sources.push_back(parameter.detach());
-  for (const auto& item : ema->named_averages()) averages.push_back(item.value().detach());
 }
 
 std::vector<Subject::Way> Subject::ways() const {
   const bool half = sources.front().scalar_type() != at::kFloat;
-  std::vector<Way> ways;
-  const auto add = [&](const std::string& name, std::function<void()> run) {
-    ways.push_back({name, std::move(run), name.rfind("limit:", 0) == 0});
-  };
   const auto each = [this](auto update) {
     return [this, update] {
       for (size_t i = 0; i < sources.size(); ++i) update(averages[i], sources[i]);
     };
   };
-
-  add("ours", [this] { ema->update_parameters(model); });
-  add("aten:mul_add", each([](const at::Tensor& average, const at::Tensor& source) {
-        average.mul_(1 - kWeight).add_(source, kWeight);
-      }));
-  add("aten:lerp", each([half](const at::Tensor& average, const at::Tensor& source) {
-        average.lerp_(half ? as_float(source) : source, kWeight);
-      }));
-  add("aten:out_of_place", each([half](const at::Tensor& average, const at::Tensor& source) {
-        const at::Tensor value = half ? as_float(source) : source;
-        average.copy_(average * (1 - kWeight) + value * kWeight);
-      }));
-  add("aten:foreach_mul_add", [this] {
-    at::_foreach_mul_(averages, 1 - kWeight);
-    at::_foreach_add_(averages, sources, kWeight);
-  });
-#ifdef POLYAK_HAS_FOREACH_LERP
-  add("aten:foreach_lerp", [this, half] {
-    if (!half) return at::_foreach_lerp_(averages, sources, kWeight);
-    std::vector<at::Tensor> floats;
-    floats.reserve(sources.size());
-    for (const at::Tensor& source : sources) floats.push_back(as_float(source));
-    at::_foreach_lerp_(averages, floats, kWeight);
-  });
+  std::vector<Way> ways;
+  ways.push_back({"ours", [this] { ema->update_parameters(model); }});
+  ways.push_back({"aten:mul_add", each([](const at::Tensor& average, const at::Tensor& source) {
+                    average.mul_(1 - kWeight).add_(source, kWeight);
+                  })});
+  ways.push_back({"aten:lerp", each([half](const at::Tensor& average, const at::Tensor& source) {
+                    average.lerp_(half ? as_float(source) : source, kWeight);
+                  })});
+  ways.push_back(
+      {"aten:out_of_place", each([half](const at::Tensor& average, const at::Tensor& source) {
+         const at::Tensor value = half ? as_float(source) : source;
+         average.copy_(average * (1 - kWeight) + value * kWeight);
+       })});
+  ways.push_back({"aten:foreach_mul_add", [this] {
+                    at::_foreach_mul_(averages, 1 - kWeight);
+                    at::_foreach_add_(averages, sources, kWeight);
+                  }});
+#if TORCH_VERSION_MAJOR >= 2
+  ways.push_back({"aten:foreach_lerp", [this, half] {
+                    if (!half) return at::_foreach_lerp_(averages, sources, kWeight);
+                    std::vector<at::Tensor> floats;
+                    floats.reserve(sources.size());
+                    for (const at::Tensor& source : sources) floats.push_back(as_float(source));
+                    at::_foreach_lerp_(averages, floats, kWeight);
+                  }});
 #endif
-  add("limit:plain_loop", [this] { flat.plain_loop(); });
-  add("limit:kernel", flat.kernel());
+  ways.push_back({"limit:plain_loop", [this] { flat.plain_loop(); }, true});
+  ways.push_back({"limit:kernel", kernel_only({flat.average}, {flat.source}), true});
   return ways;
 }
 
 std::string Subject::check(const std::vector<Way>& ways) const {
   for (const Way& way : ways) {
-    const std::vector<at::Tensor> from = way.flat ? std::vector<at::Tensor>{flat.source} : sources;
-    const std::vector<at::Tensor> to = way.flat ? std::vector<at::Tensor>{flat.average} : averages;
-    for (size_t i = 0; i < to.size(); ++i) set_start_values(to[i], from[i]);
-    way.run();
-    for (size_t i = 0; i < to.size(); ++i) {
-      const double off = distance_after_update(to[i], from[i]);
-      if (!(off <= kTolerance)) {
-        return way.name + " gives another average: tensor " + std::to_string(i) + " is off by " +
-               std::to_string(off);
-      }
-    }
+    const std::string wrong = way.flat
+                                  ? check_update(way.name, way.run, {flat.average}, {flat.source})
+                                  : check_update(way.name, way.run, averages, sources);
+    if (!wrong.empty()) return wrong;
   }
   return "";
 }

@@ -5,62 +5,59 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "bench/shapes.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averaged_model.h"
 #include "polyak/kernels/lerp.h"
 
 namespace polyak::bench {
 
 constexpr double kWeight = 0.001;
-constexpr int64_t kChunkElements = 32768;  // as averaged_model.cpp cuts
 
-/// The dtypes of models that are measured, with their names.
-const std::vector<std::pair<at::ScalarType, std::string>>& dtypes();
+/// Our average of a model, which has copied it already.
+std::unique_ptr<AveragedModel> make_average(const std::shared_ptr<Parameters>& model,
+                                            const std::string& precision = "default");
+std::vector<at::Tensor> averages_of(const AveragedModel& average);
 
-kernels::Span span_of(const at::Tensor& average, const at::Tensor& source);
-/// Our kernel over spans, cut and shared out as AveragedModel does it.
-std::function<void()> kernel_only(const std::vector<kernels::Span>& spans);
+/// Gives the averages known values, runs one update, and compares with the formula. Returns what
+/// differs, or nothing.
+std::string check_update(const std::string& name, const std::function<void()>& run,
+                         const std::vector<at::Tensor>& averages,
+                         const std::vector<at::Tensor>& sources);
 
-/// Values to see one update by, and how far an average is from what one update makes of them.
-void set_start_values(const at::Tensor& average, const at::Tensor& source);
-double distance_after_update(const at::Tensor& average, const at::Tensor& source);
-/// Some ulps of float32 at values up to 6; one update moves them by 1e-3.
-constexpr double kTolerance = 4e-6;
+/// Our kernel over these tensors, cut and shared out as plugin/averaging/plan.cpp does it.
+std::function<void()> kernel_only(const std::vector<at::Tensor>& averages,
+                                  const std::vector<at::Tensor>& sources);
 
-/// One flat array and its average, with as many values as a model has.
+/// One flat array and its average.
 struct Flat {
-  Flat(int64_t size, at::ScalarType dtype);
   /// The plain loop of limit.h, on LibTorch's threads.
   void plain_loop() const;
-  std::function<void()> kernel() const;
 
-  at::Tensor source;
   at::Tensor average;
+  at::Tensor source;
 };
 
-/// A model, its average, and every way to update it. All ways but the flat ones work on the same
-/// memory, the model's tensors and those of our average.
+/// A model, its average, and every way to update it.
 struct Subject {
   Subject(const Shapes& shapes, at::ScalarType dtype);
 
   struct Way {
     std::string name;
     std::function<void()> run;
-    bool flat;
+    bool flat = false;
   };
-  /// Ours first; then "aten:...", "limit:...", and what else is asked for.
+  /// Ours first; then "aten:...", on the same memory, the model's tensors and those of our average;
+  /// then "limit:...", on one flat array of as many values.
   std::vector<Way> ways() const;
-  /// Sets the average, runs each way once, and compares with the formula. Returns what differs, or
-  /// nothing.
+  /// What check_update() says of the first way that is wrong, or nothing.
   std::string check(const std::vector<Way>& ways) const;
   /// Bytes that one update must move.
   int64_t bytes() const;
 
   std::shared_ptr<Parameters> model;
-  std::shared_ptr<ExponentialMovingAverage> ema;
+  std::unique_ptr<AveragedModel> ema;
   std::vector<at::Tensor> sources;
   std::vector<at::Tensor> averages;
   Flat flat;

@@ -6,6 +6,7 @@
 
 #include "bench/benchmarks.h"
 #include "bench/race.h"
+#include "polyak/kernels/lerp.h"
 #include "polyak/version.h"
 
 namespace {
@@ -27,14 +28,17 @@ int main(int count, char** arguments) {
     return 2;
   }
   add_update_benchmarks();
+  add_several_benchmarks();
   add_swap_benchmarks();
   add_step_benchmarks();
+  add_precision_benchmarks();
   benchmark::AddCustomContext("cpu", cpu_name());
   benchmark::AddCustomContext("polyak", POLYAK_VERSION);
   benchmark::AddCustomContext("libtorch", POLYAK_LIBTORCH_VERSION);
+  benchmark::AddCustomContext("instruction_set", polyak::kernels::chosen_path().name);
   benchmark::AddCustomContext("compiler", "g++ " __VERSION__);
   benchmark::AddCustomContext("rounds", std::to_string(flags().rounds));
-  benchmark::AddCustomContext("caches", flags().cold ? "cold" : "warm");
+  benchmark::AddCustomContext("before_each_run", flags().cold ? "cold" : "warm");
   benchmark::Initialize(&count, arguments);
   if (benchmark::ReportUnrecognizedArguments(count, arguments)) {
     std::fputs(usage().c_str(), stderr);

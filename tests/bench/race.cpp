@@ -146,12 +146,4 @@ void Race::report(benchmark::State& state) const {
   }
 }
 
-benchmark::internal::Benchmark* add_benchmark(const std::string& name,
-                                              std::function<void(benchmark::State&)> run) {
-  return benchmark::RegisterBenchmark(name.c_str(), std::move(run))
-      ->Iterations(flags().rounds)
-      ->UseManualTime()
-      ->Unit(benchmark::kMicrosecond);
-}
-
 }  // namespace polyak::bench

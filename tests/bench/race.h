@@ -65,8 +65,4 @@ class Race {
   int64_t round_ = 0;
 };
 
-/// Registers a benchmark whose iterations are rounds of a race.
-benchmark::internal::Benchmark* add_benchmark(const std::string& name,
-                                              std::function<void(benchmark::State&)> run);
-
 }  // namespace polyak::bench

@@ -1,7 +1,6 @@
 #include "bench/shapes.h"
 
 #include <ATen/ATen.h>
-#include <torch/utils.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -82,6 +81,12 @@ int64_t transformer_part() {
   return part;
 }
 
+std::vector<at::Tensor> random_tensors(const Shapes& shapes, at::ScalarType dtype) {
+  std::vector<at::Tensor> tensors;
+  for (const auto& shape : shapes) tensors.push_back(at::randn(shape, at::kFloat).to(dtype));
+  return tensors;
+}
+
 std::string transformer_name() {
   return "transformer_1b_1of" + std::to_string(transformer_part());
 }
@@ -113,14 +118,14 @@ Shapes shapes_of(const std::string& name, int64_t shrink) {
   return shapes;
 }
 
-Parameters::Parameters(const Shapes& shapes, at::ScalarType dtype)
-    : torch::nn::Module("Parameters") {
-  torch::NoGradGuard no_grad;
-  for (const auto& shape : shapes) {
-    tensors_.push_back(register_parameter("p" + std::to_string(tensors_.size()),
-                                          at::randn(shape, at::kFloat).to(dtype)));
+Parameters::Parameters(const std::vector<at::Tensor>& tensors) : torch::nn::Module("Parameters") {
+  for (const at::Tensor& tensor : tensors) {
+    tensors_.push_back(register_parameter("p" + std::to_string(tensors_.size()), tensor));
   }
 }
+
+Parameters::Parameters(const Shapes& shapes, at::ScalarType dtype)
+    : Parameters(random_tensors(shapes, dtype)) {}
 
 int64_t Parameters::numel() const {
   int64_t numel = 0;

@@ -16,9 +16,11 @@ const std::vector<std::string>& shape_names();
 /// the number of tensors where that is the point, to try a benchmark out.
 Shapes shapes_of(const std::string& name, int64_t shrink = 1);
 
-/// A model that is nothing but parameters of these shapes, with random values.
+/// A model that is nothing but parameters.
 class Parameters : public torch::nn::Module {
  public:
+  explicit Parameters(const std::vector<at::Tensor>& tensors);
+  /// Of these shapes, with random values.
   Parameters(const Shapes& shapes, at::ScalarType dtype);
   const std::vector<at::Tensor>& tensors() const { return tensors_; }
   int64_t numel() const;

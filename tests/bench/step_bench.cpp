@@ -1,12 +1,12 @@
 // What averaging adds to a step of training.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 #include <torch/utils.h>
 
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"
+#include "bench/cases.h"
 #include "bench/race.h"
 #include "support/fake_runner.h"
 
@@ -39,19 +39,15 @@ at::Tensor flatten_parameters(torch::nn::Module& model) {
   return flat;
 }
 
-void step(benchmark::State& state, int threads) {
-  at::set_num_threads(threads);
+void step(benchmark::State& state, const Case& /*of*/) {
   const int64_t width = flags().tiny ? 64 : 1024;
   const auto model = std::make_shared<Mlp>(width);
-  Flat flat(0, at::kFloat);
-  {
-    torch::NoGradGuard no_grad;
-    flat.source = flatten_parameters(*model);
-    flat.average = flat.source.clone();
-  }
+  const at::Tensor parameters = flatten_parameters(*model);
+  const Flat flat{parameters.clone(), parameters};
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(1e-3));
   const at::Tensor input = at::randn({16, width}), target = at::randn({16, width});
   const auto train = [&] {
+    const at::AutoGradMode with_gradients(true);
     optimizer.zero_grad();
     (model->forward(input) - target).square().mean().backward();
     optimizer.step();
@@ -71,17 +67,10 @@ void step(benchmark::State& state, int threads) {
   };
 
   call_hooks();  // the first update copies
-  {
-    torch::NoGradGuard no_grad;
-    const auto averages = hook->average()->named_averages();
-    const auto parameters = model->named_parameters();
-    for (const auto& item : averages) set_start_values(item.value(), parameters[item.key()]);
-    call_hooks();
-    for (const auto& item : averages) {
-      if (!(distance_after_update(item.value(), parameters[item.key()]) <= kTolerance)) {
-        return fail(state, "the hook gives another average of " + item.key());
-      }
-    }
+  if (const std::string wrong =
+          check_update("the hook", call_hooks, averages_of(*hook->average()), model->parameters());
+      !wrong.empty()) {
+    return fail(state, wrong);
   }
 
   Race race;
@@ -106,12 +95,8 @@ void step(benchmark::State& state, int threads) {
 }  // namespace
 
 void add_step_benchmarks() {
-  for (int threads : {1, 2}) {
-    add_benchmark("step/mlp_25m/float32/" + std::to_string(threads),
-                  [threads](benchmark::State& state) { step(state, threads); })
-        // A small difference of large times needs more rounds.
-        ->Iterations(5 * flags().rounds);
-  }
+  // A small difference of large times needs more rounds.
+  add_cases("step", {"mlp_25m"}, {at::kFloat}, step, 5 * flags().rounds);
 }
 
 }  // namespace polyak::bench

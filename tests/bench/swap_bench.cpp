@@ -1,10 +1,9 @@
 // The averaged weights go into the model and the raw ones come back, as for an evaluation.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <torch/utils.h>
 
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"
+#include "bench/cases.h"
 #include "bench/race.h"
 
 namespace polyak::bench {
@@ -18,45 +17,48 @@ bool equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
 }
 
 /// MMEngine's EMAHook: a clone and two copies for each tensor.
-void exchange_by_copies(const std::vector<at::Tensor>& model, std::vector<at::Tensor>& averages) {
-  for (size_t i = 0; i < model.size(); ++i) {
-    const at::Tensor aside = averages[i].clone();
-    averages[i].copy_(model[i]);
-    model[i].copy_(aside);
+void exchange_by_copies(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    const at::Tensor aside = b[i].clone();
+    b[i].copy_(a[i]);
+    a[i].copy_(aside);
   }
 }
 
-void swap(benchmark::State& state, const std::string& name, at::ScalarType dtype, int threads) {
-  torch::NoGradGuard no_grad;
-  at::set_num_threads(threads);
-  Subject subject(shapes_of(name, flags().tiny ? 64 : 1), dtype);
-  for (const at::Tensor& average : subject.averages) average.mul_(0.5);
-  const std::vector<at::Tensor>& model = subject.model->tensors();
-  std::vector<at::Tensor> raw, averages;  // what MMEngine keeps: averages in the model's dtype
-  for (const at::Tensor& tensor : model) raw.push_back(tensor.clone());
-  for (const at::Tensor& average : subject.averages)
-    averages.push_back(average.to(dtype, false, true));
+void swap(benchmark::State& state, const Case& of) {
+  const auto model = std::make_shared<Parameters>(of.shapes(), of.dtype);
+  const auto ema = make_average(model);
+  const std::vector<at::Tensor>& live = model->tensors();
+  const std::vector<at::Tensor> averages = averages_of(*ema);
+  for (const at::Tensor& average : averages) average.mul_(0.5);
+  // MMEngine has averages in the model's dtype.
+  std::vector<at::Tensor> raw, same_dtype;
+  for (const at::Tensor& tensor : live) raw.push_back(tensor.clone());
+  for (const at::Tensor& tensor : averages) same_dtype.push_back(tensor.to(of.dtype).clone());
 
-  struct Way {
-    std::string name;
-    std::function<void(const std::function<void()>& evaluate)> run;
-  };
-  const std::vector<Way> ways{{"ours",
-                               [&](const auto& evaluate) {
-                                 auto guard = subject.ema->swap(subject.model);
-                                 evaluate();
-                               }},
-                              {"mmengine", [&](const auto& evaluate) {
-                                 exchange_by_copies(model, averages);
-                                 evaluate();
-                                 exchange_by_copies(model, averages);
-                               }}};
+  using Way = std::function<void(const std::function<void()>& evaluate)>;
+  const std::vector<std::pair<std::string, Way>> ways{
+      {"ours",
+       [&](const auto& evaluate) {
+         const SwapGuard guard = ema->swap(model);
+         evaluate();
+       }},
+      {"ours_by_copy",
+       [&](const auto& evaluate) {
+         const SwapGuard guard = ema->swap(model, SwapMode::copy);
+         evaluate();
+       }},
+      {"clone_and_two_copies", [&](const auto& evaluate) {
+         exchange_by_copies(live, same_dtype);
+         evaluate();
+         exchange_by_copies(live, same_dtype);
+       }}};
   Race race;
-  for (const Way& way : ways) {
+  for (const auto& [name, way] : ways) {
     bool right = false;
-    way.run([&] { right = equal(model, subject.averages); });
-    if (!right || !equal(model, raw)) return fail(state, way.name + " swaps something else");
-    race.add(way.name, [&way] { way.run([] {}); });
+    way([&] { right = equal(live, averages); });
+    if (!right || !equal(live, raw)) return fail(state, name + " swaps something else");
+    race.add(name, [&way = way] { way([] {}); });
   }
   race.run(state);
   race.report(state);
@@ -65,18 +67,7 @@ void swap(benchmark::State& state, const std::string& name, at::ScalarType dtype
 }  // namespace
 
 void add_swap_benchmarks() {
-  for (const char* name : {"resnet50", "vit_b_16"}) {
-    for (const auto& [dtype, dtype_name] : dtypes()) {
-      if (dtype == at::kHalf) continue;  // as bfloat16
-      for (int threads : {1, 2}) {
-        add_benchmark(
-            "swap/" + std::string(name) + "/" + dtype_name + "/" + std::to_string(threads),
-            [name, dtype = dtype, threads](benchmark::State& state) {
-              swap(state, name, dtype, threads);
-            });
-      }
-    }
-  }
+  add_cases("swap", {"resnet50", "vit_b_16"}, {at::kFloat, at::kBFloat16}, swap, flags().rounds);
 }
 
 }  // namespace polyak::bench

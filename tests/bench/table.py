@@ -1,0 +1,212 @@
+"""Writes the tables of docs/performance.md from what polyak_bench and peers.py measured.
+
+Usage: table.py DOCUMENT RESULT.json...
+
+Each table stands between <!-- NAME --> and <!-- end --> in DOCUMENT; the rest of it is left alone. Tables of what no
+RESULT holds are left alone too. Results of several LibTorch versions make one table each.
+"""
+import json
+import pathlib
+import re
+import sys
+
+WAYS = {"aten:mul_add": "`mul_.add_`", "aten:lerp": "`lerp_`", "aten:foreach_mul_add": "`_foreach_mul_`, `_add_`",
+        "aten:foreach_lerp": "`_foreach_lerp_`", "aten:out_of_place": "out of place",
+        "limit:plain_loop": "plain loop", "limit:kernel": "our kernel"}
+CASE = ["model", "dtype", "threads"]
+MODELS = {"resnet50": "ResNet-50", "vit_b_16": "ViT-B/16", "10000x100": "10,000 of 100", "200x64": "200 of 64",
+          "mlp_25m": "MLP of 25 M", "4096": "4096 values"}
+
+
+def model_name(name):
+    part = re.fullmatch(r"transformer_1b_1of(\d+)", name)
+    return f"1/{part[1]} of a transformer of 1.24 B" if part else MODELS[name]
+
+
+def number(value):
+    """Three digits, without an exponent where that reads well."""
+    if value == 0 or not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def times(value):
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def ms(microseconds):
+    return number(microseconds / 1e3)
+
+
+class Row(dict):
+    """One benchmark: its counters, and what its name says."""
+
+    def __init__(self, benchmark, caches):
+        super().__init__(benchmark)
+        if benchmark.get("error_occurred"):
+            sys.exit(f"{benchmark['name']}: {benchmark['error_message']}")
+        self.topic, self.model, self.dtype, self.threads = benchmark["name"].split("/")[:4]
+        self.cold = caches == "cold"
+        self.aten, self.limit = self["label"].split() if self.topic == "update" else (None, None)
+        self.speed = number(self["bytes"] / self["ours_us"] / 1e3) if "bytes" in self else ""
+        self.case = [model_name(self.model) + (", cold" if self.cold else ""), self.dtype, self.threads]
+
+
+class Leg:
+    """What was measured with one LibTorch."""
+
+    def __init__(self, context):
+        self.context, self.rows = context, []
+
+    def of(self, topic, **conditions):
+        return [row for row in self.rows if row.topic == topic and
+                all(getattr(row, key) in values for key, values in conditions.items())]
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header)] + rows
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def machine(leg):
+    context = leg.context
+    caches = ", ".join(f"L{cache['level']} {cache['size'] >> 10} KiB" for cache in context["caches"]
+                       if cache["type"] != "Instruction")
+    load = ", ".join(f"{value:.2f}" for value in context["load_avg"][:2])
+    return table(["", ""], [
+        ["CPU", f"{context['cpu']}, {context['num_cpus']} at {context['mhz_per_cpu']} MHz; {caches}"],
+        ["our kernel", context["instruction_set"]], ["compiler", context["compiler"]],
+        ["date, rounds", f"{context['date'][:10]}, {context['rounds']}"], ["load before", load]])
+
+
+def promises(leg):
+    """What this library promises, against the worst that was measured."""
+    old = leg.context["libtorch"].startswith("1.")
+    big, half = ("resnet50", "vit_b_16"), ("bfloat16", "float16")
+    rows = []
+
+    def add(what, bound, found, smaller=False):
+        if not found:
+            return
+        value, row = (max if smaller else min)(found, key=lambda pair: pair[0])
+        kept = value <= bound if smaller else value >= bound
+        rows.append([what, ("at most " if smaller else "at least ") + number(bound), number(value),
+                     "yes" if kept else "**no**", ", ".join(row.case)])
+
+    def values(key, found):
+        return [(row[key], row) for row in found]
+
+    updates = leg.of("update", cold=(False,))
+    add("speed of the limit", 0.95, values("limit/ours", [row for row in updates if row.model in big]))
+    add("times the best ATen way, float32", 1.35 if old else 0.97,
+        values("best_aten/ours", [row for row in updates if row.dtype == "float32"]))
+    add("times the best ATen way, bfloat16 and float16", 1.7 if old else 1,
+        values("best_aten/ours", [row for row in updates if row.dtype in half]))
+    small = [row for row in updates if row.model == "10000x100" and row.dtype == "float32"]
+    add("times `lerp_`, 10,000 of 100", 8, values("aten:lerp/ours", small))
+    add("times `mul_.add_`, 10,000 of 100", 15, values("aten:mul_add/ours", small))
+    add("3 averages in one pass, of the time of three", 0.78,
+        [(1 / row["one_by_one/ours"], row) for row in leg.of("several", dtype=("float32",))], smaller=True)
+    add("ms to swap 25 M parameters and back", 1,
+        [(row["ours_us"] / 1e3, row) for row in leg.of("swap", model=("resnet50",), dtype=("float32",))], smaller=True)
+    add("of what the limit adds to a step", 1.1, values("hook_adds/limit_adds", leg.of("step")), smaller=True)
+    add("error with `compensated`", 1e-6, values("compensated_error", leg.of("precision_error")), smaller=True)
+    return table(["promise", "bound", "worst measured", "kept", "where"], rows)
+
+
+def update(leg):
+    rows = leg.of("update")
+    ways = [way for way in WAYS if way.startswith("aten:") and any(way + "_us" in row for row in rows)]
+    ratios = table(CASE + ["of the limit", "times the best ATen way"] + [WAYS[way] for way in ways],
+                   [row.case + [times(row["limit/ours"]), f"**{times(row['best_aten/ours'])}** {WAYS[row.aten]}"] +
+                    [times(row[way + "/ours"]) for way in ways] for row in rows])
+    absolute = table(CASE + ["ours, ms", "GB/s", "limit, ms", "which limit", "best ATen way, ms"],
+                     [row.case + [ms(row["ours_us"]), row.speed, ms(row[row.limit + "_us"]), WAYS[row.limit],
+                                  ms(row[row.aten + "_us"])] for row in rows])
+    return rows and ratios + "\n" + absolute
+
+
+# Block: the topic it shows, and its columns after the case.
+COLUMNS = {
+    "small": ("update", {
+        "update, us": lambda row: number(row["ours_us"]),
+        "kernel alone, us": lambda row: number(row["kernel_only_us"]),
+        "difference, us": lambda row: number(row["beside_kernel_us"])}),
+    "several": ("several", {
+        "of the time of three passes": lambda row: times(1 / row["one_by_one/ours"]),
+        "one pass, ms": lambda row: ms(row["ours_us"]),
+        "three passes, ms": lambda row: ms(row["one_by_one_us"])}),
+    "swap": ("swap", {
+        "times clone and two copies": lambda row: times(row["clone_and_two_copies/ours"]),
+        "by pointers, ms": lambda row: ms(row["ours_us"]),
+        "by copy, ms": lambda row: ms(row["ours_by_copy_us"]),
+        "clone and two copies, ms": lambda row: ms(row["clone_and_two_copies_us"])}),
+    "step": ("step", {
+        "hook adds, of what the limit adds": lambda row: times(row["hook_adds/limit_adds"]),
+        "hook adds, ms": lambda row: ms(row["hook_adds_us"]),
+        "limit adds, ms": lambda row: ms(row["limit_adds_us"]),
+        "step, ms": lambda row: ms(row["step_us"])}),
+    "precision_time": ("precision_time", {
+        "compensated, of default's time": lambda row: times(row["compensated/default"]),
+        "float64, of default's time": lambda row: times(row["float64/default"]),
+        "default, ms": lambda row: ms(row["default_us"])}),
+}
+
+
+def plain(block, leg):
+    topic, columns = COLUMNS[block]
+    rows = [row for row in leg.of(topic) if block != "small" or "kernel_only_us" in row]
+    return rows and table(CASE + list(columns), [row.case + [show(row) for show in columns.values()] for row in rows])
+
+
+def precision_error(leg):
+    names = ["default", "compensated", "float64"]
+    rows = leg.of("precision_error")
+    return rows and table(["updates"] + names, [[f"{row['updates']:,.0f}"] + [f"{row[name + '_error']:.1e}" for name in names]
+                                                for row in rows])
+
+
+def peers(leg):
+    text = ""
+    for dtype in ("float32", "bfloat16"):
+        rows = leg.of("peers", dtype=(dtype,))
+        names = [key[:-5] for key in rows[0] if key.endswith("/ours")] if rows else []
+        text += table(CASE + names + ["ours, ms", "GB/s"],
+                      [row.case + [times(row[name + "/ours"]) for name in names] +
+                       [ms(row["ours_us"]), row.speed] for row in rows]) + "\n"
+    return text + "Versions: " + ", ".join(f"{name} {version}" for name, version in leg.context["versions"].items()) + "\n"
+
+
+def main(document, *results):
+    legs, of_peers = {}, None
+    for result in results:
+        data = json.loads(pathlib.Path(result).read_text())
+        context = data["context"]
+        if "versions" in context:
+            leg = of_peers = Leg(context)
+        else:
+            leg = legs.setdefault(context["libtorch"], Leg(context))
+        leg.rows += [Row(benchmark, context.get("before_each_run")) for benchmark in data["benchmarks"]]
+
+    def of_each_leg(write):
+        found = [(version, write(leg)) for version, leg in sorted(legs.items())]
+        return "\n".join(f"LibTorch {version}:\n\n{text}" for version, text in found if text)
+
+    blocks = {write.__name__: of_each_leg(write) for write in (machine, promises, update, precision_error)}
+    blocks.update({block: of_each_leg(lambda leg: plain(block, leg)) for block in COLUMNS})
+    blocks["peers"] = of_peers and peers(of_peers)
+    path = pathlib.Path(document)
+    text = path.read_text()
+    for name, block in blocks.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            sys.exit(f"{document} must have one place for {name}")
+        if block:
+            text = pattern.sub(lambda place: f"{place[1]}\n{block}\n{place[2]}", text)
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
