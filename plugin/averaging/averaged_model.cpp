@@ -427,6 +427,7 @@ SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
   if (is_swapped() || steps() == 0) return {};
   torch::NoGradGuard no_grad;
   bind(model);
+  if (mode == SwapMode::copy) check_writable("swap: SwapMode::copy cannot write", "exchange");
   refresh_module();
   auto state = std::make_shared<SwapGuard::State>(mode);
   state->items.reserve(slots_.size());
@@ -438,6 +439,20 @@ SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
   }
   swap_ = state;
   return SwapGuard(state);
+}
+
+/// Of an expanded tensor several elements are one place in memory: values cannot be written there.
+void AveragedModel::check_writable(const char* what, const char* instead) const {
+  for (const Slot& slot : slots_) {
+    const at::Tensor& source = slot.source;
+    for (int64_t i = 0; i < source.dim(); ++i) {
+      if (source.size(i) > 1 && source.stride(i) == 0) {
+        fail<Error>(
+            "{} {}: it is expanded, one number under several indices; use {}, or contiguous()",
+            what, slot.name, instead);
+      }
+    }
+  }
 }
 
 bool AveragedModel::is_swapped() const {
@@ -530,6 +545,7 @@ void AveragedModel::copy_to(const Model& model) {
   if (is_swapped()) fail<Error>("copy_to: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
+  check_writable("copy_to: cannot write", "swap");
   for (const Slot& slot : slots_) slot.source.copy_(slot.average);
 }
 
@@ -590,6 +606,7 @@ void AveragedModel::load(torch::serialize::InputArchive& archive) {
   torch::NoGradGuard no_grad;
   for (const Slot& slot : slots_) {
     if (!slot.average.is_same(slot.held)) slot.average.copy_(slot.held);
+    if (slot.lost.defined()) slot.lost.zero_();
   }
 }
 

@@ -169,6 +169,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void prepare(const Model& model);
   void copy_model();
   void count_skipped();
+  void check_writable(const char* what, const char* instead) const;
   void warn_if_stalled();
   [[noreturn]] void throw_wrong_module() const;
 

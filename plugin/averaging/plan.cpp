@@ -1,7 +1,6 @@
 #include "polyak/averaging/plan.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,8 +17,6 @@ namespace {
 constexpr int64_t kChunkElements = 32768;
 // What a chunk costs beside its bytes, in bytes: ten thousand small tensors are work too.
 constexpr int64_t kChunkOverhead = 512;
-// Below this a second thread costs more than it brings.
-constexpr int64_t kBytesAThread = 256 << 10;
 
 std::optional<kernels::DType> kernel_type(at::ScalarType type) {
   switch (type) {
@@ -65,23 +62,18 @@ std::optional<kernels::Span> span_of(const Slot& slot) {
 
 // ---- tables
 
-void Plan::Table::cut(const std::vector<kernels::Span>& spans) {
-  chunks = kernels::cut(spans, kChunkElements);
-  starts.reserve(chunks.size());
-  for (const kernels::Span& chunk : chunks) {
-    starts.push_back(bytes);
-    bytes += kernels::traffic_of(chunk) + kChunkOverhead;
+ChunkTable::ChunkTable(const std::vector<kernels::Span>& spans)
+    : chunks_(kernels::cut(spans, kChunkElements)) {
+  starts_.reserve(chunks_.size());
+  for (const kernels::Span& chunk : chunks_) {
+    starts_.push_back(bytes_);
+    bytes_ += kernels::traffic_of(chunk) + kChunkOverhead;
   }
 }
 
-template <class Work>
-void Plan::Table::share_out(const Work& work) const {
-  at::parallel_for(0, bytes, kBytesAThread, [&](int64_t begin, int64_t end) {
-    // A chunk belongs to the thread in whose range it starts.
-    const auto first = std::lower_bound(starts.begin(), starts.end(), begin) - starts.begin();
-    const auto last = std::lower_bound(starts.begin(), starts.end(), end) - starts.begin();
-    if (first < last) work(first, last);
-  });
+size_t ChunkTable::chunk_at(int64_t byte) const {
+  return static_cast<size_t>(std::lower_bound(starts_.begin(), starts_.end(), byte) -
+                             starts_.begin());
 }
 
 void Plan::Copies::add(const std::vector<Slot>& slots, size_t i) {
@@ -131,8 +123,8 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     }
   }
   averaged.insert(averaged.end(), averaged_buffers.begin(), averaged_buffers.end());
-  averaged_.cut(averaged);
-  checked_.cut(checked);
+  averaged_ = ChunkTable(averaged);
+  checked_ = ChunkTable(checked);
 }
 
 bool Plan::is_current() const {
@@ -149,9 +141,8 @@ bool Plan::is_current() const {
 
 bool Plan::model_is_finite(const std::vector<Slot>& slots) const {
   std::atomic<bool> finite{true};
-  checked_.share_out([&](int64_t first, int64_t last) {
-    const kernels::Span* chunks = checked_.chunks.data();
-    if (!kernels::all_finite(chunks + first, static_cast<size_t>(last - first))) finite = false;
+  checked_.share_out([&](size_t first, size_t last) {
+    if (!kernels::all_finite(checked_.data() + first, last - first)) finite = false;
   });
   return finite && std::all_of(checked_by_aten_.begin(), checked_by_aten_.end(),
                                [&](size_t i) { return is_finite_by_aten(slots[i].source); });
@@ -166,13 +157,16 @@ void Plan::average(c10::ArrayRef<Share> shares) {
   // The chunks of averages over one model agree, but for those that one has and another has not.
   const Share* longest =
       std::max_element(shares.begin(), shares.end(), [](const Share& a, const Share& b) {
-        return a.plan->averaged_.chunks.size() < b.plan->averaged_.chunks.size();
+        return a.plan->averaged_.size() < b.plan->averaged_.size();
       });
-  longest->plan->averaged_.share_out([&](int64_t first, int64_t last) {
-    for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+  longest->plan->averaged_.share_out([&](size_t first, size_t last) {
+    if (shares.size() == 1) {
+      return kernels::lerp(longest->plan->averaged_.data() + first, last - first, longest->weight);
+    }
+    for (size_t i = first; i < last; ++i) {
       for (const Share& share : shares) {
-        const std::vector<kernels::Span>& chunks = share.plan->averaged_.chunks;
-        if (i < chunks.size()) kernels::lerp(&chunks[i], 1, share.weight);
+        const ChunkTable& table = share.plan->averaged_;
+        if (i < table.size()) kernels::lerp(table.data() + i, 1, share.weight);
       }
     }
   });

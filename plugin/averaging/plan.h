@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <c10/core/ScalarType.h>
 #include <c10/util/ArrayRef.h>
 
@@ -7,9 +8,41 @@
 #include <vector>
 
 #include "polyak/averaging/slot.h"
+#include "polyak/core/export.h"
 #include "polyak/kernels/lerp.h"
 
 namespace polyak {
+
+/// Chunks of spans that threads share by their bytes, so that one huge tensor and ten thousand
+/// small ones both keep every thread at work.
+class POLYAK_API ChunkTable {
+ public:
+  ChunkTable() = default;
+  explicit ChunkTable(const std::vector<kernels::Span>& spans);
+
+  size_t size() const { return chunks_.size(); }
+  const kernels::Span* data() const { return chunks_.data(); }
+
+  /// Calls work(first, last) for ranges of chunks that cover all, from LibTorch's threads.
+  template <class Work>
+  void share_out(const Work& work) const {
+    at::parallel_for(0, bytes_, kBytesAThread, [&](int64_t begin, int64_t end) {
+      const size_t first = chunk_at(begin), last = chunk_at(end);
+      if (first < last) work(first, last);
+    });
+  }
+
+ private:
+  // Below this a second thread costs more than it brings.
+  static constexpr int64_t kBytesAThread = 256 << 10;
+  /// The first chunk that starts at this byte or behind: it belongs to the thread whose range
+  /// starts there.
+  size_t chunk_at(int64_t byte) const;
+
+  std::vector<kernels::Span> chunks_;
+  std::vector<int64_t> starts_;  // the bytes that go before each chunk
+  int64_t bytes_ = 0;
+};
 
 /// How the slots of one average are updated: which tensors a kernel takes, as chunks that threads
 /// share by their bytes, and which are LibTorch's. Made once; using it allocates nothing and looks
@@ -46,18 +79,6 @@ class Plan {
     at::ScalarType source_type;
     at::ScalarType average_type;
   };
-  /// Chunks, and for each the bytes that go before it: by these threads share them.
-  struct Table {
-    std::vector<kernels::Span> chunks;
-    std::vector<int64_t> starts;
-    int64_t bytes = 0;
-
-    void cut(const std::vector<kernels::Span>& spans);
-    /// Calls work(first, last) with ranges of chunks from several threads, each about as many
-    /// bytes.
-    template <class Work>
-    void share_out(const Work& work) const;
-  };
   struct Copies {
     struct Bytes {
       void* to;
@@ -72,11 +93,11 @@ class Plan {
   };
 
   std::vector<Seen> seen_;
-  Table averaged_;
+  ChunkTable averaged_;
   std::vector<size_t> by_aten_;
   Copies integers_;
   Copies buffers_;
-  Table checked_;
+  ChunkTable checked_;
   std::vector<size_t> checked_by_aten_;
 };
 
