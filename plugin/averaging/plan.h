@@ -5,8 +5,10 @@
 #include <c10/util/ArrayRef.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "polyak/averaging/offload.h"
 #include "polyak/averaging/slot.h"
 #include "polyak/core/export.h"
 #include "polyak/kernels/lerp.h"
@@ -69,6 +71,15 @@ class Plan {
   /// weights are read from memory once.
   static void average(c10::ArrayRef<Share> shares);
 
+  /// Where the model is on another device than a CPU average: brings its weights to the host. With
+  /// one, an update is these steps instead of average() and copy_buffers(): copy(), wait(), then
+  /// what run_kernels() and copy_arrived_buffers() do in any thread, and the rest in the caller's.
+  Offload* offload() const { return offload_.get(); }
+  static void run_kernels(c10::ArrayRef<Share> shares);
+  void run_aten(const std::vector<Slot>& slots, double weight) const;
+  void copy_arrived_buffers() const { buffers_.copy_plain(); }
+  void copy_other_buffers(const std::vector<Slot>& slots) const { buffers_.copy_by_aten(slots); }
+
  private:
   struct Seen {
     const c10::TensorImpl* source;
@@ -88,10 +99,15 @@ class Plan {
     std::vector<Bytes> plain;
     std::vector<size_t> by_aten;
 
-    void add(const std::vector<Slot>& slots, size_t i);
-    void run(const std::vector<Slot>& slots) const;
+    void add(const Slot& slot, const at::Tensor& source, size_t i);
+    void copy_plain() const;
+    void copy_by_aten(const std::vector<Slot>& slots) const;
   };
 
+  /// The slot's source, or where its values arrive on the host.
+  at::Tensor source_on_host(const Slot& slot);
+
+  std::unique_ptr<Offload> offload_;
   std::vector<Seen> seen_;
   ChunkTable averaged_;
   std::vector<size_t> by_aten_;
