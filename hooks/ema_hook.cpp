@@ -133,6 +133,7 @@ std::string EMAHook::state_key() const {
 }
 
 void EMAHook::before_run(Runner& runner) {
+  updates_ = {this};
   const Model model = runner.model();
   if (average_ && model_ == model.identity()) {  // train() then test(): the average goes on
     average_->rebind(model);
@@ -185,6 +186,7 @@ std::vector<std::string> EMAHook::metric_suffixes() const {
 
 void EMAHook::before_train(Runner& runner) {
   check_run(runner);  // for hosts that do not call it
+  join_neighbours(runner);
   steps_seen_ = runner.progress().optimizer_steps;
   if (start_from_average_) {
     average_->copy_to(runner.model());
@@ -203,14 +205,48 @@ bool EMAHook::started(const Runner& runner) const {
                                     : progress.iter + 1 >= options_.begin_iter();
 }
 
+/// Neighbours leave their updates to the last of them, which makes them in one pass. A hook of
+/// another kind in between may look at an average, so it parts them.
+void EMAHook::join_neighbours(Runner& runner) {
+  updates_.clear();
+  bool joined = false;  // this hook is among those collected
+  bool closed = false;
+  runner.hooks().call([&](Hook& hook) {
+    auto* neighbour = dynamic_cast<EMAHook*>(&hook);
+    if (closed) return;
+    if (!neighbour) {
+      closed = joined;
+      if (!joined) updates_.clear();
+      return;
+    }
+    updates_.push_back(neighbour);
+    joined = joined || neighbour == this;
+  });
+  if (!joined) updates_ = {this};  // called by a host that keeps no list
+  if (updates_.back() != this) updates_.clear();
+  together_.reserve(updates_.size());
+}
+
 void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars& /*outputs*/) {
   const int64_t steps = runner.progress().optimizer_steps;
   const bool stepped = steps < 0 || steps > steps_seen_ || options_.counts_iterations();
   steps_seen_ = steps;
-  if (!stepped || !started(runner)) return;
-  const double weight = average_->weight(average_->steps());
-  average_->update_parameters(runner.model());
-  runner.log(is_first() ? "ema_momentum" : "ema_momentum_" + options_.name(), weight);
+  due_ = stepped && started(runner);
+  together_.clear();
+  for (EMAHook* hook : updates_) {
+    if (!hook->due_) continue;
+    hook->due_ = false;
+    AveragedModel& average = *hook->average_;
+    together_.push_back(&average);
+    const double weight = average.weight(average.steps());
+    runner.log("ema_momentum" + hook->suffix(), weight);
+  }
+  if (together_.empty()) return;
+  update_together(together_, runner.model());
+  for (const EMAHook* hook : updates_) {
+    const int64_t skipped = hook->average_->skipped();
+    if (skipped > 0) runner.log("ema_skipped" + hook->suffix(), static_cast<double>(skipped));
+  }
 }
 
 void EMAHook::begin_evaluation(Runner& runner) {
@@ -255,6 +291,11 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
     if (stored.scalar_type() != item.value().scalar_type()) exact.set(item.key(), item.value());
   }
   if (!exact.entries().empty() && !is_copy) record.set("average", std::move(exact));
+  Value compensation = Value::dict({}, /*ordered=*/true);
+  for (const NamedTensor& item : average_->compensation()) compensation.set(item.name, item.tensor);
+  if (!compensation.entries().empty() && !is_copy) {
+    record.set("compensation", std::move(compensation));
+  }
 
   if (is_first()) exchange(state_dict, state);
   checkpoint.set(state_key(), std::move(state));
@@ -288,6 +329,9 @@ void EMAHook::load(const Value& ema_state, const Value& checkpoint, bool resumin
   if (!record) return;
   if (const Value* exact = record->find("average")) {
     average_->load_state(tensors_of(*exact, ""), average_->steps());
+  }
+  if (const Value* compensation = record->find("compensation")) {
+    average_->load_compensation(tensors_of(*compensation, ""));
   }
   if (const Value* rule = record->find("rule");
       rule && rule->as_string() != average_->rule_name()) {

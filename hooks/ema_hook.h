@@ -60,7 +60,8 @@ struct POLYAK_API EMAHookOptions : Options {
 ///
 /// Several EMAHooks can share a model: one without a name, as above, the others with a `name` each.
 /// A named average is evaluated in a pass of its own (metrics carry `_<name>`), and saved whole
-/// under `ema_state_dict.<name>`.
+/// under `ema_state_dict.<name>`. Hooks that follow each other without a hook of another kind
+/// between them update in one pass over the model's weights.
 class POLYAK_API EMAHook : public Hook {
  public:
   /// Checks everything, the average's own keys too; `averages` must outlive the hook.
@@ -91,8 +92,10 @@ class POLYAK_API EMAHook : public Hook {
 
  private:
   bool started(const Runner& runner) const;
+  void join_neighbours(Runner& runner);
   bool is_first() const { return options_.name().empty(); }
   std::string state_key() const;
+  std::string suffix() const { return is_first() ? "" : "_" + options_.name(); }  // of scalars
   std::string record_key() const { return is_first() ? "ema" : options_.name(); }
   void begin_evaluation(Runner& runner);
   void end_evaluation(Runner& runner, Scalars& metrics);
@@ -106,6 +109,9 @@ class POLYAK_API EMAHook : public Hook {
   const void* model_ = nullptr;
   int64_t steps_seen_ = 0;
   bool start_from_average_ = false;
+  bool due_ = false;               // an update belongs to this iteration
+  std::vector<EMAHook*> updates_;  // whose updates this hook makes; the last of neighbours has all
+  std::vector<AveragedModel*> together_;
   SwapGuard guard_;
 };
 

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "polyak/averaging/background.h"
 #include "polyak/averaging/by_aten.h"
 #include "polyak/averaging/plan.h"
 #include "polyak/averaging/slot.h"
@@ -328,8 +329,18 @@ void AveragedModel::refresh_module() const {
 
 // ---- updating
 
+/// Waits for an update that is made in the background.
+void AveragedModel::finish() const {
+  if (background_) background_->wait();
+}
+
+void AveragedModel::fence() {
+  if (plan_ && plan_->offload()) plan_->offload()->fence();
+}
+
 /// Sees to it that the plan fits the model as it is now.
 void AveragedModel::prepare(const Model& model) {
+  finish();
   if (is_swapped()) {
     fail<Error>(
         "update_parameters: the averaged weights are in the model; let the guard of swap() go "
@@ -407,26 +418,48 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
   c10::SmallVector<Plan::Share, 8> shares;
   for (AveragedModel* average : updated) {
     const int64_t k = average->steps();
+    const bool averages = k % average->settings_.interval == 0;
     if (k == 0) {
       average->copy_model();
-    } else if (k % average->settings_.interval == 0) {
-      average->warn_if_stalled();
+    } else if (average->plan_->offload()) {
+      average->average_in_background(averages ? average->weight(k) : 0, averages);
+    } else if (averages) {
       shares.push_back({average->plan_.get(), &average->slots_, average->weight(k)});
     }
+    if (k > 0 && averages) average->warn_if_stalled();
   }
   Plan::average(shares);
   for (AveragedModel* average : updated) {
-    if (average->steps() > 0) average->plan_->copy_buffers(average->slots_);
+    if (average->steps() > 0 && !average->plan_->offload()) {
+      average->plan_->copy_buffers(average->slots_);
+    }
     ++*average->steps_.data_ptr<int64_t>();
   }
+}
+
+/// An update of an average on the CPU by a model on a GPU: `averages`, or just copies buffers.
+void AveragedModel::average_in_background(double weight, bool averages) {
+  Offload& offload = *plan_->offload();
+  offload.copy();
+  if (!defer_fence_) offload.fence();
+  if (!background_) background_ = std::make_unique<Background>();
+  background_->start([this, weight, averages] {
+    plan_->offload()->wait();
+    if (averages) Plan::run_kernels(Plan::Share{plan_.get(), &slots_, weight});
+    plan_->copy_arrived_buffers();
+  });
+  if (averages) plan_->run_aten(slots_, weight);
+  plan_->copy_other_buffers(slots_);
 }
 
 // ---- swap and state
 
 SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
+  finish();
   if (is_swapped() || steps() == 0) return {};
   torch::NoGradGuard no_grad;
   bind(model);
+  if (mode == SwapMode::copy) check_writable("swap: SwapMode::copy cannot write", "exchange");
   refresh_module();
   auto state = std::make_shared<SwapGuard::State>(mode);
   state->items.reserve(slots_.size());
@@ -438,6 +471,20 @@ SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
   }
   swap_ = state;
   return SwapGuard(state);
+}
+
+/// Of an expanded tensor several elements are one place in memory: values cannot be written there.
+void AveragedModel::check_writable(const char* what, const char* instead) const {
+  for (const Slot& slot : slots_) {
+    const at::Tensor& source = slot.source;
+    for (int64_t i = 0; i < source.dim(); ++i) {
+      if (source.size(i) > 1 && source.stride(i) == 0) {
+        fail<Error>(
+            "{} {}: it is expanded, one number under several indices; use {}, or contiguous()",
+            what, slot.name, instead);
+      }
+    }
+  }
 }
 
 bool AveragedModel::is_swapped() const {
@@ -455,12 +502,14 @@ std::vector<NamedTensor> AveragedModel::swapped_out() const {
 }
 
 torch::OrderedDict<std::string, at::Tensor> AveragedModel::named_averages() const {
+  finish();
   torch::OrderedDict<std::string, at::Tensor> averages("name");
   for (const auto& [name, slot] : names_) averages.insert(name, slots_[slot].average);
   return averages;
 }
 
 std::vector<NamedTensor> AveragedModel::state() {
+  finish();
   refresh_module();
   std::vector<NamedTensor> state;
   for (const auto& [name, slot] : names_)
@@ -469,6 +518,7 @@ std::vector<NamedTensor> AveragedModel::state() {
 }
 
 LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int64_t steps) {
+  finish();
   torch::NoGradGuard no_grad;
   LoadReport report;
   std::set<std::string> given;
@@ -499,6 +549,7 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
 }
 
 std::vector<NamedTensor> AveragedModel::compensation() const {
+  finish();
   std::vector<NamedTensor> compensation;
   for (const auto& [name, slot] : names_) {
     if (slots_[slot].lost.defined()) {
@@ -509,6 +560,7 @@ std::vector<NamedTensor> AveragedModel::compensation() const {
 }
 
 void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
+  finish();
   std::unordered_map<std::string, size_t> slot_of(names_.begin(), names_.end());
   for (const NamedTensor& value : values) {
     auto found = slot_of.find(value.name);
@@ -519,6 +571,7 @@ void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
 }
 
 void AveragedModel::reset(const Model& model) {
+  finish();
   if (is_swapped()) fail<Error>("reset: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
@@ -527,13 +580,16 @@ void AveragedModel::reset(const Model& model) {
 }
 
 void AveragedModel::copy_to(const Model& model) {
+  finish();
   if (is_swapped()) fail<Error>("copy_to: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
+  check_writable("copy_to: cannot write", "swap");
   for (const Slot& slot : slots_) slot.source.copy_(slot.average);
 }
 
 void AveragedModel::rebind(const Model& model) {
+  finish();
   if (is_swapped()) fail<Error>("rebind: let the guard of swap() go first");
   bind(model);
 }
@@ -541,6 +597,7 @@ void AveragedModel::rebind(const Model& model) {
 // ---- the module's duties
 
 std::shared_ptr<torch::nn::Module> AveragedModel::module() {
+  finish();
   if (!clone_error_.empty()) {
     fail<Error>(
         "{} has no averaged copy to run: it cannot be cloned ({}). Derive it from "
@@ -576,6 +633,7 @@ void AveragedModel::to(torch::Device device, bool non_blocking) {
 /// Unlike torch::nn::Module::to it leaves integers integers, tied tensors tied, and steps where it
 /// is.
 void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& moved) {
+  finish();
   torch::NoGradGuard no_grad;
   for (Slot& slot : slots_) {
     if (slot.average.is_same(slot.held)) slot.average = slot.held.variable_data();  // uncast so far
@@ -586,14 +644,17 @@ void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& mov
 }
 
 void AveragedModel::load(torch::serialize::InputArchive& archive) {
+  finish();
   torch::nn::Module::load(archive);
   torch::NoGradGuard no_grad;
   for (const Slot& slot : slots_) {
     if (!slot.average.is_same(slot.held)) slot.average.copy_(slot.held);
+    if (slot.lost.defined()) slot.lost.zero_();
   }
 }
 
 void AveragedModel::save(torch::serialize::OutputArchive& archive) const {
+  finish();
   refresh_module();
   torch::nn::Module::save(archive);
 }

@@ -20,6 +20,7 @@
 namespace polyak {
 
 struct Slot;
+class Background;
 class Plan;
 enum class Precision;
 
@@ -69,6 +70,14 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   /// @throws Error when the model lacks a tensor that is averaged, when a shape differs, or while
   ///   the averaged weights are swapped in.
   void update_parameters(const Model& model);
+
+  /// With `device: cpu` and a model on a GPU, an update copies the weights beside the GPU's other
+  /// work and averages on a thread of its own; every method here waits for that. Unless told
+  /// otherwise, what the GPU's current stream gets after an update waits until the weights are
+  /// copied. With `defer` it goes on, and it is for the caller to call fence() on the stream that
+  /// will write the weights, before it does (before optimizer.step()).
+  void defer_fence(bool defer) { defer_fence_ = defer; }
+  void fence();
 
   /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
   int64_t steps() const;
@@ -166,9 +175,12 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void settle_precision(Slot& slot) const;
   void refresh_module() const;
   void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
+  void finish() const;
   void prepare(const Model& model);
+  void average_in_background(double weight, bool averages);
   void copy_model();
   void count_skipped();
+  void check_writable(const char* what, const char* instead) const;
   void warn_if_stalled();
   [[noreturn]] void throw_wrong_module() const;
 
@@ -180,11 +192,13 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   std::shared_ptr<torch::nn::Module> module_;
   at::Tensor steps_;
   int64_t skipped_ = 0;
+  bool defer_fence_ = false;
   mutable bool stall_checked_ = false;
   std::vector<Slot> slots_;
   std::vector<std::pair<std::string, size_t>>
       names_;  // every name in the model's order, and its slot
   std::unique_ptr<Plan> plan_;
+  std::unique_ptr<Background> background_;  // uses the plan: goes first
   const void* bound_to_ = nullptr;
   std::weak_ptr<SwapGuard::State> swap_;
 };

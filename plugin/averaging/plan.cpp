@@ -1,7 +1,6 @@
 #include "polyak/averaging/plan.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,8 +17,6 @@ namespace {
 constexpr int64_t kChunkElements = 32768;
 // What a chunk costs beside its bytes, in bytes: ten thousand small tensors are work too.
 constexpr int64_t kChunkOverhead = 512;
-// Below this a second thread costs more than it brings.
-constexpr int64_t kBytesAThread = 256 << 10;
 
 std::optional<kernels::DType> kernel_type(at::ScalarType type) {
   switch (type) {
@@ -43,17 +40,17 @@ bool same_order(const at::Tensor& a, const at::Tensor& b) {
          (a.strides() == b.strides() && a.is_non_overlapping_and_dense());
 }
 
-std::optional<kernels::Span> span_of(const Slot& slot) {
+std::optional<kernels::Span> span_of(const Slot& slot, const at::Tensor& source) {
   const auto average_type = kernel_type(slot.average.scalar_type());
-  const auto source_type = kernel_type(slot.source.scalar_type());
+  const auto source_type = kernel_type(source.scalar_type());
   if (!average_type || !source_type || !kernels::supports_average(*average_type)) {
     return std::nullopt;
   }
-  if (!slot.source.is_cpu() || !slot.average.is_cpu()) return std::nullopt;
+  if (!source.is_cpu() || !slot.average.is_cpu()) return std::nullopt;
   // A lazy negation is a flag, not yet in the numbers.
-  if (slot.source.is_neg() || !same_order(slot.source, slot.average)) return std::nullopt;
-  kernels::Span span{slot.average.data_ptr(), slot.source.data_ptr(), slot.source.numel(),
-                     *average_type, *source_type};
+  if (source.is_neg() || !same_order(source, slot.average)) return std::nullopt;
+  kernels::Span span{slot.average.data_ptr(), source.data_ptr(), source.numel(), *average_type,
+                     *source_type};
   if (slot.lost.defined()) {
     if (!same_order(slot.average, slot.lost)) return std::nullopt;
     span.lost = slot.lost.data_ptr<int16_t>();
@@ -65,40 +62,36 @@ std::optional<kernels::Span> span_of(const Slot& slot) {
 
 // ---- tables
 
-void Plan::Table::cut(const std::vector<kernels::Span>& spans) {
-  chunks = kernels::cut(spans, kChunkElements);
-  starts.reserve(chunks.size());
-  for (const kernels::Span& chunk : chunks) {
-    starts.push_back(bytes);
-    bytes += kernels::traffic_of(chunk) + kChunkOverhead;
+ChunkTable::ChunkTable(const std::vector<kernels::Span>& spans)
+    : chunks_(kernels::cut(spans, kChunkElements)) {
+  starts_.reserve(chunks_.size());
+  for (const kernels::Span& chunk : chunks_) {
+    starts_.push_back(bytes_);
+    bytes_ += kernels::traffic_of(chunk) + kChunkOverhead;
   }
 }
 
-template <class Work>
-void Plan::Table::share_out(const Work& work) const {
-  at::parallel_for(0, bytes, kBytesAThread, [&](int64_t begin, int64_t end) {
-    // A chunk belongs to the thread in whose range it starts.
-    const auto first = std::lower_bound(starts.begin(), starts.end(), begin) - starts.begin();
-    const auto last = std::lower_bound(starts.begin(), starts.end(), end) - starts.begin();
-    if (first < last) work(first, last);
-  });
+size_t ChunkTable::chunk_at(int64_t byte) const {
+  return static_cast<size_t>(std::lower_bound(starts_.begin(), starts_.end(), byte) -
+                             starts_.begin());
 }
 
-void Plan::Copies::add(const std::vector<Slot>& slots, size_t i) {
-  const Slot& slot = slots[i];
-  if (slot.source.is_cpu() && slot.average.is_cpu() && !slot.source.is_neg() &&
-      !slot.source.is_conj() && slot.source.scalar_type() == slot.average.scalar_type() &&
-      same_order(slot.source, slot.average)) {
-    plain.push_back({slot.average.data_ptr(), slot.source.data_ptr(), slot.source.nbytes()});
+void Plan::Copies::add(const Slot& slot, const at::Tensor& source, size_t i) {
+  if (source.is_cpu() && slot.average.is_cpu() && !source.is_neg() && !source.is_conj() &&
+      source.scalar_type() == slot.average.scalar_type() && same_order(source, slot.average)) {
+    plain.push_back({slot.average.data_ptr(), source.data_ptr(), source.nbytes()});
   } else {
     by_aten.push_back(i);
   }
 }
 
-void Plan::Copies::run(const std::vector<Slot>& slots) const {
+void Plan::Copies::copy_plain() const {
   for (const Bytes& bytes : plain) {
     if (bytes.size > 0) std::memcpy(bytes.to, bytes.from, bytes.size);
   }
+}
+
+void Plan::Copies::copy_by_aten(const std::vector<Slot>& slots) const {
   for (const size_t i : by_aten) slots[i].average.copy_(slots[i].source);
 }
 
@@ -115,14 +108,15 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
                      slot.average.unsafeGetTensorImpl()->data(), slot.source.numel(),
                      slot.source.scalar_type(), slot.average.scalar_type()});
     const bool is_number = is_averageable(slot.average);
-    const auto span = is_number ? span_of(slot) : std::nullopt;
+    const at::Tensor source = source_on_host(slot);
+    const auto span = is_number ? span_of(slot, source) : std::nullopt;
     if (check_finite && is_number) {
-      span ? checked.push_back(*span) : checked_by_aten_.push_back(i);
+      span && !offload_ ? checked.push_back(*span) : checked_by_aten_.push_back(i);
     }
     if (slot.buffer && !update_buffers) {
-      buffers_.add(slots, i);
+      buffers_.add(slot, source, i);
     } else if (!is_number) {
-      integers_.add(slots, i);
+      integers_.add(slot, source, i);
     } else if (span) {
       // Buffers last, so that averages with and without them have the same chunks in front.
       (slot.buffer ? averaged_buffers : averaged).push_back(*span);
@@ -131,8 +125,8 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     }
   }
   averaged.insert(averaged.end(), averaged_buffers.begin(), averaged_buffers.end());
-  averaged_.cut(averaged);
-  checked_.cut(checked);
+  averaged_ = ChunkTable(averaged);
+  checked_ = ChunkTable(checked);
 }
 
 bool Plan::is_current() const {
@@ -149,37 +143,57 @@ bool Plan::is_current() const {
 
 bool Plan::model_is_finite(const std::vector<Slot>& slots) const {
   std::atomic<bool> finite{true};
-  checked_.share_out([&](int64_t first, int64_t last) {
-    const kernels::Span* chunks = checked_.chunks.data();
-    if (!kernels::all_finite(chunks + first, static_cast<size_t>(last - first))) finite = false;
+  checked_.share_out([&](size_t first, size_t last) {
+    if (!kernels::all_finite(checked_.data() + first, last - first)) finite = false;
   });
   return finite && std::all_of(checked_by_aten_.begin(), checked_by_aten_.end(),
                                [&](size_t i) { return is_finite_by_aten(slots[i].source); });
 }
 
+at::Tensor Plan::source_on_host(const Slot& slot) {
+  const bool travels = slot.source.is_cuda() && slot.average.is_cpu() &&
+                       slot.source.is_non_overlapping_and_dense() && !slot.source.is_neg() &&
+                       !slot.source.is_conj();
+  if (!travels) return slot.source;
+  if (!offload_) offload_ = std::make_unique<Offload>(slot.source.device());
+  if (slot.source.device() != offload_->device()) return slot.source;  // a model over two devices
+  return offload_->add(slot.source, slot.buffer);
+}
+
 void Plan::copy_buffers(const std::vector<Slot>& slots) const {
-  buffers_.run(slots);
+  buffers_.copy_plain();
+  buffers_.copy_by_aten(slots);
 }
 
 void Plan::average(c10::ArrayRef<Share> shares) {
+  run_kernels(shares);
+  for (const Share& share : shares) share.plan->run_aten(*share.slots, share.weight);
+}
+
+void Plan::run_kernels(c10::ArrayRef<Share> shares) {
   if (shares.empty()) return;
   // The chunks of averages over one model agree, but for those that one has and another has not.
   const Share* longest =
       std::max_element(shares.begin(), shares.end(), [](const Share& a, const Share& b) {
-        return a.plan->averaged_.chunks.size() < b.plan->averaged_.chunks.size();
+        return a.plan->averaged_.size() < b.plan->averaged_.size();
       });
-  longest->plan->averaged_.share_out([&](int64_t first, int64_t last) {
-    for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+  longest->plan->averaged_.share_out([&](size_t first, size_t last) {
+    if (shares.size() == 1) {
+      return kernels::lerp(longest->plan->averaged_.data() + first, last - first, longest->weight);
+    }
+    for (size_t i = first; i < last; ++i) {
       for (const Share& share : shares) {
-        const std::vector<kernels::Span>& chunks = share.plan->averaged_.chunks;
-        if (i < chunks.size()) kernels::lerp(&chunks[i], 1, share.weight);
+        const ChunkTable& table = share.plan->averaged_;
+        if (i < table.size()) kernels::lerp(table.data() + i, 1, share.weight);
       }
     }
   });
-  for (const Share& share : shares) {
-    for (const size_t i : share.plan->by_aten_) lerp_by_aten((*share.slots)[i], share.weight);
-    share.plan->integers_.run(*share.slots);
-  }
+  for (const Share& share : shares) share.plan->integers_.copy_plain();
+}
+
+void Plan::run_aten(const std::vector<Slot>& slots, double weight) const {
+  for (const size_t i : by_aten_) lerp_by_aten(slots[i], weight);
+  integers_.copy_by_aten(slots);
 }
 
 }  // namespace polyak

@@ -1,15 +1,50 @@
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <c10/core/ScalarType.h>
 #include <c10/util/ArrayRef.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "polyak/averaging/offload.h"
 #include "polyak/averaging/slot.h"
+#include "polyak/core/export.h"
 #include "polyak/kernels/lerp.h"
 
 namespace polyak {
+
+/// Chunks of spans that threads share by their bytes, so that one huge tensor and ten thousand
+/// small ones both keep every thread at work.
+class POLYAK_API ChunkTable {
+ public:
+  ChunkTable() = default;
+  explicit ChunkTable(const std::vector<kernels::Span>& spans);
+
+  size_t size() const { return chunks_.size(); }
+  const kernels::Span* data() const { return chunks_.data(); }
+
+  /// Calls work(first, last) for ranges of chunks that cover all, from LibTorch's threads.
+  template <class Work>
+  void share_out(const Work& work) const {
+    at::parallel_for(0, bytes_, kBytesAThread, [&](int64_t begin, int64_t end) {
+      const size_t first = chunk_at(begin), last = chunk_at(end);
+      if (first < last) work(first, last);
+    });
+  }
+
+ private:
+  // Below this a second thread costs more than it brings.
+  static constexpr int64_t kBytesAThread = 256 << 10;
+  /// The first chunk that starts at this byte or behind: it belongs to the thread whose range
+  /// starts there.
+  size_t chunk_at(int64_t byte) const;
+
+  std::vector<kernels::Span> chunks_;
+  std::vector<int64_t> starts_;  // the bytes that go before each chunk
+  int64_t bytes_ = 0;
+};
 
 /// How the slots of one average are updated: which tensors a kernel takes, as chunks that threads
 /// share by their bytes, and which are LibTorch's. Made once; using it allocates nothing and looks
@@ -36,6 +71,15 @@ class Plan {
   /// weights are read from memory once.
   static void average(c10::ArrayRef<Share> shares);
 
+  /// Where the model is on another device than a CPU average: brings its weights to the host. With
+  /// one, an update is these steps instead of average() and copy_buffers(): copy(), wait(), then
+  /// what run_kernels() and copy_arrived_buffers() do in any thread, and the rest in the caller's.
+  Offload* offload() const { return offload_.get(); }
+  static void run_kernels(c10::ArrayRef<Share> shares);
+  void run_aten(const std::vector<Slot>& slots, double weight) const;
+  void copy_arrived_buffers() const { buffers_.copy_plain(); }
+  void copy_other_buffers(const std::vector<Slot>& slots) const { buffers_.copy_by_aten(slots); }
+
  private:
   struct Seen {
     const c10::TensorImpl* source;
@@ -46,18 +90,6 @@ class Plan {
     at::ScalarType source_type;
     at::ScalarType average_type;
   };
-  /// Chunks, and for each the bytes that go before it: by these threads share them.
-  struct Table {
-    std::vector<kernels::Span> chunks;
-    std::vector<int64_t> starts;
-    int64_t bytes = 0;
-
-    void cut(const std::vector<kernels::Span>& spans);
-    /// Calls work(first, last) with ranges of chunks from several threads, each about as many
-    /// bytes.
-    template <class Work>
-    void share_out(const Work& work) const;
-  };
   struct Copies {
     struct Bytes {
       void* to;
@@ -67,16 +99,21 @@ class Plan {
     std::vector<Bytes> plain;
     std::vector<size_t> by_aten;
 
-    void add(const std::vector<Slot>& slots, size_t i);
-    void run(const std::vector<Slot>& slots) const;
+    void add(const Slot& slot, const at::Tensor& source, size_t i);
+    void copy_plain() const;
+    void copy_by_aten(const std::vector<Slot>& slots) const;
   };
 
+  /// The slot's source, or where its values arrive on the host.
+  at::Tensor source_on_host(const Slot& slot);
+
+  std::unique_ptr<Offload> offload_;
   std::vector<Seen> seen_;
-  Table averaged_;
+  ChunkTable averaged_;
   std::vector<size_t> by_aten_;
   Copies integers_;
   Copies buffers_;
-  Table checked_;
+  ChunkTable checked_;
   std::vector<size_t> checked_by_aten_;
 };
 

@@ -267,6 +267,92 @@ TEST_F(EMAHookTest, AHalfPrecisionAverageResumesExactlyThroughAFile) {
   EXPECT_EQ(hook->average()->named_averages()["weight"].item<float>(), exact);
 }
 
+TEST_F(EMAHookTest, ACompensatedAverageResumesExactlyThroughAFile) {
+  const Node options = keys({{"momentum", 1e-5}, {"precision", "compensated"}});
+  use(options);
+  start();
+  iterate(3);
+  for (int i = 0; i < 50; ++i) iterate(3.01);
+  Value checkpoint = Value::dict();
+  checkpoint.set("state_dict", state_dict_of(net_));
+  hook_->before_save_checkpoint(runner_, checkpoint);
+  const std::string file = ::testing::TempDir() + "/compensated.pth";
+  write_pth(file, checkpoint);
+  Value loaded = read_pth(file);
+
+  FakeRunner again(net_);
+  again.resuming_ = true;
+  auto hook = make_ema_hook(options);
+  hook->before_run(again);
+  hook->after_load_checkpoint(again, loaded);
+  for (int i = 0; i < 50; ++i) {
+    hook_->average()->update_parameters(net_);
+    hook->average()->update_parameters(net_);
+  }
+  for (const auto& average : {hook_->average(), hook->average()}) {
+    EXPECT_NEAR(average->named_averages()["weight"].item<double>(),
+                3.01 - 0.01 * std::pow(1 - 1e-5, 100), 2e-7);
+  }
+  EXPECT_EQ(hook->average()->named_averages()["weight"].item<float>(), averaged());
+  EXPECT_TRUE(at::equal(hook->average()->compensation()[0].tensor,
+                        hook_->average()->compensation()[0].tensor));
+}
+
+/// Looks at the averages between two EMAHooks.
+struct Spy : Hook {
+  std::string name() const override { return "Spy"; }
+  void after_train_iter(Runner&, int64_t, const Scalars&) override {
+    seen = watched->average()->steps();
+  }
+  EMAHook* watched = nullptr;
+  int64_t seen = -1;
+};
+
+TEST_F(EMAHookTest, NeighboursUpdateTogetherAndAHookBetweenThemSeesWhatWasBefore) {
+  std::vector<std::shared_ptr<EMAHook>> hooks;
+  for (const char* name : {"a", "b", "c", "d"}) {
+    hooks.push_back(make_ema_hook(keys({{"momentum", 0.5}, {"name", name}})));
+  }
+  auto spy = std::make_shared<Spy>();
+  spy->watched = hooks[1].get();
+  for (const auto& hook : {hooks[0], hooks[1]}) runner_.hooks_.add(hook);
+  runner_.hooks_.add(spy);
+  for (const auto& hook : {hooks[2], hooks[3]}) runner_.hooks_.add(hook);
+  start();
+  for (int i = 1; i <= 3; ++i) {
+    iterate(i);
+    EXPECT_EQ(spy->seen, i);  // the two before the spy were updated when it looked
+    for (const auto& hook : hooks) EXPECT_EQ(hook->average()->steps(), i);
+  }
+  EXPECT_EQ(runner_.logged_.count("ema_momentum_a"), 1u);
+  EXPECT_EQ(runner_.logged_.count("ema_momentum_d"), 1u);
+  for (const auto& hook : hooks) {
+    EXPECT_EQ(hook->average()->named_averages()["weight"].item<float>(), 2.25F);
+  }
+}
+
+TEST_F(EMAHookTest, NeighboursThatStartLaterJoinLater) {
+  auto first = make_ema_hook(keys({{"momentum", 0.5}, {"name", "first"}}));
+  auto late = make_ema_hook(keys({{"momentum", 0.5}, {"name", "late"}, {"begin_iter", 3}}));
+  runner_.hooks_.add(first);
+  runner_.hooks_.add(late);
+  start();
+  for (int i = 0; i < 4; ++i) iterate(i);
+  EXPECT_EQ(first->average()->steps(), 4);
+  EXPECT_EQ(late->average()->steps(), 2);
+}
+
+TEST_F(EMAHookTest, ASkippedUpdateIsLogged) {
+  use(keys({{"momentum", 0.5}, {"skip_nonfinite", true}}));
+  start();
+  iterate(1);
+  EXPECT_EQ(runner_.logged_.count("ema_skipped"), 0u);
+  iterate(std::nan(""));
+  EXPECT_EQ(runner_.logged_["ema_skipped"], 1);
+  iterate(1);
+  EXPECT_EQ(averaged(), 1);
+}
+
 TEST_F(EMAHookTest, AnotherModelsCheckpointIsRefusedOnResume) {
   use(keys({{"momentum", 0.5}}));
   start();
