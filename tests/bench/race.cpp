@@ -22,13 +22,6 @@ void sweep_caches() {
   benchmark::ClobberMemory();
 }
 
-double median_of(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + int64_t(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 }  // namespace
 
 const Flags& flags() {
@@ -73,26 +66,29 @@ void fail(benchmark::State& state, const std::string& what) {
   state.SkipWithError(what.c_str());
 }
 
-double Race::time_of(Entry& entry, int64_t calls) {
-  if (flags().cold) {
-    sweep_caches();
-  } else {
-    entry.run();
-  }
+double median_of(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + int64_t(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+double Race::time_of(const Entry& entry, int64_t calls, bool settle) {
+  if (settle) flags().cold ? sweep_caches() : entry.run();
   const auto start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < calls; ++i) entry.run();
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
   return passed.count() / double(calls);
 }
 
-void Race::run(benchmark::State& state, int64_t calls) {
+void Race::run(benchmark::State& state, int64_t calls, bool settle) {
   const auto round = [&] {
     // Every other round goes backwards: turning alone would leave each with the same predecessor.
     const auto size = int64_t(entries_.size());
     std::vector<double> seconds(entries_.size());
     for (int64_t i = 0; i < size; ++i) {
       const auto at = size_t((round_ + (round_ % 2 == 0 ? i : size - i)) % size);
-      seconds[at] = time_of(entries_[at], calls);
+      seconds[at] = time_of(entries_[at], calls, settle);
     }
     ++round_;
     return seconds;

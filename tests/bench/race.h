@@ -25,11 +25,11 @@ std::string usage();
 bool any_failed();
 void fail(benchmark::State& state, const std::string& what);
 
+double median_of(std::vector<double> values);
+
 /// Several ways of doing one thing, timed against each other. In every round each of them runs
 /// once, in an order that turns, so that what disturbs the machine disturbs all alike; figures are
-/// medians over rounds, and ratios are taken within a round. Before each timed run the same way
-/// runs once untimed (its data are where it leaves them itself, not where another left them), or
-/// the caches are swept.
+/// medians over rounds, and ratios are taken within a round.
 class Race {
  public:
   /// Names are "ours", a group and a name ("aten:lerp"), or what a benchmark likes.
@@ -37,8 +37,10 @@ class Race {
     entries_.push_back({std::move(name), std::move(run), {}});
   }
   /// The rounds are the iterations of `state`; its time is that of the first entry. A timed run is
-  /// `calls` calls, for what is too short to be timed alone.
-  void run(benchmark::State& state, int64_t calls = 1);
+  /// `calls` calls, for what is too short to be timed alone. `settle`: before each, the same way
+  /// runs once untimed, so that its data are where it leaves them and not where another left them;
+  /// or the caches are swept.
+  void run(benchmark::State& state, int64_t calls = 1, bool settle = true);
 
   /// Seconds of one call: the median.
   double median(const std::string& name) const;
@@ -58,7 +60,7 @@ class Race {
     std::function<void()> run;
     std::vector<double> seconds;
   };
-  double time_of(Entry& entry, int64_t calls);
+  static double time_of(const Entry& entry, int64_t calls, bool settle);
   const Entry& entry(const std::string& name) const;
 
   std::vector<Entry> entries_;

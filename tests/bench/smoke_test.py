@@ -38,7 +38,7 @@ def main(program, document):
     assert {name[0] for name in names} == set(EXPECTED)
     for benchmark in benchmarks:
         for key, value in benchmark.items():
-            assert not (key.endswith("_us") and "adds" not in key and "beside" not in key) or value > 0, (key, benchmark)
+            assert not (key.endswith("_us") and "beside" not in key) or value > 0, (key, benchmark)
     for model in {name[1] for name in names}:
         assert table.model_name(model) in written or model == "4096", f"no table shows {model}"
     print(f"{len(benchmarks)} benchmarks ran and fit the tables")

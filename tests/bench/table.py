@@ -109,7 +109,7 @@ def promises(leg):
         [(1 / row["one_by_one/ours"], row) for row in leg.of("several", dtype=("float32",))], smaller=True)
     add("ms to swap 25 M parameters and back", 1,
         [(row["ours_us"] / 1e3, row) for row in leg.of("swap", model=("resnet50",), dtype=("float32",))], smaller=True)
-    add("of what the limit adds to a step", 1.1, values("hook_adds/limit_adds", leg.of("step")), smaller=True)
+    add("of what the limit adds to a step", 1.1, values("hook/limit", leg.of("step")), smaller=True)
     add("error with `compensated`", 1e-6, values("compensated_error", leg.of("precision_error")), smaller=True)
     return table(["promise", "bound", "worst measured", "kept", "where"], rows)
 
@@ -142,9 +142,10 @@ COLUMNS = {
         "by copy, ms": lambda row: ms(row["ours_by_copy_us"]),
         "clone and two copies, ms": lambda row: ms(row["clone_and_two_copies_us"])}),
     "step": ("step", {
-        "hook adds, of what the limit adds": lambda row: times(row["hook_adds/limit_adds"]),
-        "hook adds, ms": lambda row: ms(row["hook_adds_us"]),
-        "limit adds, ms": lambda row: ms(row["limit_adds_us"]),
+        "hook, of the limit's time": lambda row: times(row["hook/limit"]),
+        "hook, ms": lambda row: ms(row["hook_us"]),
+        "limit, ms": lambda row: ms(row["limit_us"]),
+        "the same from whole steps": lambda row: times(row["hook_adds/limit_adds"]),
         "step, ms": lambda row: ms(row["step_us"])}),
     "precision_time": ("precision_time", {
         "compensated, of default's time": lambda row: times(row["compensated/default"]),
