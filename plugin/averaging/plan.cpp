@@ -46,7 +46,9 @@ std::optional<kernels::Span> span_of(const Slot& slot, const at::Tensor& source)
   if (!average_type || !source_type || !kernels::supports_average(*average_type)) {
     return std::nullopt;
   }
-  if (!source.is_cpu() || !slot.average.is_cpu()) return std::nullopt;
+  const c10::Device device = slot.average.device();
+  if (source.device() != device) return std::nullopt;
+  if (!device.is_cpu() && !DeviceTables::has_kernel(device)) return std::nullopt;
   // A lazy negation is a flag, not yet in the numbers.
   if (source.is_neg() || !same_order(source, slot.average)) return std::nullopt;
   kernels::Span span{slot.average.data_ptr(), source.data_ptr(), source.numel(), *average_type,
@@ -111,12 +113,14 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     const at::Tensor source = source_on_host(slot);
     const auto span = is_number ? span_of(slot, source) : std::nullopt;
     if (check_finite && is_number) {
-      span && !offload_ ? checked.push_back(*span) : checked_by_aten_.push_back(i);
+      span&& slot.source.is_cpu() ? checked.push_back(*span) : checked_by_aten_.push_back(i);
     }
     if (slot.buffer && !update_buffers) {
       buffers_.add(slot, source, i);
     } else if (!is_number) {
       integers_.add(slot, source, i);
+    } else if (span && !slot.average.is_cpu()) {
+      devices_.add(slot.average.device(), *span);
     } else if (span) {
       // Buffers last, so that averages with and without them have the same chunks in front.
       (slot.buffer ? averaged_buffers : averaged).push_back(*span);
@@ -126,6 +130,7 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
   }
   averaged.insert(averaged.end(), averaged_buffers.begin(), averaged_buffers.end());
   averaged_ = ChunkTable(averaged);
+  devices_.build();
   checked_ = ChunkTable(checked);
 }
 
@@ -192,6 +197,10 @@ void Plan::run_kernels(c10::ArrayRef<Share> shares) {
 }
 
 void Plan::run_aten(const std::vector<Slot>& slots, double weight) const {
+  if (!devices_.empty()) {
+    if (!devices_.is_capturing()) devices_.set_weight(weight);  // a graph gets it at each replay
+    devices_.lerp();
+  }
   for (const size_t i : by_aten_) lerp_by_aten(slots[i], weight);
   integers_.copy_by_aten(slots);
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "polyak/averaging/device_tables.h"
 #include "polyak/averaging/offload.h"
 #include "polyak/averaging/slot.h"
 #include "polyak/core/export.h"
@@ -71,6 +72,9 @@ class Plan {
   /// weights are read from memory once.
   static void average(c10::ArrayRef<Share> shares);
 
+  /// What our kernels on GPUs do of an update.
+  const DeviceTables& devices() const { return devices_; }
+
   /// Where the model is on another device than a CPU average: brings its weights to the host. With
   /// one, an update is these steps instead of average() and copy_buffers(): copy(), wait(), then
   /// what run_kernels() and copy_arrived_buffers() do in any thread, and the rest in the caller's.
@@ -110,6 +114,7 @@ class Plan {
   std::unique_ptr<Offload> offload_;
   std::vector<Seen> seen_;
   ChunkTable averaged_;
+  DeviceTables devices_;
   std::vector<size_t> by_aten_;
   Copies integers_;
   Copies buffers_;

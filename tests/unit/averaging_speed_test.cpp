@@ -477,6 +477,15 @@ TEST(Swap, OfAnExpandedTensorExchangesButRefusesToCopy) {
   EXPECT_FALSE(average.is_swapped());
 }
 
+TEST(Average, PreparesNoReplayWhereNothingIsOnAGpu) {
+  torch::nn::Linear net(2, 2);
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  EXPECT_THAT([&] { average.prepare_replay(); }, ThrowsMessage<Error>(HasSubstr("GPU")));
+  EXPECT_EQ(average.steps(), 1);
+  average.fence();  // nothing to wait for
+}
+
 TEST(Average, MetaAndSparseTensorsAreRefusedByName) {
   struct Bad : torch::nn::Module {
     explicit Bad(const at::Tensor& value) { register_parameter("weight", value); }
