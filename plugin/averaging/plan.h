@@ -1,7 +1,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
-#include <c10/core/ScalarType.h>
+#include <c10/core/TensorImpl.h>
 #include <c10/util/ArrayRef.h>
 
 #include <cstdint>
@@ -85,14 +85,17 @@ class Plan {
   void copy_other_buffers(const std::vector<Slot>& slots) const { buffers_.copy_by_aten(slots); }
 
  private:
+  /// What a slot's pointers were taken from. Of the average, which is ours, the storage says all;
+  /// it is held, so that no other can come to its address.
   struct Seen {
     const c10::TensorImpl* source;
     const c10::TensorImpl* average;
     const void* source_data;
-    const void* average_data;
+    c10::Storage average_storage;
     int64_t size;
-    at::ScalarType source_type;
-    at::ScalarType average_type;
+    caffe2::TypeMeta source_type;
+
+    bool is_current() const;
   };
   struct Copies {
     struct Bytes {

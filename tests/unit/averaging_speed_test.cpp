@@ -144,6 +144,26 @@ TEST(Update, AgreesWithTheFormulaForEveryKindOfTensor) {
   }
 }
 
+TEST(Update, SeesStorageThatWasReplacedOnEitherSide) {
+  at::manual_seed(0);
+  torch::nn::Linear net(64, 64), other(64, 64);
+  ExponentialMovingAverage average(net, ema(0.1)), expected(net, ema(0.1));
+  for (int i = 0; i < 20; ++i) {
+    torch::NoGradGuard no_grad;
+    net->weight.add_(at::randn({64, 64}));
+    if (i % 3 == 1) net->weight.set_data(net->weight.clone());
+    if (i % 4 == 2) {
+      // There and back: the last storage may stand where the first one stood.
+      auto module = average.module<torch::nn::LinearImpl>();
+      module->to(at::kDouble);
+      module->to(at::kFloat);
+    }
+    average.update_parameters(net);
+    expected.update_parameters(net);
+  }
+  expect_same(average, expected);
+}
+
 // ---- several averages in one pass
 
 TEST(UpdateTogether, GivesTheBitsOfSeparateUpdates) {
