@@ -14,7 +14,8 @@ namespace polyak::kernels {
 ///
 /// Only where the library was built with CUDA. A `stream` is a cudaStream_t of the table's device,
 /// null for the default one; work on different streams is for the caller to order. The caller's
-/// current device stays as it was. Launching is safe from several threads.
+/// current device stays as it was. Launching is safe from several threads. A table that was moved
+/// from can only be assigned to or destroyed.
 class POLYAK_API CudaTable {
  public:
   /// @param spans what lerp() takes, in memory that kernels on `device` can read and write, and
