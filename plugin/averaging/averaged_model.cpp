@@ -338,6 +338,21 @@ void AveragedModel::fence() {
   if (plan_ && plan_->offload()) plan_->offload()->fence();
 }
 
+void AveragedModel::prepare_replay() {
+  const int64_t k = steps();
+  if (!plan_ || plan_->devices().empty()) {
+    fail<Error>(
+        "prepare_replay: no tensor of this average is on a GPU, so no graph holds an update");
+  }
+  if (k == 0) {
+    fail<Error>(
+        "prepare_replay: the first update copies and is no part of a graph; call "
+        "update_parameters once before the capture");
+  }
+  plan_->devices().set_weight(k % settings_.interval == 0 ? weight(k) : 0.0);
+  ++*steps_.data_ptr<int64_t>();
+}
+
 /// Sees to it that the plan fits the model as it is now.
 void AveragedModel::prepare(const Model& model) {
   finish();
@@ -350,6 +365,20 @@ void AveragedModel::prepare(const Model& model) {
   if (!plan_ || !plan_->is_current()) {
     settle_precision();
     plan_ = std::make_unique<Plan>(slots_, settings_.update_buffers, settings_.skip_nonfinite);
+  }
+}
+
+void AveragedModel::check_capture() const {
+  if (!plan_->devices().is_capturing()) return;
+  if (steps() == 0) {
+    fail<Error>(
+        "update_parameters: the first update copies and cannot be part of a CUDA graph; call it "
+        "once before the capture");
+  }
+  if (settings_.skip_nonfinite) {
+    fail<Error>(
+        "update_parameters: skip_nonfinite waits for the GPU, which a CUDA graph cannot; turn it "
+        "off");
   }
 }
 
@@ -400,6 +429,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
       }
     }
     averages[i]->prepare(model);
+    averages[i]->check_capture();
   }
 
   c10::SmallVector<AveragedModel*, 8> updated;
@@ -418,7 +448,8 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
   c10::SmallVector<Plan::Share, 8> shares;
   for (AveragedModel* average : updated) {
     const int64_t k = average->steps();
-    const bool averages = k % average->settings_.interval == 0;
+    const bool capturing = average->plan_->devices().is_capturing();
+    const bool averages = k % average->settings_.interval == 0 || capturing;
     if (k == 0) {
       average->copy_model();
     } else if (average->plan_->offload()) {
@@ -433,6 +464,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
     if (average->steps() > 0 && !average->plan_->offload()) {
       average->plan_->copy_buffers(average->slots_);
     }
+    if (average->plan_->devices().is_capturing()) continue;
     ++*average->steps_.data_ptr<int64_t>();
   }
 }

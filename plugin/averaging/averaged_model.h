@@ -79,6 +79,13 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void defer_fence(bool defer) { defer_fence_ = defer; }
   void fence();
 
+  /// For CUDA graphs. update_parameters can be captured, after the first update, which copies: then
+  /// it neither counts nor sets a weight. Before each replay this sets, on the current stream, the
+  /// weight of the update that the replay makes, and counts it. The graph works on the tensors that
+  /// were captured: swap with SwapMode::copy, and capture anew after anything was moved.
+  /// @throws Error when there is nothing of it on a GPU, or before the first update
+  void prepare_replay();
+
   /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
   int64_t steps() const;
   /// Calls that changed nothing, since the model held a NaN or an infinity (skip_nonfinite).
@@ -178,6 +185,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void finish() const;
   void prepare(const Model& model);
   void average_in_background(double weight, bool averages);
+  void check_capture() const;
   void copy_model();
   void count_skipped();
   void check_writable(const char* what, const char* instead) const;

@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t kChunkElements = 32768;
 // What a chunk costs beside its bytes, in bytes: ten thousand small tensors are work too.
 constexpr int64_t kChunkOverhead = 512;
+// Tensors whose storage is looked at; fewer are done before a second thread has woken up.
+constexpr int64_t kTensorsAThread = 1024;
 
 std::optional<kernels::DType> kernel_type(at::ScalarType type) {
   switch (type) {
@@ -46,7 +48,9 @@ std::optional<kernels::Span> span_of(const Slot& slot, const at::Tensor& source)
   if (!average_type || !source_type || !kernels::supports_average(*average_type)) {
     return std::nullopt;
   }
-  if (!source.is_cpu() || !slot.average.is_cpu()) return std::nullopt;
+  const c10::Device device = slot.average.device();
+  if (source.device() != device) return std::nullopt;
+  if (!device.is_cpu() && !DeviceTables::has_kernel(device)) return std::nullopt;
   // A lazy negation is a flag, not yet in the numbers.
   if (source.is_neg() || !same_order(source, slot.average)) return std::nullopt;
   kernels::Span span{slot.average.data_ptr(), source.data_ptr(), source.numel(), *average_type,
@@ -103,20 +107,21 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
   std::vector<kernels::Span> checked;
   for (size_t i = 0; i < slots.size(); ++i) {
     const Slot& slot = slots[i];
-    seen_.push_back({slot.source.unsafeGetTensorImpl(), slot.average.unsafeGetTensorImpl(),
-                     slot.source.unsafeGetTensorImpl()->data(),
-                     slot.average.unsafeGetTensorImpl()->data(), slot.source.numel(),
-                     slot.source.scalar_type(), slot.average.scalar_type()});
+    const c10::TensorImpl* from = slot.source.unsafeGetTensorImpl();
+    const c10::TensorImpl* to = slot.average.unsafeGetTensorImpl();
+    seen_.push_back({from, to, from->data(), to->unsafe_storage(), from->numel(), from->dtype()});
     const bool is_number = is_averageable(slot.average);
     const at::Tensor source = source_on_host(slot);
     const auto span = is_number ? span_of(slot, source) : std::nullopt;
     if (check_finite && is_number) {
-      span && !offload_ ? checked.push_back(*span) : checked_by_aten_.push_back(i);
+      span&& slot.source.is_cpu() ? checked.push_back(*span) : checked_by_aten_.push_back(i);
     }
     if (slot.buffer && !update_buffers) {
       buffers_.add(slot, source, i);
     } else if (!is_number) {
       integers_.add(slot, source, i);
+    } else if (span && !slot.average.is_cpu()) {
+      devices_.add(slot.average.device(), *span);
     } else if (span) {
       // Buffers last, so that averages with and without them have the same chunks in front.
       (slot.buffer ? averaged_buffers : averaged).push_back(*span);
@@ -126,19 +131,27 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
   }
   averaged.insert(averaged.end(), averaged_buffers.begin(), averaged_buffers.end());
   averaged_ = ChunkTable(averaged);
+  devices_.build();
   checked_ = ChunkTable(checked);
 }
 
+bool Plan::Seen::is_current() const {
+  return source->data() == source_data && source->numel() == size &&
+         source->dtype() == source_type &&
+         average->unsafe_storage().unsafeGetStorageImpl() == average_storage.unsafeGetStorageImpl();
+}
+
 bool Plan::is_current() const {
-  for (const Seen& seen : seen_) {
-    if (seen.source->data() != seen.source_data || seen.average->data() != seen.average_data ||
-        seen.source->numel() != seen.size ||
-        c10::typeMetaToScalarType(seen.source->dtype()) != seen.source_type ||
-        c10::typeMetaToScalarType(seen.average->dtype()) != seen.average_type) {
-      return false;
-    }
-  }
-  return true;
+  // Of ten thousand small tensors this reads about as much memory as their update does, in no
+  // order that the processor foresees: more than one thread halves it.
+  std::atomic<bool> current{true};
+  const auto count = static_cast<int64_t>(seen_.size());
+  at::parallel_for(0, count, kTensorsAThread, [&](int64_t begin, int64_t end) {
+    const bool same = std::all_of(seen_.begin() + begin, seen_.begin() + end,
+                                  [](const Seen& seen) { return seen.is_current(); });
+    if (!same) current = false;
+  });
+  return current;
 }
 
 bool Plan::model_is_finite(const std::vector<Slot>& slots) const {
@@ -192,6 +205,10 @@ void Plan::run_kernels(c10::ArrayRef<Share> shares) {
 }
 
 void Plan::run_aten(const std::vector<Slot>& slots, double weight) const {
+  if (!devices_.empty()) {
+    if (!devices_.is_capturing()) devices_.set_weight(weight);  // a graph gets it at each replay
+    devices_.lerp();
+  }
   for (const size_t i : by_aten_) lerp_by_aten(slots[i], weight);
   integers_.copy_by_aten(slots);
 }

@@ -1,13 +1,14 @@
 #pragma once
 
 #include <ATen/Parallel.h>
-#include <c10/core/ScalarType.h>
+#include <c10/core/TensorImpl.h>
 #include <c10/util/ArrayRef.h>
 
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "polyak/averaging/device_tables.h"
 #include "polyak/averaging/offload.h"
 #include "polyak/averaging/slot.h"
 #include "polyak/core/export.h"
@@ -71,6 +72,9 @@ class Plan {
   /// weights are read from memory once.
   static void average(c10::ArrayRef<Share> shares);
 
+  /// What our kernels on GPUs do of an update.
+  const DeviceTables& devices() const { return devices_; }
+
   /// Where the model is on another device than a CPU average: brings its weights to the host. With
   /// one, an update is these steps instead of average() and copy_buffers(): copy(), wait(), then
   /// what run_kernels() and copy_arrived_buffers() do in any thread, and the rest in the caller's.
@@ -81,14 +85,17 @@ class Plan {
   void copy_other_buffers(const std::vector<Slot>& slots) const { buffers_.copy_by_aten(slots); }
 
  private:
+  /// What a slot's pointers were taken from. Of the average, which is ours, the storage says all;
+  /// it is held, so that no other can come to its address.
   struct Seen {
     const c10::TensorImpl* source;
     const c10::TensorImpl* average;
     const void* source_data;
-    const void* average_data;
+    c10::Storage average_storage;
     int64_t size;
-    at::ScalarType source_type;
-    at::ScalarType average_type;
+    caffe2::TypeMeta source_type;
+
+    bool is_current() const;
   };
   struct Copies {
     struct Bytes {
@@ -110,6 +117,7 @@ class Plan {
   std::unique_ptr<Offload> offload_;
   std::vector<Seen> seen_;
   ChunkTable averaged_;
+  DeviceTables devices_;
   std::vector<size_t> by_aten_;
   Copies integers_;
   Copies buffers_;

@@ -34,7 +34,8 @@ foreach(floor IN LISTS POLYAK_FLOORS)
           FILES_MATCHING PATTERN "*.h"
           PATTERN "config/scalar.h" EXCLUDE PATTERN "config/yaml.h" EXCLUDE PATTERN "config/merge.h" EXCLUDE
           PATTERN "config/check.h" EXCLUDE PATTERN "averaging/slot.h" EXCLUDE PATTERN "averaging/plan.h" EXCLUDE
-          PATTERN "averaging/background.h" EXCLUDE PATTERN "averaging/by_aten.h" EXCLUDE PATTERN "averaging/offload.h" EXCLUDE
+          PATTERN "averaging/background.h" EXCLUDE PATTERN "averaging/by_aten.h" EXCLUDE PATTERN "averaging/device_tables.h" EXCLUDE
+          PATTERN "averaging/offload.h" EXCLUDE
           PATTERN "averaging/swap_state.h" EXCLUDE
           PATTERN "kernels/lerp_*.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "cmake" EXCLUDE)
 endforeach()

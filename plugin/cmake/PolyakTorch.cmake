@@ -105,7 +105,8 @@ if(NOT lines)
   target_compile_definitions(polyak_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=0)
 endif()
 
-# Nothing of ours calls into the CUDA half; it must be loaded all the same, since it registers the device.
+# The CUDA half is loaded even where nothing of ours calls into it (PolyakCuda.cmake decides), since it registers the
+# device.
 set(POLYAK_TORCH_CUDA OFF)
 find_library(POLYAK_TORCH_CUDA_LIBRARY torch_cuda PATHS "${POLYAK_TORCH_LIBRARY_DIR}" NO_DEFAULT_PATH NO_CACHE)
 find_library(POLYAK_TORCH_C10_CUDA_LIBRARY c10_cuda PATHS "${POLYAK_TORCH_LIBRARY_DIR}" NO_DEFAULT_PATH NO_CACHE)

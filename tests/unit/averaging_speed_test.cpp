@@ -144,6 +144,26 @@ TEST(Update, AgreesWithTheFormulaForEveryKindOfTensor) {
   }
 }
 
+TEST(Update, SeesStorageThatWasReplacedOnEitherSide) {
+  at::manual_seed(0);
+  torch::nn::Linear net(64, 64), other(64, 64);
+  ExponentialMovingAverage average(net, ema(0.1)), expected(net, ema(0.1));
+  for (int i = 0; i < 20; ++i) {
+    torch::NoGradGuard no_grad;
+    net->weight.add_(at::randn({64, 64}));
+    if (i % 3 == 1) net->weight.set_data(net->weight.clone());
+    if (i % 4 == 2) {
+      // There and back: the last storage may stand where the first one stood.
+      auto module = average.module<torch::nn::LinearImpl>();
+      module->to(at::kDouble);
+      module->to(at::kFloat);
+    }
+    average.update_parameters(net);
+    expected.update_parameters(net);
+  }
+  expect_same(average, expected);
+}
+
 // ---- several averages in one pass
 
 TEST(UpdateTogether, GivesTheBitsOfSeparateUpdates) {
@@ -475,6 +495,15 @@ TEST(Swap, OfAnExpandedTensorExchangesButRefusesToCopy) {
   EXPECT_THAT([&] { average.copy_to(net); }, ThrowsMessage<Error>(HasSubstr("scale")));
   EXPECT_TRUE(at::equal(net.scale, before));
   EXPECT_FALSE(average.is_swapped());
+}
+
+TEST(Average, PreparesNoReplayWhereNothingIsOnAGpu) {
+  torch::nn::Linear net(2, 2);
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  EXPECT_THAT([&] { average.prepare_replay(); }, ThrowsMessage<Error>(HasSubstr("GPU")));
+  EXPECT_EQ(average.steps(), 1);
+  average.fence();  // nothing to wait for
 }
 
 TEST(Average, MetaAndSparseTensorsAreRefusedByName) {
