@@ -1,8 +1,29 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <vector>
+
 namespace polyak::bench {
 
-// One for each topic, in a file of its own; each registers what it measures.
+/// What a benchmark is of.
+struct Case {
+  std::string name;  // of the shapes
+  at::ScalarType dtype;
+  int threads;
+};
+/// Throws where ways that should agree do not, before it times anything.
+using Measure = void (*)(benchmark::State& state, const Case& of);
+
+/// Registers "<topic>/<name>/<dtype>/<threads>" for all combinations; iterations are rounds of a
+/// race. `measure` runs without gradients, on as many threads.
+void add_cases(const std::string& topic, const std::vector<std::string>& names,
+               const std::vector<at::ScalarType>& dtypes, Measure measure, int64_t rounds,
+               const std::vector<int>& threads = {1, 2});
+
+// One for each topic, in a file of its own.
 void add_update_benchmarks();
 void add_several_benchmarks();
 void add_swap_benchmarks();

@@ -1,6 +1,6 @@
 """Times our average against Python's, in one process: one LibTorch, one pool of threads, one model.
 
-Usage: peers.py LIBRARY --out FILE [--rounds N] [--warmup N] [--tiny] [--only NAME]
+Usage: peers.py LIBRARY --out FILE [--rounds N] [--tiny]
 
 LIBRARY is libpolyak_bench_peer.so, built with the LibTorch of this Python's torch. As in race.h: in each round every
 way runs once, in an order that turns, after one untimed run of its own; ratios are taken within a round. Each way is
@@ -25,6 +25,7 @@ from timm.utils import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 WEIGHT = 0.001
+WARM_UP_ROUNDS = 2
 
 
 class Parameters(torch.nn.Module):
@@ -51,11 +52,11 @@ class Library:
     def __init__(self, path):
         self.c = ctypes.CDLL(path)
         for name, result, *arguments in [
-                ("error", ctypes.c_char_p), ("instruction_set", ctypes.c_char_p), ("threads", ctypes.c_int),
+                ("instruction_set", ctypes.c_char_p), ("threads", ctypes.c_int),
                 ("shapes", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64),
-                ("create", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int,
+                ("create", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_bool,
                  ctypes.c_double),
-                ("update", ctypes.c_int, ctypes.c_void_p),
+                ("update", None, ctypes.c_void_p),
                 ("average", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),
                 ("destroy", None, ctypes.c_void_p)]:
             function = getattr(self.c, "polyak_peer_" + name)
@@ -63,10 +64,8 @@ class Library:
             setattr(self, name, function)
 
     def shapes_of(self, name, shrink):
-        text = self.shapes(name.encode(), shrink)
-        if text is None:
-            sys.exit(self.error().decode())
-        return [[int(size) for size in shape.split(",")] for shape in text.decode().split(";")]
+        text = self.shapes(name.encode(), shrink).decode()
+        return [[int(size) for size in shape.split(",")] for shape in text.split(";")]
 
 
 class Ours:
@@ -75,8 +74,6 @@ class Ours:
         pointers = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
         sizes = (ctypes.c_int64 * len(tensors))(*[tensor.numel() for tensor in tensors])
         self.peer = library.create(len(tensors), pointers, sizes, tensors[0].dtype == torch.bfloat16, WEIGHT)
-        if not self.peer:
-            sys.exit(library.error().decode())
         self.averages = [
             torch.frombuffer((ctypes.c_float * tensor.numel()).from_address(library.average(self.peer, i)),
                              dtype=torch.float32).view_as(tensor) for i, tensor in enumerate(tensors)]
@@ -123,10 +120,10 @@ def check(name, update, averages, sources):
                 sys.exit(f"{name} gives another average: tensor {i} is off by {off}")
 
 
-def race(ways, rounds, warmup, calls):
+def race(ways, rounds, calls):
     """{name: seconds of each round}"""
     names, seconds = list(ways), {name: [] for name in ways}
-    for turn in range(-warmup, rounds):
+    for turn in range(-WARM_UP_ROUNDS, rounds):
         order = [names[(turn + (i if turn % 2 == 0 else -i)) % len(names)] for i in range(len(names))]
         for name in order:
             update = ways[name]
@@ -154,7 +151,7 @@ def measure(library, shapes_name, dtype, threads, flags):
             update()
         check(name, update, [parameter.detach() for parameter in module.parameters()], sources)
         ways[name] = update
-    seconds = race(ways, flags.rounds, flags.warmup, 20 if shapes_name == "200x64" else 1)
+    seconds = race(ways, flags.rounds, 20 if shapes_name == "200x64" else 1)
     ours.close()
 
     row = {"name": f"peers/{shapes_name}/{str(dtype).split('.')[-1]}/{threads}",
@@ -171,13 +168,11 @@ def main():
     parser.add_argument("library")
     parser.add_argument("--out", required=True)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--only", action="append", help="shapes: resnet50, vit_b_16, 10000x100, 200x64")
     flags = parser.parse_args()
     library = Library(flags.library)
     rows = []
-    for name in flags.only or ["resnet50", "vit_b_16", "10000x100", "200x64"]:
+    for name in ["resnet50", "vit_b_16", "10000x100", "200x64"]:
         for dtype in (torch.float32, torch.bfloat16):
             for threads in (1, 2):
                 rows.append(measure(library, name, dtype, threads, flags))

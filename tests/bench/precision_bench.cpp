@@ -5,7 +5,6 @@
 
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"
-#include "bench/cases.h"
 #include "bench/limit.h"
 #include "bench/race.h"
 #include "polyak/averaging/exponential_moving_average.h"
@@ -16,20 +15,16 @@ namespace {
 constexpr const char* kPrecisions[] = {"default", "compensated", "float64"};
 
 void time_of_precision(benchmark::State& state, const Case& of) {
-  const auto model = std::make_shared<Parameters>(of.shapes(), of.dtype);
-  std::vector<at::Tensor> sources;
-  for (const at::Tensor& source : model->tensors()) sources.push_back(source.detach());
+  const auto model = make_model(of.name, of.dtype);
   std::vector<std::unique_ptr<AveragedModel>> emas;
   Race race;
   for (const char* precision : kPrecisions) {
     emas.push_back(make_average(model, precision));
     const auto run = [&model, ema = emas.back().get()] { ema->update_parameters(model); };
-    const std::string wrong = check_update(precision, run, averages_of(*emas.back()), sources);
-    if (!wrong.empty()) return fail(state, wrong);
+    check({precision, run, averages_of(*emas.back()), model->values()});
     race.add(precision, run);
   }
   race.run(state);
-  race.report(state);
 }
 
 /// Many updates of a few values, against the same recurrence in float64: the largest error over the
@@ -37,8 +32,9 @@ void time_of_precision(benchmark::State& state, const Case& of) {
 void error_of_precision(benchmark::State& state, const Case& /*of*/) {
   constexpr int64_t kSize = 4096;
   constexpr double kSmallWeight = 1e-4;
+  const int64_t updates = flags().tiny ? 1000 : 1'000'000;
   const auto model = std::make_shared<Parameters>(Shapes{{kSize}}, at::kFloat);
-  auto* source = model->tensors().front().data_ptr<float>();
+  auto* source = model->values().front().data_ptr<float>();
   const std::vector<float> base(source, source + kSize);
   std::vector<double> exact(base.begin(), base.end());
   std::vector<uint32_t> generators(kSize);
@@ -53,7 +49,7 @@ void error_of_precision(benchmark::State& state, const Case& /*of*/) {
   }
   update_together(emas, model);
   for (auto _ : state) {
-    for (int64_t i = 0; i < flags().updates; ++i) {
+    for (int64_t i = 0; i < updates; ++i) {
       next_source(source, base.data(), generators.data(), kSize, 1.0F);
       update_together(emas, model);
       exact_average(exact.data(), source, kSize, kSmallWeight);
@@ -69,7 +65,7 @@ void error_of_precision(benchmark::State& state, const Case& /*of*/) {
     }
     state.counters[std::string(kPrecisions[i]) + "_error"] = error / largest;
   }
-  state.counters["updates"] = double(flags().updates);
+  state.counters["updates"] = double(updates);
 }
 
 }  // namespace

@@ -8,18 +8,29 @@
 namespace polyak::bench {
 namespace {
 
+constexpr int64_t kWarmUpRounds = 2;
+
 Flags& mutable_flags() {
   static Flags flags;
   return flags;
 }
 
-bool failed = false;
-
-/// Pushes everything else out of the caches.
 void sweep_caches() {
   static std::vector<char> memory(size_t{1} << 30);
   for (size_t i = 0; i < memory.size(); i += 64) ++memory[i];
   benchmark::ClobberMemory();
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + int64_t(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+template <class Operation>
+double median(std::vector<double> a, const std::vector<double>& b, Operation operation) {
+  std::transform(a.begin(), a.end(), b.begin(), a.begin(), operation);
+  return median(std::move(a));
 }
 
 }  // namespace
@@ -28,18 +39,8 @@ const Flags& flags() {
   return mutable_flags();
 }
 
-std::string usage() {
-  return "polyak_bench [--rounds=21] [--warmup=2] [--updates=1000000] [--tiny] [--cold] "
-         "[--benchmark_filter=REGEX] [--benchmark_out=FILE] ...\n";
-}
-
 bool read_flags(int* count, char** arguments) {
   Flags& flags = mutable_flags();
-  const auto number = [](const std::string& argument, const std::string& name, int64_t* value) {
-    if (argument.rfind(name + "=", 0) != 0) return false;
-    *value = std::atoll(argument.c_str() + name.size() + 1);
-    return true;
-  };
   int kept = 1;
   for (int i = 1; i < *count; ++i) {
     const std::string argument = arguments[i];
@@ -47,99 +48,87 @@ bool read_flags(int* count, char** arguments) {
       flags.tiny = true;
     } else if (argument == "--cold") {
       flags.cold = true;
-    } else if (!number(argument, "--rounds", &flags.rounds) &&
-               !number(argument, "--warmup", &flags.warmup) &&
-               !number(argument, "--updates", &flags.updates)) {
+    } else if (argument.rfind("--rounds=", 0) == 0) {
+      flags.rounds = std::atoll(argument.c_str() + 9);
+    } else {
       arguments[kept++] = arguments[i];
     }
   }
   *count = kept;
-  return flags.rounds > 0 && flags.warmup >= 0 && flags.updates > 0;
+  return flags.rounds > 0;
 }
 
-bool any_failed() {
-  return failed;
+std::pair<double, double> Race::time(const Way& way, int64_t calls) {
+  using Clock = std::chrono::steady_clock;
+  using Microseconds = std::chrono::duration<double, std::micro>;
+  const auto start = Clock::now();
+  if (way.before) {
+    way.before();
+  } else {
+    flags().cold ? sweep_caches() : way.run();
+  }
+  const auto ready = Clock::now();
+  for (int64_t i = 0; i < calls; ++i) way.run();
+  const auto end = Clock::now();
+  return {Microseconds(end - ready).count() / double(calls), Microseconds(end - start).count()};
 }
 
-void fail(benchmark::State& state, const std::string& what) {
-  failed = true;
-  state.SkipWithError(what.c_str());
-}
-
-double median_of(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + int64_t(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-double Race::time_of(const Entry& entry, int64_t calls, bool settle) {
-  if (settle) flags().cold ? sweep_caches() : entry.run();
-  const auto start = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < calls; ++i) entry.run();
-  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-  return passed.count() / double(calls);
-}
-
-void Race::run(benchmark::State& state, int64_t calls, bool settle) {
+void Race::run(benchmark::State& state, int64_t calls) {
+  const auto size = int64_t(ways_.size());
+  int64_t turn = 0;
   const auto round = [&] {
-    // Every other round goes backwards: turning alone would leave each with the same predecessor.
-    const auto size = int64_t(entries_.size());
-    std::vector<double> seconds(entries_.size());
     for (int64_t i = 0; i < size; ++i) {
-      const auto at = size_t((round_ + (round_ % 2 == 0 ? i : size - i)) % size);
-      seconds[at] = time_of(entries_[at], calls, settle);
+      // Every other round goes backwards: turning alone would leave each with the same predecessor.
+      Way& way = ways_[size_t((turn + (turn % 2 == 0 ? i : size - i)) % size)];
+      const auto [us, whole] = time(way, calls);
+      way.us.push_back(us);
+      way.whole.push_back(whole);
     }
-    ++round_;
-    return seconds;
+    ++turn;
   };
-  for (int64_t i = 0; i < flags().warmup; ++i) round();
+  for (int64_t i = 0; i < kWarmUpRounds; ++i) round();
+  for (Way& way : ways_) way.us.clear(), way.whole.clear();
   for (auto _ : state) {
-    const std::vector<double> seconds = round();
-    for (size_t i = 0; i < entries_.size(); ++i) entries_[i].seconds.push_back(seconds[i]);
-    state.SetIterationTime(seconds.front());
+    round();
+    state.SetIterationTime(ways_.front().us.back() * 1e-6);
+  }
+  const std::string& first = ways_.front().name;
+  for (const Way& way : ways_) {
+    state.counters[way.name + "_us"] = median(way.us);
+    if (way.name != first) state.counters[way.name + "/" + first] = ratio(way.name, first);
   }
 }
 
-const Race::Entry& Race::entry(const std::string& name) const {
-  for (const Entry& entry : entries_) {
-    if (entry.name == name) return entry;
+const Race::Way& Race::way(const std::string& name) const {
+  for (const Way& way : ways_) {
+    if (way.name == name) return way;
   }
   throw std::invalid_argument("not in this race: " + name);
 }
 
-double Race::median(const std::string& name) const {
-  return median_of(entry(name).seconds);
-}
-
 double Race::ratio(const std::string& name, const std::string& base) const {
-  std::vector<double> ratios = entry(name).seconds;
-  for (size_t i = 0; i < ratios.size(); ++i) ratios[i] /= entry(base).seconds[i];
-  return median_of(ratios);
+  return median(way(name).us, way(base).us, std::divides<>());
 }
 
-double Race::difference(const std::string& name, const std::string& base) const {
-  std::vector<double> differences = entry(name).seconds;
-  for (size_t i = 0; i < differences.size(); ++i) differences[i] -= entry(base).seconds[i];
-  return median_of(differences);
+double Race::difference_us(const std::string& name, const std::string& base) const {
+  return median(way(name).us, way(base).us, std::minus<>());
+}
+
+double Race::whole_difference_us(const std::string& name, const std::string& base) const {
+  return median(way(name).whole, way(base).whole, std::minus<>());
+}
+
+double Race::whole_us(const std::string& name) const {
+  return median(way(name).whole);
 }
 
 std::string Race::fastest(const std::string& group) const {
-  const Entry* best = nullptr;
-  for (const Entry& entry : entries_) {
-    if (entry.name.rfind(group + ":", 0) != 0) continue;
-    if (!best || median_of(entry.seconds) < median_of(best->seconds)) best = &entry;
+  const Way* best = nullptr;
+  for (const Way& way : ways_) {
+    if (way.name.rfind(group, 0) != 0) continue;
+    if (!best || median(way.us) < median(best->us)) best = &way;
   }
-  if (!best) throw std::invalid_argument("nobody of this group: " + group);
-  return best->name;
-}
-
-void Race::report(benchmark::State& state) const {
-  const std::string& base = entries_.front().name;
-  for (const Entry& entry : entries_) {
-    state.counters[entry.name + "_us"] = median(entry.name) * 1e6;
-    if (entry.name != base) state.counters[entry.name + "/" + base] = ratio(entry.name, base);
-  }
+  return best ? best->name : "";
 }
 
 }  // namespace polyak::bench

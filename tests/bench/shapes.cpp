@@ -16,17 +16,16 @@ Shapes resnet50() {
     shapes.insert(shapes.end(), {{out, in, size, size}, {out}, {out}});
   };
   conv_and_norm(64, 3, 7);
-  int64_t in = 64;
-  const int64_t blocks[] = {3, 4, 6, 3};
-  for (int stage = 0; stage < 4; ++stage) {
-    const int64_t width = 64 << stage;
-    for (int64_t block = 0; block < blocks[stage]; ++block) {
+  int64_t in = 64, width = 64;
+  for (const int blocks : {3, 4, 6, 3}) {
+    for (int block = 0; block < blocks; ++block) {
       conv_and_norm(width, in, 1);
       conv_and_norm(width, width, 3);
       conv_and_norm(4 * width, width, 1);
       if (block == 0) conv_and_norm(4 * width, in, 1);
       in = 4 * width;
     }
+    width *= 2;
   }
   shapes.insert(shapes.end(), {{1000, 2048}, {1000}});
   return shapes;
@@ -34,41 +33,24 @@ Shapes resnet50() {
 
 /// 152 tensors, 86.6 M values.
 Shapes vit_b_16() {
-  Shapes shapes{{1, 1, 768}, {1, 197, 768}, {768, 3, 16, 16}, {768}};
+  constexpr int64_t d = 768;
+  Shapes shapes{{1, 1, d}, {1, 197, d}, {d, 3, 16, 16}, {d}, {d}, {d}, {1000, d}, {1000}};
   for (int layer = 0; layer < 12; ++layer) {
-    shapes.insert(shapes.end(), {{768},
-                                 {768},
-                                 {2304, 768},
-                                 {2304},
-                                 {768, 768},
-                                 {768},
-                                 {768},
-                                 {768},
-                                 {3072, 768},
-                                 {3072},
-                                 {768, 3072},
-                                 {768}});
+    for (const int64_t out : {d, d, d, d, d, 3 * d, 4 * d, d}) shapes.push_back({out});
+    shapes.insert(shapes.end(), {{3 * d, d}, {d, d}, {4 * d, d}, {d, 4 * d}});
   }
-  shapes.insert(shapes.end(), {{768}, {768}, {1000, 768}, {1000}});
   return shapes;
 }
 
 /// A language model of 1.24 B values in 146 tensors, or a part of it: that part of its 16 layers
 /// and of its vocabulary.
 Shapes transformer(int64_t part) {
-  Shapes shapes{{128256 / part, 2048}};
+  constexpr int64_t d = 2048;
+  Shapes shapes{{128256 / part, d}, {d}};
   for (int64_t layer = 0; layer < 16 / part; ++layer) {
-    shapes.insert(shapes.end(), {{2048, 2048},
-                                 {512, 2048},
-                                 {512, 2048},
-                                 {2048, 2048},
-                                 {8192, 2048},
-                                 {8192, 2048},
-                                 {2048, 8192},
-                                 {2048},
-                                 {2048}});
+    for (const int64_t out : {d, d / 4, d / 4, d, 4 * d, 4 * d}) shapes.push_back({out, d});
+    shapes.insert(shapes.end(), {{d, 4 * d}, {d}, {d}});
   }
-  shapes.push_back({2048});
   return shapes;
 }
 
@@ -120,7 +102,7 @@ Shapes shapes_of(const std::string& name, int64_t shrink) {
 
 Parameters::Parameters(const std::vector<at::Tensor>& tensors) : torch::nn::Module("Parameters") {
   for (const at::Tensor& tensor : tensors) {
-    tensors_.push_back(register_parameter("p" + std::to_string(tensors_.size()), tensor));
+    values_.push_back(register_parameter("p" + std::to_string(values_.size()), tensor).detach());
   }
 }
 
@@ -129,7 +111,7 @@ Parameters::Parameters(const Shapes& shapes, at::ScalarType dtype)
 
 int64_t Parameters::numel() const {
   int64_t numel = 0;
-  for (const at::Tensor& tensor : tensors_) numel += tensor.numel();
+  for (const at::Tensor& tensor : values_) numel += tensor.numel();
   return numel;
 }
 

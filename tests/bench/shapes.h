@@ -22,11 +22,12 @@ class Parameters : public torch::nn::Module {
   explicit Parameters(const std::vector<at::Tensor>& tensors);
   /// Of these shapes, with random values.
   Parameters(const Shapes& shapes, at::ScalarType dtype);
-  const std::vector<at::Tensor>& tensors() const { return tensors_; }
+  /// The parameters' values, without gradients.
+  const std::vector<at::Tensor>& values() const { return values_; }
   int64_t numel() const;
 
  private:
-  std::vector<at::Tensor> tensors_;
+  std::vector<at::Tensor> values_;
 };
 
 }  // namespace polyak::bench

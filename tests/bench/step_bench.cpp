@@ -4,11 +4,8 @@
 #include <torch/optim/sgd.h>
 #include <torch/utils.h>
 
-#include <chrono>
-
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"
-#include "bench/cases.h"
 #include "bench/race.h"
 #include "support/fake_runner.h"
 
@@ -45,11 +42,11 @@ void step(benchmark::State& state, const Case& /*of*/) {
   const int64_t width = flags().tiny ? 64 : 1024;
   const auto model = std::make_shared<Mlp>(width);
   const at::Tensor parameters = flatten_parameters(*model);
-  const Flat flat{parameters.clone(), parameters};
+  const Way limit = plain_loop_way(parameters.clone(), parameters);
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(1e-3));
   const at::Tensor input = at::randn({16, width}), target = at::randn({16, width});
   const auto train = [&] {
-    const at::AutoGradMode with_gradients(true);
+    const at::AutoGradMode gradients(true);
     optimizer.zero_grad();
     (model->forward(input) - target).square().mean().backward();
     optimizer.step();
@@ -69,47 +66,29 @@ void step(benchmark::State& state, const Case& /*of*/) {
   };
 
   call_hooks();  // the first update copies
-  if (const std::string wrong =
-          check_update("the hook", call_hooks, averages_of(*hook->average()), model->parameters());
-      !wrong.empty()) {
-    return fail(state, wrong);
+  {
+    torch::NoGradGuard no_grad;
+    check({"hook", call_hooks, averages_of(*hook->average()), model->parameters()});
+    check(limit);
   }
 
   // What a step takes longer is small beside how much steps differ. So the hook and the limit are
-  // also timed by themselves, right after the optimizer.
-  std::vector<double> hook_times, limit_times;
-  const auto timed = [](std::vector<double>& times, const std::function<void()>& work) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-    times.push_back(passed.count());
-  };
+  // timed by themselves, right after the optimizer, and the whole steps beside that.
   Race race;
-  race.add("step_and_hook", [&] {
-    train();
-    timed(hook_times, call_hooks);
-  });
-  race.add("step", train);
-  race.add("step_and_limit", [&] {
-    train();
-    timed(limit_times, [&] { flat.plain_loop(); });
-  });
-  race.run(state, 1, /*settle=*/false);
-  race.report(state);
-  const double hook_adds = race.difference("step_and_hook", "step");
-  const double limit_adds = race.difference("step_and_limit", "step");
-  state.counters["hook_adds/limit_adds"] = hook_adds / limit_adds;
-  std::vector<double> ratios;
-  for (size_t i = 0; i < hook_times.size(); ++i) ratios.push_back(hook_times[i] / limit_times[i]);
-  state.counters["hook/limit"] = median_of(ratios);
-  state.counters["hook_us"] = median_of(hook_times) * 1e6;
-  state.counters["limit_us"] = median_of(limit_times) * 1e6;
+  race.add("hook", call_hooks, train);
+  race.add("limit", limit.run, train);
+  race.add(
+      "nothing", [] {}, train);
+  race.run(state);
+  state.counters["step_us"] = race.whole_us("nothing");
+  state.counters["hook_adds/limit_adds"] =
+      race.whole_difference_us("hook", "nothing") / race.whole_difference_us("limit", "nothing");
 }
 
 }  // namespace
 
 void add_step_benchmarks() {
-  // A small difference of large times needs more rounds.
+  // Small differences of large times need more rounds.
   add_cases("step", {"mlp_25m"}, {at::kFloat}, step, 3 * flags().rounds);
 }
 

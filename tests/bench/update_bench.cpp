@@ -1,34 +1,40 @@
 // One update of one average, in every way there is.
+#include <ATen/ATen.h>
+
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"
-#include "bench/cases.h"
 #include "bench/race.h"
 
 namespace polyak::bench {
 namespace {
 
 void update(benchmark::State& state, const Case& of) {
-  const Subject subject(of.shapes(), of.dtype);
-  auto ways = subject.ways();
+  const auto model = make_model(of.name, of.dtype);
+  const auto ema = make_average(model);
+  const std::vector<at::Tensor> averages = averages_of(*ema), sources = model->values();
+  const int64_t size = model->numel();
+  const at::Tensor flat = at::randn({size}).to(of.dtype), flat_average = at::zeros({size});
+
+  std::vector<Way> ways = aten_ways(averages, sources);
+  ways.insert(ways.begin(), {"ours", [&] { ema->update_parameters(model); }, averages, sources});
+  ways.push_back(plain_loop_way(flat_average, flat));
+  ways.push_back(kernel_way("limit:kernel", {flat_average}, {flat}));
   const bool many_small = of.name == "10000x100" || of.name == "200x64";
-  if (many_small) {
-    // Without checks of storage, names and counting: what those cost is the difference.
-    ways.push_back({"kernel_only", kernel_only(subject.averages, subject.sources)});
-  }
-  if (const std::string wrong = subject.check(ways); !wrong.empty()) return fail(state, wrong);
+  if (many_small) ways.push_back(kernel_way("kernel_only", averages, sources));
 
   Race race;
-  for (const auto& way : ways) race.add(way.name, way.run);
-  race.run(state, of.name == "200x64" ? 100 : many_small ? 5 : 1);
-  race.report(state);
-  if (many_small) {
-    state.counters["beside_kernel_us"] = race.difference("ours", "kernel_only") * 1e6;
+  for (const Way& way : ways) {
+    check(way);
+    race.add(way.name, way.run);
   }
-  const std::string aten = race.fastest("aten"), limit = race.fastest("limit");
+  race.run(state, flags().tiny ? 1 : of.name == "200x64" ? 100 : many_small ? 5 : 1);
+  const std::string aten = race.fastest("aten:"), limit = race.fastest("limit:");
+  state.SetLabel(aten + " " + limit);
   state.counters["best_aten/ours"] = race.ratio(aten, "ours");
   state.counters["limit/ours"] = race.ratio(limit, "ours");
-  state.counters["bytes"] = double(subject.bytes());
-  state.SetLabel(aten + " " + limit);
+  state.counters["bytes"] = double(size) * (8 + double(flat.element_size()));
+  // What checks of storage, counting and the rest cost beside the kernel.
+  if (many_small) state.counters["beside_kernel_us"] = race.difference_us("ours", "kernel_only");
 }
 
 }  // namespace
