@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <typeinfo>
 
 #include "polyak/core/log.h"
 #include "polyak/runtime/hook_list.h"
@@ -212,8 +213,9 @@ void EMAHook::join_neighbours(Runner& runner) {
   bool joined = false;  // this hook is among those collected
   bool closed = false;
   runner.hooks().call([&](Hook& hook) {
-    auto* neighbour = dynamic_cast<EMAHook*>(&hook);
     if (closed) return;
+    // Not a class of its own that derives: that one may update when it likes.
+    auto* neighbour = typeid(hook) == typeid(EMAHook) ? static_cast<EMAHook*>(&hook) : nullptr;
     if (!neighbour) {
       closed = joined;
       if (!joined) updates_.clear();
@@ -231,6 +233,7 @@ void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars&
   const int64_t steps = runner.progress().optimizer_steps;
   const bool stepped = steps < 0 || steps > steps_seen_ || options_.counts_iterations();
   steps_seen_ = steps;
+  if (due_) updates_ = {this};  // a host that calls hooks by hand, and not the one that had it
   due_ = stepped && started(runner);
   together_.clear();
   for (EMAHook* hook : updates_) {
@@ -244,7 +247,7 @@ void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars&
   if (together_.empty()) return;
   update_together(together_, runner.model());
   for (const EMAHook* hook : updates_) {
-    const int64_t skipped = hook->average_->skipped();
+    const int64_t skipped = hook->average_ ? hook->average_->skipped() : 0;
     if (skipped > 0) runner.log("ema_skipped" + hook->suffix(), static_cast<double>(skipped));
   }
 }

@@ -56,6 +56,14 @@ void warn_of_stall(const std::string& rule, double weight, at::ScalarType type, 
                                            : "precision: compensated");
 }
 
+void check_shape(const std::string& name, const at::Tensor& source, const at::Tensor& average) {
+  if (source.sizes() == average.sizes()) return;
+  fail<Error>(
+      "{}: has the shape {} in the model, but its average has {}; build a new average for a "
+      "model of another shape",
+      name, fmt::join(source.sizes(), "x"), fmt::join(average.sizes(), "x"));
+}
+
 /// cloning runs a model's random initialisation; the program's own random numbers must not notice.
 class KeepRandomState {
  public:
@@ -150,8 +158,8 @@ void AveragedModel::avg_func(const at::Tensor& averaged, const at::Tensor& sourc
                              int64_t k) const {
   torch::NoGradGuard no_grad;
   const double weight = rule(k);
-  if (!stall_checked_ && is_half(averaged.scalar_type())) {
-    stall_checked_ = true;
+  if (!half_checked_ && is_half(averaged.scalar_type())) {
+    half_checked_ = true;
     if (weight > 0 && rounding_of(averaged.scalar_type(), false) / weight >= kStall) {
       warn_of_stall(rule_name(), weight, averaged.scalar_type(), false);
     }
@@ -187,13 +195,7 @@ void AveragedModel::bind(const Model& model) {
       lost.push_back(name);
       continue;
     }
-    if (found->second.sizes() != slots_[slot].average.sizes()) {
-      fail<Error>(
-          "{}: has the shape {} in the model, but its average has {}; build a new average for a "
-          "model of another shape",
-          name, fmt::join(found->second.sizes(), "x"),
-          fmt::join(slots_[slot].average.sizes(), "x"));
-    }
+    check_shape(name, found->second, slots_[slot].average);
     same = same && found->second.is_same(by_name.at(slots_[slot].name));  // tied as before
   }
   if (!lost.empty()) {
@@ -201,10 +203,14 @@ void AveragedModel::bind(const Model& model) {
                 fmt::join(lost, ", "));
   }
   if (same) {
-    for (Slot& slot : slots_) slot.source = by_name.at(slot.name);
+    for (Slot& slot : slots_) {
+      const at::Tensor& source = by_name.at(slot.name);
+      if (slot.source.is_same(source)) continue;
+      slot.source = source;
+      plan_.reset();
+    }
     model_class_ = model.class_name();
     bound_to_ = model.identity();
-    plan_.reset();
     return;
   }
 
@@ -306,8 +312,9 @@ void AveragedModel::settle_precision(Slot& slot) const {
     return;
   }
   const at::Tensor value =
-      slot.lost.defined() ? widen_compensated(slot.average, slot.lost.to(slot.average.device()))
-                          : slot.average.detach();
+      slot.lost.defined() && slot.average.scalar_type() == at::kFloat
+          ? widen_compensated(slot.average, slot.lost.to(slot.average.device()))
+          : slot.average.detach();
   if (apart) {
     slot.average = value.to(slot.held.device(), wanted, false, /*copy=*/true);
   } else {
@@ -339,17 +346,17 @@ void AveragedModel::fence() {
 }
 
 void AveragedModel::prepare_replay() {
+  if (!captured_) {
+    fail<Error>("prepare_replay: no CUDA graph has captured an update of this average{}",
+                DeviceTables::has_kernel(c10::kCUDA) ? "" : "; this build has no CUDA kernel");
+  }
+  if (!plan_ || !plan_->is_current() || !plan_->devices().is_same(*captured_)) {
+    fail<Error>(
+        "prepare_replay: the tensors of the model or the average were moved since the graph was "
+        "captured; capture it anew");
+  }
   const int64_t k = steps();
-  if (!plan_ || plan_->devices().empty()) {
-    fail<Error>(
-        "prepare_replay: no tensor of this average is on a GPU, so no graph holds an update");
-  }
-  if (k == 0) {
-    fail<Error>(
-        "prepare_replay: the first update copies and is no part of a graph; call "
-        "update_parameters once before the capture");
-  }
-  plan_->devices().set_weight(k % settings_.interval == 0 ? weight(k) : 0.0);
+  captured_->set_weight(k % settings_.interval == 0 ? weight(k) : 0.0);
   ++*steps_.data_ptr<int64_t>();
 }
 
@@ -363,13 +370,14 @@ void AveragedModel::prepare(const Model& model) {
   }
   if (model.identity() != bound_to_) bind(model);
   if (!plan_ || !plan_->is_current()) {
+    for (const Slot& slot : slots_) check_shape(slot.name, slot.source, slot.average);
     settle_precision();
     plan_ = std::make_unique<Plan>(slots_, settings_.update_buffers, settings_.skip_nonfinite);
   }
 }
 
 void AveragedModel::check_capture() const {
-  if (!plan_->devices().is_capturing()) return;
+  if (!DeviceTables::is_capturing()) return;
   if (steps() == 0) {
     fail<Error>(
         "update_parameters: the first update copies and cannot be part of a CUDA graph; call it "
@@ -379,6 +387,12 @@ void AveragedModel::check_capture() const {
     fail<Error>(
         "update_parameters: skip_nonfinite waits for the GPU, which a CUDA graph cannot; turn it "
         "off");
+  }
+  if (!plan_->can_be_captured(settings_.interval == 1)) {
+    fail<Error>(
+        "update_parameters: a CUDA graph takes an update only where model and average are on GPUs, "
+        "dense and real{}",
+        settings_.interval == 1 ? "" : ", and with update_buffers without integer buffers");
   }
 }
 
@@ -392,18 +406,21 @@ void AveragedModel::copy_model() {
 void AveragedModel::count_skipped() {
   ++skipped_;
   if ((skipped_ & (skipped_ - 1)) == 0) {  // 1, 2, 4, 8, ...: a run that went bad says so, briefly
+    const auto bad = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& slot) {
+      return (!slot.buffer || settings_.update_buffers) && is_averageable(slot.source) &&
+             !is_finite_by_aten(slot.source);
+    });
     log_warning(
-        "{}: the model holds a NaN or an infinity; the average stays as it was ({} update(s) "
-        "skipped so far, {} made)",
-        rule_name(), skipped_, steps());
+        "{}: {} holds a NaN or an infinity; the average stays as it was ({} update(s) skipped so "
+        "far, {} made)",
+        rule_name(), bad == slots_.end() ? "the model" : bad->name, skipped_, steps());
   }
 }
 
 void AveragedModel::warn_if_stalled() {
   if (stall_checked_) return;
   stall_checked_ = true;
-  // The rule's usual weight: that of a schedule which ends at 0 is small on purpose.
-  const double weight = rule(1);
+  const double weight = lasting_weight();
   for (const Slot& slot : slots_) {
     if (!slot.average.is_floating_point() || (slot.buffer && !settings_.update_buffers)) continue;
     const at::ScalarType type = slot.average.scalar_type();
@@ -432,47 +449,59 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
     averages[i]->check_capture();
   }
 
-  c10::SmallVector<AveragedModel*, 8> updated;
-  std::optional<bool> finite;  // asked once for all: they see the same model
+  // All that may throw for an average's own reasons comes before anything changed.
+  struct Turn {
+    AveragedModel* average;
+    double weight;
+    bool averages;
+  };
+  c10::SmallVector<Turn, 8> turns;
+  std::optional<bool> finite[2];  // asked once for all that average the same tensors
   for (AveragedModel* average : averages) {
     if (average->settings_.skip_nonfinite) {
-      if (!finite) finite = average->plan_->model_is_finite(average->slots_);
-      if (!*finite) {
+      std::optional<bool>& known = finite[average->settings_.update_buffers ? 1 : 0];
+      if (!known) known = average->plan_->model_is_finite(average->slots_);
+      if (!*known) {
         average->count_skipped();
         continue;
       }
     }
-    updated.push_back(average);
+    const int64_t k = average->steps();
+    const bool averages_now = k > 0 && k % average->settings_.interval == 0;
+    turns.push_back({average, averages_now ? average->weight(k) : 0.0, averages_now});
   }
 
+  const bool capturing = DeviceTables::is_capturing();
   c10::SmallVector<Plan::Share, 8> shares;
-  for (AveragedModel* average : updated) {
-    const int64_t k = average->steps();
-    const bool capturing = average->plan_->devices().is_capturing();
-    const bool averages = k % average->settings_.interval == 0 || capturing;
-    if (k == 0) {
+  for (const Turn& turn : turns) {
+    AveragedModel* average = turn.average;
+    if (average->steps() == 0) {
       average->copy_model();
     } else if (average->plan_->offload()) {
-      average->average_in_background(averages ? average->weight(k) : 0, averages);
-    } else if (averages) {
-      shares.push_back({average->plan_.get(), &average->slots_, average->weight(k)});
+      average->average_in_background(turn.weight, turn.averages);
+    } else if (turn.averages || capturing) {
+      shares.push_back({average->plan_.get(), &average->slots_, turn.weight});
     }
-    if (k > 0 && averages) average->warn_if_stalled();
+    if (turn.averages) average->warn_if_stalled();
   }
   Plan::average(shares);
-  for (AveragedModel* average : updated) {
+  for (const Turn& turn : turns) {
+    AveragedModel* average = turn.average;
     if (average->steps() > 0 && !average->plan_->offload()) {
       average->plan_->copy_buffers(average->slots_);
     }
-    if (average->plan_->devices().is_capturing()) continue;
-    ++*average->steps_.data_ptr<int64_t>();
+    if (capturing) {
+      average->captured_ = std::make_unique<DeviceTables>(average->plan_->devices());
+    } else {
+      ++*average->steps_.data_ptr<int64_t>();
+    }
   }
 }
 
 /// An update of an average on the CPU by a model on a GPU: `averages`, or just copies buffers.
 void AveragedModel::average_in_background(double weight, bool averages) {
   Offload& offload = *plan_->offload();
-  offload.copy();
+  offload.copy(/*parameters=*/averages);
   if (!defer_fence_) offload.fence();
   if (!background_) background_ = std::make_unique<Background>();
   background_->start([this, weight, averages] {

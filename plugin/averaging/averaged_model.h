@@ -21,6 +21,7 @@ namespace polyak {
 
 struct Slot;
 class Background;
+class DeviceTables;
 class Plan;
 enum class Precision;
 
@@ -45,8 +46,9 @@ struct LoadReport {
 /// moving at usual momenta); the option `precision` keeps more. Integer tensors are copied, never
 /// averaged. A tensor under two names is averaged once.
 ///
-/// An update reads every byte once, on all threads of LibTorch's pool, and allocates nothing; its
-/// results are the same bits whatever the number of threads and the CPU.
+/// On the CPU an update of dense real tensors reads every byte once, on all threads of LibTorch's
+/// pool, and allocates nothing; its results are the same bits whatever the number of threads and
+/// the processor (in the default floating-point mode). LibTorch's operations average other tensors.
 ///
 /// It is a torch::nn::Module with the buffer `steps` (int64, on the CPU) and the child `module`, a
 /// copy of the model with the averaged weights, and can be registered in another module. A model
@@ -82,8 +84,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   /// For CUDA graphs. update_parameters can be captured, after the first update, which copies: then
   /// it neither counts nor sets a weight. Before each replay this sets, on the current stream, the
   /// weight of the update that the replay makes, and counts it. The graph works on the tensors that
-  /// were captured: swap with SwapMode::copy, and capture anew after anything was moved.
-  /// @throws Error when there is nothing of it on a GPU, or before the first update
+  /// were captured: swap with SwapMode::copy. Needs a build with our CUDA kernel, and a model and
+  /// an average of dense real tensors on GPUs; capturing anything else is refused.
+  /// @throws Error when no update was captured, or the model's tensors were moved since
   void prepare_replay();
 
   /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
@@ -98,7 +101,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void avg_func(const at::Tensor& averaged, const at::Tensor& source, int64_t k) const;
 
   /// Puts the averaged weights into the model until the guard goes, by exchanging storage, not
-  /// values, unless `mode` says so. Before the first update nothing changes: the average is a copy
+  /// values, unless `mode` says so (an average in another dtype than the model's is rounded to it
+  /// first). Before the first update nothing changes: the average is a copy
   /// until then. A swap inside a swap does nothing. Guards of several averages over one model go in
   /// reverse order. Optimizer state, tied tensors and handles stay valid. A backward pass whose
   /// forward ran before the swap fails with LibTorch's "modified by an inplace operation".
@@ -146,8 +150,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
   void save(torch::serialize::OutputArchive& archive) const override;
-  /// Of a half precision model the archive holds half precision values, and the average goes on
-  /// from those.
+  /// The archive holds values in the model's dtype, and the average goes on from those: what
+  /// float32 beside a half precision model, `precision: float64` and `compensated` keep more is
+  /// lost.
   void load(torch::serialize::InputArchive& archive) override;
 
  protected:
@@ -172,6 +177,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
 
   /// The formula: the weight of the new value at call k >= 0.
   virtual double rule(int64_t k) const = 0;
+  /// The weight that the rule works with for long, after a fast start and before an end at 0: what
+  /// a warning that the average cannot move is judged by.
+  virtual double lasting_weight() const { return rule(1); }
 
  private:
   friend void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
@@ -201,11 +209,13 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   at::Tensor steps_;
   int64_t skipped_ = 0;
   bool defer_fence_ = false;
-  mutable bool stall_checked_ = false;
+  bool stall_checked_ = false;
+  mutable bool half_checked_ = false;
   std::vector<Slot> slots_;
   std::vector<std::pair<std::string, size_t>>
       names_;  // every name in the model's order, and its slot
   std::unique_ptr<Plan> plan_;
+  std::unique_ptr<DeviceTables> captured_;  // of the last capture: a graph reads them
   std::unique_ptr<Background> background_;  // uses the plan: goes first
   const void* bound_to_ = nullptr;
   std::weak_ptr<SwapGuard::State> swap_;

@@ -16,6 +16,7 @@ at::Tensor unit_of_lost(const at::Tensor& average) {
 }  // namespace
 
 void lerp_by_aten(const at::Tensor& average, const at::Tensor& source, double weight) {
+  if (weight == 0) return;  // not 0 * infinity
   const at::Tensor value = source.to(average.device(), average.scalar_type());
   if (weight < 0.5) {
     average.add_(value - average, weight);

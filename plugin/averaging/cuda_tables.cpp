@@ -1,5 +1,6 @@
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAStream.h>
+#include <torch/cuda.h>
 
 #include "polyak/averaging/device_tables.h"
 #include "polyak/kernels/lerp_cuda.h"
@@ -27,8 +28,8 @@ void DeviceTables::build() {
   for (const auto& [device, spans] : spans_) tables_->all.emplace_back(spans, int{device});
 }
 
-bool DeviceTables::is_capturing() const {
-  return tables_ &&
+bool DeviceTables::is_capturing() {
+  return torch::cuda::is_available() &&
          c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
 }
 

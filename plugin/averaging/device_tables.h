@@ -23,8 +23,11 @@ class DeviceTables {
   void build();
   bool empty() const { return spans_.empty(); }
 
-  /// Whether the devices' current streams record a CUDA graph instead of working.
-  bool is_capturing() const;
+  /// Whether the current stream records a CUDA graph instead of working. A build without our
+  /// kernel does not know.
+  static bool is_capturing();
+  /// Whether these are the other's tables, not others of the same tensors.
+  bool is_same(const DeviceTables& other) const { return tables_ == other.tables_; }
   /// Sets the weight of what the current streams get from now on, at once or by replaying a graph.
   void set_weight(double weight) const;
   /// Averages, on the devices' current streams.

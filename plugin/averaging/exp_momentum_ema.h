@@ -36,6 +36,7 @@ class POLYAK_API ExpMomentumEMA : public AveragedModel {
 
  protected:
   double rule(int64_t k) const override;
+  double lasting_weight() const override { return options_.momentum(); }
 
  private:
   ExpMomentumEMAOptions options_;

@@ -35,6 +35,7 @@ class POLYAK_API MomentumAnnealingEMA : public AveragedModel {
 
  protected:
   double rule(int64_t k) const override;
+  double lasting_weight() const override { return options_.momentum(); }
 
  private:
   MomentumAnnealingEMAOptions options_;

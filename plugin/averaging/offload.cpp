@@ -21,7 +21,7 @@ at::Tensor Offload::add(const at::Tensor& source, bool buffer) {
   return arrival;
 }
 
-void Offload::copy() {
+void Offload::copy(bool parameters) {
   const c10::Stream current = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
   c10::Event ready(device_.type()), buffers_copied(device_.type());
   ready.record(current);
@@ -30,7 +30,7 @@ void Offload::copy() {
     ready.block(side_);
     start(buffers_);
     buffers_copied.record(side_);
-    start(parameters_);
+    if (parameters) start(parameters_);
     copied_.record(side_);
   }
   buffers_copied.block(current);

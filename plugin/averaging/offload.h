@@ -21,9 +21,10 @@ class Offload {
   /// Adds a tensor of the device, dense. @return where its values arrive: pinned, the same strides.
   at::Tensor add(const at::Tensor& source, bool buffer);
 
-  /// Starts to copy all that was added, after the work that the current stream has so far. What
-  /// that stream gets from now on waits for the buffers: the next forward pass writes them.
-  void copy();
+  /// Starts to copy the buffers, and the parameters if they are wanted, after the work that the
+  /// current stream has so far. What that stream gets from now on waits for the buffers: the next
+  /// forward pass writes them.
+  void copy(bool parameters);
   /// Lets what the current stream gets from now on wait until the parameters are copied too:
   /// before the optimizer writes them.
   void fence();

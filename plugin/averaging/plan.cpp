@@ -35,6 +35,16 @@ std::optional<kernels::DType> kernel_type(at::ScalarType type) {
   }
 }
 
+/// A number that changes when sizes or strides do.
+uint64_t shape_of(const c10::TensorImpl& tensor) {
+  uint64_t hash = 0;
+  for (const int64_t size : tensor.sizes()) hash = hash * 1000003 + static_cast<uint64_t>(size);
+  for (const int64_t stride : tensor.strides()) {
+    hash = hash * 1000003 + static_cast<uint64_t>(stride);
+  }
+  return hash;
+}
+
 /// Whether elements at the same place in memory belong together.
 bool same_order(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes()) return false;
@@ -109,11 +119,12 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     const Slot& slot = slots[i];
     const c10::TensorImpl* from = slot.source.unsafeGetTensorImpl();
     const c10::TensorImpl* to = slot.average.unsafeGetTensorImpl();
-    seen_.push_back({from, to, from->data(), to->unsafe_storage(), from->numel(), from->dtype()});
+    seen_.push_back({from, to, from->data(), to->unsafe_storage(), shape_of(*from), from->dtype()});
     const bool is_number = is_averageable(slot.average);
-    const at::Tensor source = source_on_host(slot);
+    const bool averaged_slot = is_number && (!slot.buffer || update_buffers);
+    const at::Tensor source = source_on_host(slot, averaged_slot);
     const auto span = is_number ? span_of(slot, source) : std::nullopt;
-    if (check_finite && is_number) {
+    if (check_finite && averaged_slot) {
       span&& slot.source.is_cpu() ? checked.push_back(*span) : checked_by_aten_.push_back(i);
     }
     if (slot.buffer && !update_buffers) {
@@ -136,7 +147,7 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
 }
 
 bool Plan::Seen::is_current() const {
-  return source->data() == source_data && source->numel() == size &&
+  return source->data() == source_data && shape_of(*source) == shape &&
          source->dtype() == source_type &&
          average->unsafe_storage().unsafeGetStorageImpl() == average_storage.unsafeGetStorageImpl();
 }
@@ -163,8 +174,14 @@ bool Plan::model_is_finite(const std::vector<Slot>& slots) const {
                                [&](size_t i) { return is_finite_by_aten(slots[i].source); });
 }
 
-at::Tensor Plan::source_on_host(const Slot& slot) {
+bool Plan::can_be_captured(bool always_averages) const {
+  return !offload_ && averaged_.size() == 0 && by_aten_.empty() && integers_.plain.empty() &&
+         buffers_.plain.empty() && (always_averages || integers_.by_aten.empty());
+}
+
+at::Tensor Plan::source_on_host(const Slot& slot, bool averaged) {
   const bool travels = slot.source.is_cuda() && slot.average.is_cpu() &&
+                       (!averaged || kernel_type(slot.source.scalar_type())) &&
                        slot.source.is_non_overlapping_and_dense() && !slot.source.is_neg() &&
                        !slot.source.is_conj();
   if (!travels) return slot.source;
@@ -206,7 +223,8 @@ void Plan::run_kernels(c10::ArrayRef<Share> shares) {
 
 void Plan::run_aten(const std::vector<Slot>& slots, double weight) const {
   if (!devices_.empty()) {
-    if (!devices_.is_capturing()) devices_.set_weight(weight);  // a graph gets it at each replay
+    // A graph gets its weight at each replay.
+    if (!DeviceTables::is_capturing()) devices_.set_weight(weight);
     devices_.lerp();
   }
   for (const size_t i : by_aten_) lerp_by_aten(slots[i], weight);

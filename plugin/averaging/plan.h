@@ -56,8 +56,8 @@ class Plan {
 
   /// Whether every tensor still has the storage, size and dtype that the plan was made for.
   bool is_current() const;
-  /// Whether no floating number of the model is NaN or infinite; only of a plan that was made to
-  /// check.
+  /// Whether no number that is averaged is NaN or infinite in the model; only of a plan that was
+  /// made to check.
   bool model_is_finite(const std::vector<Slot>& slots) const;
   /// Copies the buffers that are not averaged.
   void copy_buffers(const std::vector<Slot>& slots) const;
@@ -74,6 +74,9 @@ class Plan {
 
   /// What our kernels on GPUs do of an update.
   const DeviceTables& devices() const { return devices_; }
+  /// Whether a CUDA graph of an update would do what an update does, if each of them averages, or
+  /// not: for that our kernels must do all that depends on the weight.
+  bool can_be_captured(bool always_averages) const;
 
   /// Where the model is on another device than a CPU average: brings its weights to the host. With
   /// one, an update is these steps instead of average() and copy_buffers(): copy(), wait(), then
@@ -92,7 +95,7 @@ class Plan {
     const c10::TensorImpl* average;
     const void* source_data;
     c10::Storage average_storage;
-    int64_t size;
+    uint64_t shape;  // of sizes and strides
     caffe2::TypeMeta source_type;
 
     bool is_current() const;
@@ -112,7 +115,7 @@ class Plan {
   };
 
   /// The slot's source, or where its values arrive on the host.
-  at::Tensor source_on_host(const Slot& slot);
+  at::Tensor source_on_host(const Slot& slot, bool averaged);
 
   std::unique_ptr<Offload> offload_;
   std::vector<Seen> seen_;

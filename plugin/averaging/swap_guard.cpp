@@ -31,10 +31,9 @@ void SwapGuard::State::put(size_t i, const at::Tensor& data) {
 }
 
 SwapGuard::State::~State() {
-  // Backwards: of tensors that share storage, the one put in last was saved with the average in it.
-  for (auto item = items.rbegin(); item != items.rend(); ++item) {
+  for (const Item& item : items) {
     try {
-      write(mode, item->live, item->raw);
+      write(mode, item.live, item.raw);
     } catch (const std::exception& error) {
       // Only a device that broke down can come here, and the next call on it will say so too.
       log_warning("swap: the raw weights could not be put back ({}); do not train on",

@@ -46,9 +46,12 @@ POLYAK_ELEMENT float widen(Half value) {
   const uint32_t sign = uint32_t(value.bits & 0x8000U) << 16;
   const uint32_t rest = uint32_t(value.bits & 0x7fffU) << 13;
   // Shifted into place a half is a float whose exponent is 112 too small; infinity and NaN are 112
-  // more.
-  const uint32_t finite = bits_of(float_of(rest) * 0x1p112F);
-  return float_of(sign | (rest >= 0x0f800000U ? rest | 0x7f800000U : finite));
+  // more. Subnormal halves are counted in 2^-24: as subnormal floats they would depend on the
+  // processor's mode.
+  const uint32_t normal = rest + (112U << 23);
+  const uint32_t subnormal = bits_of(float(int32_t(value.bits & 0x3ffU)) * 0x1p-24F);
+  const uint32_t finite = rest < 0x00800000U ? subnormal : normal;
+  return float_of(sign | (rest >= 0x0f800000U ? normal + (112U << 23) : finite));
 }
 
 /// average + weight * (value - average), for a weight below a half.

@@ -34,9 +34,9 @@ POLYAK_API int64_t traffic_of(const Span& span);
 POLYAK_API std::vector<Span> cut(const std::vector<Span>& spans, int64_t size);
 
 /// average += weight * (source - average) for each span, in the average's type; for weight >= 0.5
-/// in the form source - (source - average) * (1 - weight), so that weight 1 copies exactly. One
-/// pass, no memory of its own. Spans must not overlap. Safe from several threads on different
-/// spans. The same bits on every machine.
+/// in the form source - (source - average) * (1 - weight), so that weight 1 copies exactly; a
+/// weight of 0 leaves the average alone, whatever the source. One pass, no memory of its own. Spans
+/// must not overlap. Safe from several threads on different spans. The same bits on every machine.
 POLYAK_API void lerp(const Span* spans, size_t count, double weight);
 
 /// Whether no source element is NaN or infinite. Reads the sources only.

@@ -145,6 +145,7 @@ POLYAK_ELEMENT void lerp_thread(const CudaPiece* __restrict pieces, uint32_t cou
       whole_block ? Team{kThreads, thread} : Team{kWarpThreads, thread % kWarpThreads};
   const CudaPiece piece = pieces[index];
   const double weight = *weight_in_memory;
+  if (weight == 0) return;  // as on the CPU: not 0 * infinity
   switch (piece.source_type) {
     case DType::float64:
       lerp_from<double>(piece, team, weight);

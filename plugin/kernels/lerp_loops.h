@@ -109,6 +109,7 @@ void lerp_from(const Span& span, double weight) {
 }
 
 void lerp_spans(const Span* spans, size_t count, double weight) {
+  if (weight == 0) return;  // not 0 * infinity
   for (const Span* span = spans; span != spans + count; ++span) {
     switch (span->source_type) {
       case DType::float64:
@@ -130,7 +131,8 @@ void lerp_spans(const Span* spans, size_t count, double weight) {
 /// Whether a pattern of bits has its exponent full: the mark of infinity and NaN.
 template <class Bits>
 bool any_full(const void* source, int64_t size, Bits exponent) {
-  const Bits* bits = static_cast<const Bits*>(source);
+  using Aliased __attribute__((may_alias)) = Bits;
+  const Aliased* bits = static_cast<const Aliased*>(source);
   constexpr int64_t kStride = 4096;  // gives up early, yet seldom asks
   for (int64_t begin = 0; begin < size; begin += kStride) {
     const int64_t end = size - begin < kStride ? size : begin + kStride;

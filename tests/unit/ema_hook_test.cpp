@@ -331,6 +331,27 @@ TEST_F(EMAHookTest, NeighboursUpdateTogetherAndAHookBetweenThemSeesWhatWasBefore
   }
 }
 
+TEST_F(EMAHookTest, TheLastOfNeighboursMakesTheUpdatesOfAll) {
+  auto first = make_ema_hook(keys({{"momentum", 0.5}, {"name", "first"}}));
+  auto last = make_ema_hook(keys({{"momentum", 0.5}, {"name", "last"}}));
+  runner_.hooks_.add(first);
+  runner_.hooks_.add(last);
+  start();
+  ++runner_.progress_.optimizer_steps;
+  first->after_train_iter(runner_, 0, {});
+  EXPECT_EQ(first->average()->steps(), 0);
+  last->after_train_iter(runner_, 0, {});
+  EXPECT_EQ(first->average()->steps(), 1);
+  EXPECT_EQ(last->average()->steps(), 1);
+  // A host that goes on with one of them by hand still gets its updates.
+  for (int i = 0; i < 3; ++i) {
+    ++runner_.progress_.optimizer_steps;
+    first->after_train_iter(runner_, 0, {});
+  }
+  EXPECT_EQ(first->average()->steps(), 3);
+  EXPECT_EQ(last->average()->steps(), 1);
+}
+
 TEST_F(EMAHookTest, NeighboursThatStartLaterJoinLater) {
   auto first = make_ema_hook(keys({{"momentum", 0.5}, {"name", "first"}}));
   auto late = make_ema_hook(keys({{"momentum", 0.5}, {"name", "late"}, {"begin_iter", 3}}));

@@ -20,6 +20,10 @@ const std::vector<Pair> kTypes{{at::kDouble, DType::float64},
                                {at::kHalf, DType::float16},
                                {at::kBFloat16, DType::bfloat16}};
 
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.nbytes() == b.nbytes() && std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0;
+}
+
 TEST(Lerp, AgreesWithLibTorchForEveryPairOfTypesAndWeights) {
   for (const Pair& average_type : {kTypes[0], kTypes[1]}) {
     for (const Pair& source_type : kTypes) {
@@ -38,6 +42,20 @@ TEST(Lerp, AgreesWithLibTorchForEveryPairOfTypesAndWeights) {
       }
     }
   }
+}
+
+TEST(Lerp, ReadsSubnormalHalvesWhateverTheModeOfTheProcessor) {
+  const at::Tensor bits = at::arange(0, 0x400, at::kShort);
+  const at::Tensor exact = at::arange(0, 0x400, at::kInt).to(at::kFloat) * 0x1p-24F;
+  const at::Tensor source = bits.view(at::kHalf);
+  at::globalContext().setFlushDenormal(true);
+  for (const Path& path : paths()) {
+    const at::Tensor average = at::ones({0x400});
+    const Span span{average.data_ptr(), source.data_ptr(), 0x400, DType::float32, DType::float16};
+    path.lerp(&span, 1, 1.0);
+    EXPECT_TRUE(same_bits(average, exact)) << path.name;
+  }
+  at::globalContext().setFlushDenormal(false);
 }
 
 TEST(Lerp, ReadsEveryFiniteHalfPrecisionValueExactly) {
@@ -78,10 +96,6 @@ std::vector<Case> all_cases() {
     }
   }
   return cases;
-}
-
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.nbytes() == b.nbytes() && std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0;
 }
 
 TEST(Paths, GiveTheBitsOfTheReference) {
