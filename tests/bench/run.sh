@@ -57,7 +57,7 @@ for torch in "${sources[@]}"; do
   folder=release-$torch_name
   measure "$torch_name" --benchmark_filter="$filter"
   if [[ $filter == . ]]; then
-    measure "$torch_name-cold" --cold --benchmark_filter=update/resnet50
+    measure "$torch_name-cold" --cold --benchmark_filter='update/resnet50|several'
   fi
   if [[ $peers == yes && -n $torch_python ]] &&
      "$torch_python" -c 'import sys, torch; sys.exit(int(torch.__version__.split(".")[0]) < 2)' 2>/dev/null; then
