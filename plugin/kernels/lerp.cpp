@@ -74,6 +74,10 @@ void lerp(const Span* spans, size_t count, double weight) {
   chosen_path().lerp(spans, count, weight);
 }
 
+void lerp_group(const Span* const* spans, const double* weights, size_t count) {
+  chosen_path().lerp_group(spans, weights, count);
+}
+
 bool all_finite(const Span* spans, size_t count) {
   return chosen_path().all_finite(spans, count);
 }

@@ -39,6 +39,10 @@ POLYAK_API std::vector<Span> cut(const std::vector<Span>& spans, int64_t size);
 /// must not overlap. Safe from several threads on different spans. The same bits on every machine.
 POLYAK_API void lerp(const Span* spans, size_t count, double weight);
 
+/// lerp() for several averages of one source, which is read once: spans that agree in source,
+/// source type and size, each with a weight of its own. The same bits.
+POLYAK_API void lerp_group(const Span* const* spans, const double* weights, size_t count);
+
 /// Whether no source element is NaN or infinite. Reads the sources only.
 POLYAK_API bool all_finite(const Span* spans, size_t count);
 
@@ -46,6 +50,7 @@ POLYAK_API bool all_finite(const Span* spans, size_t count);
 struct Path {
   const char* name;  // "avx512", "avx2", "portable", "reference"
   void (*lerp)(const Span* spans, size_t count, double weight);
+  void (*lerp_group)(const Span* const* spans, const double* weights, size_t count);
   bool (*all_finite)(const Span* spans, size_t count);
 };
 

@@ -4,7 +4,7 @@
 namespace polyak::kernels {
 
 Path avx2_path() {
-  return {"avx2", lerp_spans, all_finite_spans};
+  return {"avx2", lerp_spans, lerp_group_spans, all_finite_spans};
 }
 
 }  // namespace polyak::kernels

@@ -4,7 +4,7 @@
 namespace polyak::kernels {
 
 Path avx512_path() {
-  return {"avx512", lerp_spans, all_finite_spans};
+  return {"avx512", lerp_spans, lerp_group_spans, all_finite_spans};
 }
 
 }  // namespace polyak::kernels

@@ -31,22 +31,62 @@ void lerp_span(Average* __restrict average, const Source* __restrict source, int
 
 #ifdef __F16C__
 // Compilers do not choose the instruction that widens float16 by themselves.
-__m256 eight_floats(const Half* source) {
+#ifdef __AVX512F__
+using Floats = __m512;
+Floats widen_halves(const Half* source) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+}
+Floats load(const float* from) {
+  return _mm512_loadu_ps(from);
+}
+void store(float* to, Floats value) {
+  _mm512_storeu_ps(to, value);
+}
+Floats repeat(float value) {
+  return _mm512_set1_ps(value);
+}
+#else
+using Floats = __m256;
+Floats widen_halves(const Half* source) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+}
+Floats load(const float* from) {
+  return _mm256_loadu_ps(from);
+}
+void store(float* to, Floats value) {
+  _mm256_storeu_ps(to, value);
+}
+Floats repeat(float value) {
+  return _mm256_set1_ps(value);
+}
+#endif
+constexpr int64_t kFloats = sizeof(Floats) / sizeof(float);
+
+template <bool kBelowHalf>
+void lerp_halves(float* __restrict average, const Half* __restrict source, int64_t size,
+                 float weight) {
+  const Floats w = repeat(weight);
+  int64_t i = 0;
+  for (; i + kFloats <= size; i += kFloats) {
+    const Floats value = widen_halves(source + i);
+    const Floats before = load(average + i);
+    store(average + i,
+          kBelowHalf ? move_towards(before, value, w) : move_back_from(value, before, w));
+  }
+  for (; i < size; ++i) {
+    const float value = widen(source[i]);
+    average[i] = kBelowHalf ? move_towards(average[i], value, weight)
+                            : move_back_from(value, average[i], weight);
+  }
 }
 
 void lerp_span(float* __restrict average, const Half* __restrict source, int64_t size,
                double weight) {
-  const bool below_half = weight < 0.5;
-  const __m256 w = _mm256_set1_ps(static_cast<float>(below_half ? weight : 1.0 - weight));
-  int64_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    const __m256 value = eight_floats(source + i);
-    const __m256 before = _mm256_loadu_ps(average + i);
-    _mm256_storeu_ps(average + i, below_half ? move_towards(before, value, w)
-                                             : move_back_from(value, before, w));
+  if (weight < 0.5) {
+    lerp_halves<true>(average, source, size, static_cast<float>(weight));
+  } else {
+    lerp_halves<false>(average, source, size, static_cast<float>(1.0 - weight));
   }
-  lerp_span<float, Half>(average + i, source + i, size - i, weight);
 }
 #endif
 
@@ -64,7 +104,7 @@ const float* as_floats(const Source* source, float* room, int64_t size) {
 #ifdef __F16C__
 const float* as_floats(const Half* source, float* room, int64_t size) {
   int64_t i = 0;
-  for (; i + 8 <= size; i += 8) _mm256_storeu_ps(room + i, eight_floats(source + i));
+  for (; i + kFloats <= size; i += kFloats) store(room + i, widen_halves(source + i));
   for (; i < size; ++i) room[i] = widen(source[i]);
   return room;
 }
@@ -126,6 +166,83 @@ void lerp_spans(const Span* spans, size_t count, double weight) {
         break;
     }
   }
+}
+
+// Several averages in one loop: more streams through memory at once are faster than one after the
+// other, even where the source would be in the cache by then.
+void lerp_two(float* __restrict a, float* __restrict b, const float* __restrict value, int64_t size,
+              float wa, float wb) {
+  for (int64_t i = 0; i < size; ++i) {
+    a[i] = move_towards(a[i], value[i], wa);
+    b[i] = move_towards(b[i], value[i], wb);
+  }
+}
+
+void lerp_three(float* __restrict a, float* __restrict b, float* __restrict c,
+                const float* __restrict value, int64_t size, float wa, float wb, float wc) {
+  for (int64_t i = 0; i < size; ++i) {
+    a[i] = move_towards(a[i], value[i], wa);
+    b[i] = move_towards(b[i], value[i], wb);
+    c[i] = move_towards(c[i], value[i], wc);
+  }
+}
+
+/// Two or three float32 averages that are not compensated, with weights below a half.
+template <class Source>
+void lerp_joined(const Span* const* spans, const double* weights, size_t count) {
+  const auto* source = static_cast<const Source*>(spans[0]->source);
+  float* average[3] = {};
+  float w[3] = {};
+  for (size_t k = 0; k < count; ++k) {
+    average[k] = static_cast<float*>(spans[k]->average);
+    w[k] = static_cast<float>(weights[k]);
+  }
+  float room[kBlock];
+  for (int64_t begin = 0; begin < spans[0]->size; begin += kBlock) {
+    const int64_t left = spans[0]->size - begin;
+    const int64_t size = left < kBlock ? left : kBlock;
+    const float* value = as_floats(source + begin, room, size);
+    if (count == 3) {
+      lerp_three(average[0] + begin, average[1] + begin, average[2] + begin, value, size, w[0],
+                 w[1], w[2]);
+    } else {
+      lerp_two(average[0] + begin, average[1] + begin, value, size, w[0], w[1]);
+    }
+  }
+}
+
+void lerp_joined(const Span* const* spans, const double* weights, size_t count) {
+  if (count == 1) return lerp_spans(spans[0], 1, weights[0]);
+  switch (spans[0]->source_type) {
+    case DType::float64:
+      return lerp_joined<double>(spans, weights, count);
+    case DType::float32:
+      return lerp_joined<float>(spans, weights, count);
+    case DType::float16:
+      return lerp_joined<Half>(spans, weights, count);
+    case DType::bfloat16:
+      return lerp_joined<BFloat16>(spans, weights, count);
+  }
+}
+
+void lerp_group_spans(const Span* const* spans, const double* weights, size_t count) {
+  const Span* joined[3] = {};
+  double joined_weights[3] = {};
+  size_t waiting = 0;
+  for (size_t k = 0; k < count; ++k) {
+    const Span& span = *spans[k];
+    if (span.average_type != DType::float32 || span.lost || weights[k] == 0 || weights[k] >= 0.5) {
+      lerp_spans(&span, 1, weights[k]);
+      continue;
+    }
+    joined[waiting] = &span;
+    joined_weights[waiting] = weights[k];
+    if (++waiting == 3) {
+      lerp_joined(joined, joined_weights, waiting);
+      waiting = 0;
+    }
+  }
+  if (waiting > 0) lerp_joined(joined, joined_weights, waiting);
 }
 
 /// Whether a pattern of bits has its exponent full: the mark of infinity and NaN.

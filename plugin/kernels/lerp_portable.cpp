@@ -4,7 +4,7 @@
 namespace polyak::kernels {
 
 Path portable_path() {
-  return {"portable", lerp_spans, all_finite_spans};
+  return {"portable", lerp_spans, lerp_group_spans, all_finite_spans};
 }
 
 }  // namespace polyak::kernels

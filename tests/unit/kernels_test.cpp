@@ -123,6 +123,46 @@ TEST(Paths, GiveTheBitsOfTheReference) {
   }
 }
 
+TEST(Paths, GiveAGroupTheBitsOfSingleSpans) {
+  at::manual_seed(3);
+  const std::vector<double> weights{0.1, 0.0, 0.9, 1e-4, 0.3, 0.2, 0.5, 0.01};
+  for (const Pair& source_type : kTypes) {
+    for (size_t count = 0; count <= weights.size(); ++count) {
+      const at::Tensor source = at::randn({1037}).to(source_type.torch);
+      std::vector<Case> cases;
+      for (size_t k = 0; k < count; ++k) {
+        cases.push_back({kTypes[k == 4 ? 0 : 1], source_type, k == 3});
+        cases.back().source = source;
+      }
+      std::vector<std::pair<at::Tensor, at::Tensor>> expected;
+      for (size_t k = 0; k < count; ++k) {
+        Case single = cases[k];
+        single.average = single.average.clone();
+        single.lost = single.lost.clone();
+        const Span span = single.span();
+        paths().back().lerp(&span, 1, weights[k]);
+        expected.emplace_back(single.average, single.lost);
+      }
+      for (const Path& path : paths()) {
+        std::vector<Case> copies = cases;
+        std::vector<Span> spans;
+        for (Case& copy : copies) {
+          copy.average = copy.average.clone();
+          copy.lost = copy.lost.clone();
+          spans.push_back(copy.span());
+        }
+        std::vector<const Span*> pointers;
+        for (const Span& span : spans) pointers.push_back(&span);
+        path.lerp_group(pointers.data(), weights.data(), count);
+        for (size_t k = 0; k < count; ++k) {
+          EXPECT_TRUE(same_bits(copies[k].average, expected[k].first)) << path.name << ' ' << k;
+          EXPECT_TRUE(same_bits(copies[k].lost, expected[k].second)) << path.name << ' ' << k;
+        }
+      }
+    }
+  }
+}
+
 TEST(Paths, TheReferenceIsTakenWhenTheEnvironmentSaysSo) {
   const char* forced = std::getenv("POLYAK_FORCE_REFERENCE");
   EXPECT_STREQ(paths().back().name, "reference");
