@@ -16,7 +16,7 @@ Offload::Offload(c10::Device device)
 
 at::Tensor Offload::add(const at::Tensor& source, bool buffer) {
   const auto options = at::TensorOptions().dtype(source.scalar_type()).pinned_memory(true);
-  const at::Tensor arrival = at::empty_strided(source.sizes(), source.strides(), options);
+  at::Tensor arrival = at::empty_strided(source.sizes(), source.strides(), options);
   (buffer ? buffers_ : parameters_).push_back({source.detach(), arrival});
   return arrival;
 }
