@@ -11,6 +11,8 @@
 #include "polyak/polyak.h"
 #include "support/tiny_net.h"
 
+// glibc's own names.
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
 extern "C" {
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
@@ -55,6 +57,8 @@ __attribute__((visibility("default"))) int posix_memalign(void** out, size_t ali
   return *out ? 0 : 12;
 }
 }
+
+// NOLINTEND(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
 
 namespace polyak::test {
 namespace {

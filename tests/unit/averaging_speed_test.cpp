@@ -219,6 +219,7 @@ TEST(UpdateTogether, GivesTheBitsOfSeparateUpdates) {
   for (int i = 0; i < 7; ++i) {
     net.change(i);
     std::vector<AveragedModel*> pointers;
+    pointers.reserve(together.size());
     for (const auto& average : together) pointers.push_back(average.get());
     update_together(pointers, net);
     for (const auto& average : apart) average->update_parameters(net);

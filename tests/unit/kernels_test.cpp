@@ -152,6 +152,7 @@ TEST(Paths, GiveAGroupTheBitsOfSingleSpans) {
           spans.push_back(copy.span());
         }
         std::vector<const Span*> pointers;
+        pointers.reserve(spans.size());
         for (const Span& span : spans) pointers.push_back(&span);
         path.lerp_group(pointers.data(), weights.data(), count);
         for (size_t k = 0; k < count; ++k) {
