@@ -377,7 +377,7 @@ void AveragedModel::prepare(const Model& model) {
 }
 
 void AveragedModel::check_capture() const {
-  if (!DeviceTables::is_capturing()) return;
+  if (!plan_->is_captured_now()) return;
   if (steps() == 0) {
     fail<Error>(
         "update_parameters: the first update copies and cannot be part of a CUDA graph; call it "
@@ -471,7 +471,6 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
     turns.push_back({average, averages_now ? average->weight(k) : 0.0, averages_now});
   }
 
-  const bool capturing = DeviceTables::is_capturing();
   c10::SmallVector<Plan::Share, 8> shares;
   for (const Turn& turn : turns) {
     AveragedModel* average = turn.average;
@@ -479,7 +478,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
       average->copy_model();
     } else if (average->plan_->offload()) {
       average->average_in_background(turn.weight, turn.averages);
-    } else if (turn.averages || capturing) {
+    } else if (turn.averages || average->plan_->is_captured_now()) {
       shares.push_back({average->plan_.get(), &average->slots_, turn.weight});
     }
     if (turn.averages) average->warn_if_stalled();
@@ -490,7 +489,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
     if (average->steps() > 0 && !average->plan_->offload()) {
       average->plan_->copy_buffers(average->slots_);
     }
-    if (capturing) {
+    if (average->plan_->is_captured_now()) {
       average->captured_ = std::make_unique<DeviceTables>(average->plan_->devices());
     } else {
       ++*average->steps_.data_ptr<int64_t>();

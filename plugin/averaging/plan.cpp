@@ -146,6 +146,7 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     const c10::TensorImpl* from = slot.source.unsafeGetTensorImpl();
     const c10::TensorImpl* to = slot.average.unsafeGetTensorImpl();
     seen_.push_back({from, to, from->data(), to->unsafe_storage(), shape_of(*from), from->dtype()});
+    on_gpu_ = on_gpu_ || slot.source.is_cuda() || slot.average.is_cuda();
     const bool is_number = is_averageable(slot.average);
     const bool averaged_slot = is_number && (!slot.buffer || update_buffers);
     const at::Tensor source = source_on_host(slot, averaged_slot);

@@ -74,6 +74,9 @@ class Plan {
 
   /// What our kernels on GPUs do of an update.
   const DeviceTables& devices() const { return devices_; }
+  /// Whether an update now would be recorded into a CUDA graph. Asks CUDA only where model or
+  /// average is on a GPU: to ask would open one that nobody uses.
+  bool is_captured_now() const { return on_gpu_ && DeviceTables::is_capturing(); }
   /// Whether a CUDA graph of an update would do what an update does, if each of them averages, or
   /// not: for that our kernels must do all that depends on the weight.
   bool can_be_captured(bool always_averages) const;
@@ -121,6 +124,7 @@ class Plan {
   std::vector<Seen> seen_;
   ChunkTable averaged_;
   DeviceTables devices_;
+  bool on_gpu_ = false;
   std::vector<size_t> by_aten_;
   Copies integers_;
   Copies buffers_;
