@@ -1,13 +1,34 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "polyak/averaging/averaged_model.h"
+#include "polyak/averaging/exponential_moving_average.h"
 #include "polyak/averaging/register.h"
+#include "polyak/core/log.h"
 
 namespace polyak::test {
+
+inline at::Tensor average_of(const AveragedModel& average, const std::string& name) {
+  return average.named_averages()[name];
+}
+
+inline ExponentialMovingAverageOptions ema(double momentum) {
+  return ExponentialMovingAverageOptions().momentum(momentum);
+}
+
+/// The lines that an action logs.
+inline std::vector<std::string> log_of(const std::function<void()>& action) {
+  std::vector<std::string> lines;
+  LogSink before = set_log_sink([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
+  action();
+  set_log_sink(before);
+  return lines;
+}
 
 /// Builds an average through the registry, as a config would.
 inline std::shared_ptr<AveragedModel> build_average(

@@ -11,8 +11,8 @@
 #include <limits>
 
 #include "polyak/averaging/plan.h"
-#include "polyak/core/log.h"
 #include "polyak/polyak.h"
+#include "support/averages.h"
 #include "support/tiny_net.h"
 
 namespace polyak::test {
@@ -51,10 +51,6 @@ struct Mixed : torch::nn::Module {
   }
 };
 
-at::Tensor average_of(const AveragedModel& average, const std::string& name) {
-  return average.named_averages()[name];
-}
-
 void expect_same(const AveragedModel& a, const AveragedModel& b) {
   EXPECT_EQ(a.steps(), b.steps());
   for (const auto& item : a.named_averages()) {
@@ -62,18 +58,6 @@ void expect_same(const AveragedModel& a, const AveragedModel& b) {
     EXPECT_EQ(item.value().scalar_type(), other.scalar_type()) << item.key();
     EXPECT_TRUE(at::equal(item.value(), other)) << item.key();
   }
-}
-
-ExponentialMovingAverageOptions ema(double momentum) {
-  return ExponentialMovingAverageOptions().momentum(momentum);
-}
-
-std::vector<std::string> log_of(const std::function<void()>& action) {
-  std::vector<std::string> lines;
-  LogSink before = set_log_sink([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
-  action();
-  set_log_sink(before);
-  return lines;
 }
 
 // ---- work shared out

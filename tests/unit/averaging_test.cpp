@@ -8,8 +8,8 @@
 
 #include <cmath>
 
-#include "polyak/core/log.h"
 #include "polyak/polyak.h"
+#include "support/averages.h"
 #include "support/golden.h"
 
 namespace polyak::test {
@@ -40,22 +40,6 @@ struct Tied : torch::nn::Cloneable<Tied> {
 void fill(torch::nn::Module& module, double value) {
   torch::NoGradGuard no_grad;
   for (const NamedTensor& item : Model(module).tensors()) item.tensor.fill_(value);
-}
-
-at::Tensor average_of(const AveragedModel& average, const std::string& name) {
-  return average.named_averages()[name];
-}
-
-ExponentialMovingAverageOptions ema(double momentum) {
-  return ExponentialMovingAverageOptions().momentum(momentum);
-}
-
-std::vector<std::string> log_of(const std::function<void()>& action) {
-  std::vector<std::string> lines;
-  LogSink before = set_log_sink([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
-  action();
-  set_log_sink(before);
-  return lines;
 }
 
 // ---- semantics
