@@ -20,12 +20,14 @@
 #include <string>
 #include <vector>
 
+#include "bench/shapes.h"
 #include "polyak/kernels/lerp_cuda.h"
 
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Shapes = std::vector<std::vector<int64_t>>;
+using polyak::bench::Shapes;
+using polyak::bench::shapes_of;
 namespace kernels = polyak::kernels;
 
 constexpr double kWeight = 0.004;
@@ -36,39 +38,6 @@ void require(cudaError_t error) {
 
 cudaStream_t stream() {
   return c10::cuda::getCurrentCUDAStream().stream();
-}
-
-/// 161 tensors, 25.6 M values.
-Shapes resnet50() {
-  Shapes shapes;
-  const auto conv_and_norm = [&](int64_t out, int64_t in, int64_t size) {
-    shapes.insert(shapes.end(), {{out, in, size, size}, {out}, {out}});
-  };
-  conv_and_norm(64, 3, 7);
-  int64_t in = 64, width = 64;
-  for (const int blocks : {3, 4, 6, 3}) {
-    for (int block = 0; block < blocks; ++block) {
-      conv_and_norm(width, in, 1);
-      conv_and_norm(width, width, 3);
-      conv_and_norm(4 * width, width, 1);
-      if (block == 0) conv_and_norm(4 * width, in, 1);
-      in = 4 * width;
-    }
-    width *= 2;
-  }
-  shapes.insert(shapes.end(), {{1000, 2048}, {1000}});
-  return shapes;
-}
-
-/// 152 tensors, 86.6 M values.
-Shapes vit_b_16() {
-  constexpr int64_t d = 768;
-  Shapes shapes{{d}, {1, 197, d}, {d, 3, 16, 16}, {d}, {d}, {d}, {1000, d}, {1000}};
-  for (int layer = 0; layer < 12; ++layer) {
-    for (const int64_t out : {d, d, d, d, d, 3 * d, 4 * d, d}) shapes.push_back({out});
-    shapes.insert(shapes.end(), {{3 * d, d}, {d, d}, {4 * d, d}, {d, 4 * d}});
-  }
-  return shapes;
 }
 
 /// A language model of 1.24 B values in 146 tensors.
@@ -214,10 +183,10 @@ int main(int count, char** arguments) {
                 {"cuda", CUDART_VERSION},
                 {"rounds", rounds},
                 {"weight", kWeight}};
-    const std::vector<std::pair<std::string, Shapes>> models{{"resnet50", resnet50()},
-                                                             {"vit_b_16", vit_b_16()},
+    const std::vector<std::pair<std::string, Shapes>> models{{"resnet50", shapes_of("resnet50")},
+                                                             {"vit_b_16", shapes_of("vit_b_16")},
                                                              {"transformer_1b", transformer()},
-                                                             {"10000x100", Shapes(10000, {100})}};
+                                                             {"10000x100", shapes_of("10000x100")}};
     for (const auto& [name, shapes] : models) {
       for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf}) {
         try {
