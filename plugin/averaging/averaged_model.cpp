@@ -238,7 +238,7 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
     copy = factory_();
     if (!copy) fail<Error>("the module factory gave no module");
   } else if (!model.nn_module()) {
-    clone_error_ = "it is a TorchScript module";
+    clone_error_ = model.is_list() ? "it is a list of tensors" : "it is a TorchScript module";
   } else {
     KeepRandomState keep;
     try {
@@ -519,6 +519,7 @@ SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
   if (is_swapped() || steps() == 0) return {};
   torch::NoGradGuard no_grad;
   bind(model);
+  if (model.is_list()) mode = SwapMode::copy;
   if (mode == SwapMode::copy) check_writable("swap: SwapMode::copy cannot write", "exchange");
   refresh_module();
   auto state = std::make_shared<SwapGuard::State>(mode);

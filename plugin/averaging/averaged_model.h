@@ -101,11 +101,12 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void avg_func(const at::Tensor& averaged, const at::Tensor& source, int64_t k) const;
 
   /// Puts the averaged weights into the model until the guard goes, by exchanging storage, not
-  /// values, unless `mode` says so (an average in another dtype than the model's is rounded to it
-  /// first). Before the first update nothing changes: the average is a copy
-  /// until then. A swap inside a swap does nothing. Guards of several averages over one model go in
-  /// reverse order. Optimizer state, tied tensors and handles stay valid. A backward pass whose
-  /// forward ran before the swap fails with LibTorch's "modified by an inplace operation".
+  /// values, unless `mode` says so or the model is a list of tensors (an average in another dtype
+  /// than the model's is rounded to it first). Before the first update nothing changes: the average
+  /// is a copy until then. A swap inside a swap does nothing. Guards of several averages over one
+  /// model go in reverse order. Optimizer state, tied tensors and handles stay valid. A backward
+  /// pass whose forward ran before the swap fails with LibTorch's "modified by an inplace
+  /// operation".
   [[nodiscard]] SwapGuard swap(const Model& model, SwapMode mode = SwapMode::exchange);
   bool is_swapped() const;
   /// The raw weights that an active swap put aside, by name; empty without one.

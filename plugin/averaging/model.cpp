@@ -3,6 +3,8 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/nn/module.h>
 
+#include <unordered_set>
+
 #include "polyak/core/error.h"
 
 namespace polyak {
@@ -46,26 +48,44 @@ Model::Model(std::shared_ptr<torch::nn::Module> module)
 Model::Model(const torch::jit::Module& module)
     : script_(std::make_shared<torch::jit::Module>(module)) {}
 
+Model::Model(std::vector<NamedTensor> tensors) {
+  std::unordered_set<std::string> names;
+  for (const NamedTensor& item : tensors) {
+    if (item.name.empty()) fail<Error>("a tensor of the list has no name; give it one");
+    if (!names.insert(item.name).second) {
+      fail<Error>("{}: stands in the list of tensors twice; names tell tensors apart", item.name);
+    }
+    if (!item.tensor.defined()) {
+      fail<Error>("{}: is an undefined tensor; build it before averaging it", item.name);
+    }
+  }
+  list_ = std::make_shared<const std::vector<NamedTensor>>(std::move(tensors));
+}
+
 std::vector<NamedTensor> Model::tensors() const {
+  if (list_) return *list_;
   std::vector<NamedTensor> tensors;
   module_ ? collect(*module_, "", tensors) : collect(*script_, "", tensors);
   return tensors;
 }
 
 const void* Model::identity() const {
-  return module_ ? static_cast<const void*>(module_) : script_->_ivalue().get();
+  return module_ ? static_cast<const void*>(module_)
+         : list_ ? static_cast<const void*>(list_.get())
+                 : script_->_ivalue().get();
 }
 
 bool Model::is_training() const {
-  return module_ ? module_->is_training() : script_->is_training();
+  return module_ ? module_->is_training() : script_ && script_->is_training();
 }
 
 void Model::train(bool on) const {
-  module_ ? module_->train(on) : script_->train(on);
+  if (module_) module_->train(on);
+  if (script_) script_->train(on);
 }
 
 std::string Model::class_name() const {
-  return module_ ? module_->name() : script_->type()->str();
+  return module_ ? module_->name() : list_ ? "list of tensors" : script_->type()->str();
 }
 
 }  // namespace polyak

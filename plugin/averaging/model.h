@@ -29,14 +29,19 @@ struct NamedTensor {
 };
 
 /// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the
-/// caller, or shared), a module holder such as `torch::nn::Sequential`, or a `torch::jit::Module`.
-/// Copies refer to the same model.
+/// caller, or shared), a module holder such as `torch::nn::Sequential`, a `torch::jit::Module`, or
+/// a list of named tensors, for trainers that own flat buffers. Copies refer to the same model.
 class POLYAK_API Model {
  public:
   // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
   Model(torch::nn::Module& module);
   Model(std::shared_ptr<torch::nn::Module> module);
   Model(const torch::jit::Module& module);
+  /// Tensors that may be views of one buffer: a swap writes values into them, and their addresses
+  /// stay. Every handle made of a list is another model: make one and keep it. A list has no train
+  /// mode; `train` does nothing.
+  /// @throws Error for an undefined tensor, and for an empty name or one that stands there twice
+  explicit Model(std::vector<NamedTensor> tensors);
   template <class Net>
   Model(const std::shared_ptr<Net>& module) : Model(std::shared_ptr<torch::nn::Module>(module)) {}
   template <class Net>
@@ -49,8 +54,10 @@ class POLYAK_API Model {
 
   /// Equal for handles to the same model.
   const void* identity() const;
-  /// The nn module, or nullptr for a jit one.
+  /// The nn module, or nullptr for another kind.
   torch::nn::Module* nn_module() const { return module_; }
+  /// Whether the model is a list of tensors.
+  bool is_list() const { return list_ != nullptr; }
   bool is_training() const;
   void train(bool on) const;
   /// The class's name, for messages.
@@ -60,6 +67,7 @@ class POLYAK_API Model {
   std::shared_ptr<torch::nn::Module> owner_;
   torch::nn::Module* module_ = nullptr;
   std::shared_ptr<torch::jit::Module> script_;
+  std::shared_ptr<const std::vector<NamedTensor>> list_;
 };
 
 }  // namespace polyak
