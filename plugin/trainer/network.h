@@ -8,9 +8,11 @@
 #include <memory>
 #include <string>
 #include <typeinfo>
+#include <vector>
 
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
+#include "polyak/runtime/progress.h"
 
 namespace polyak {
 
@@ -78,6 +80,9 @@ class POLYAK_API Algorithm {
     const Catalog* catalog = nullptr;
     ImageShape image;
     int64_t num_classes = 0;  // classes of the data
+    /// How far the run is that trains the algorithm, kept by the runner for as long as the
+    /// algorithm is trained; its lengths are known from the start. Null where nothing runs.
+    const Progress* progress = nullptr;
   };
   using Losses = std::map<std::string, at::Tensor>;
 
@@ -87,6 +92,10 @@ class POLYAK_API Algorithm {
   /// @param images float [N, C, H, W]
   /// @param labels int64 [N]
   virtual Losses loss(const at::Tensor& images, const at::Tensor& labels) = 0;
+  /// The same from several views of the same images, for data that gives them.
+  /// @param views float [N, C, H, W] each, the same images in the same order
+  /// @throws ConfigError unless overridden: the model takes one view
+  virtual Losses loss_of_views(const std::vector<at::Tensor>& views, const at::Tensor& labels);
   /// @return logits, float [N, classes]
   virtual at::Tensor predict(const at::Tensor& images) = 0;
 };

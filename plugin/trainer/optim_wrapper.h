@@ -28,6 +28,10 @@ struct POLYAK_API OptimWrapperOptions : Options {
   int64_t accumulative_counts = 1;
   Node clip_grad;
   void visit(OptionVisitor& visitor) override;
+  /// Steps that a run of `iters` iterations takes.
+  int64_t steps_in(int64_t iters) const {
+    return (iters + accumulative_counts - 1) / accumulative_counts;
+  }
 };
 
 /// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of

@@ -213,6 +213,7 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   read_checkpoint();
   set_up_process();
   set_up_data();
+  if (purpose_ == Purpose::train) set_up_lengths();
   set_up_model();
   if (purpose_ == Purpose::train) set_up_training();
   for (const Node& node :
@@ -312,7 +313,7 @@ void TrainRunner::set_up_process() {
 }
 
 TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const Node& evaluator,
-                                                     const Node& loop, const char* stage) const {
+                                                     const Node& loop, const char* stage) {
   EvaluationLoopOptions loop_options;
   read_options(loop, loop_options, fmt::format("{}_cfg", stage));
   if (evaluator.is_null()) {
@@ -320,7 +321,9 @@ TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const N
   }
   Evaluation evaluation;
   evaluation.loader = std::make_shared<DataLoader>(loader, catalog_, /*shuffle=*/false, seed_);
-  const Metric::Context context{evaluation.loader->dataset().num_classes()};
+  const Metric::Context context{
+      evaluation.loader->dataset().num_classes(), &catalog_, seed_,
+      [this](const at::Tensor& images) { return model_->predict(images.to(device_)); }};
   for (const Node& node : as_list(evaluator)) {
     evaluation.metrics.push_back(catalog_.of<Metric>().build(node, context));
   }
@@ -364,11 +367,26 @@ void TrainRunner::set_up_data() {
   }
 }
 
+/// Before the model, which may need to know how long it will be trained.
+void TrainRunner::set_up_lengths() {
+  read_options(options_.train_cfg, loop_, "train_cfg");
+  OptimWrapperOptions optim;
+  read_options(options_.optim_wrapper, optim, "optim_wrapper");
+  progress_.by_epoch = loop_.counts_epochs();
+  progress_.epoch_length = train_loader_->size();
+  progress_.max_epochs = progress_.by_epoch ? *loop_.max_epochs : 1;
+  progress_.max_iters =
+      progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
+  progress_.optimizer_steps = 0;
+  progress_.max_optimizer_steps = optim.steps_in(progress_.max_iters);
+}
+
 void TrainRunner::set_up_model() {
   DataLoader& loader = train_loader_ ? *train_loader_ : *test_->loader;
   at::manual_seed(seed_);
   model_ = catalog_.of<Algorithm>().build(
-      options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
+      options_.model,
+      {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes(), &progress_});
   module_ = as_module(model_);
   module_->to(device_);
   check_forward(loader, options_.model);
@@ -407,7 +425,6 @@ void TrainRunner::check_fit(const Value& state_dict, const std::string& file) co
 }
 
 void TrainRunner::set_up_training() {
-  read_options(options_.train_cfg, loop_, "train_cfg");
   std::vector<at::Tensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
@@ -416,14 +433,6 @@ void TrainRunner::set_up_training() {
     }
   }
   optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, std::move(parameters));
-
-  progress_.by_epoch = loop_.counts_epochs();
-  progress_.epoch_length = train_loader_->size();
-  progress_.max_epochs = progress_.by_epoch ? *loop_.max_epochs : 1;
-  progress_.max_iters =
-      progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
-  progress_.optimizer_steps = 0;
-  progress_.max_optimizer_steps = optim_->steps_in(progress_.max_iters);
 
   const ParamScheduler::Context context{&optim_->optimizer(), progress_.epoch_length,
                                         progress_.max_epochs, progress_.max_iters};

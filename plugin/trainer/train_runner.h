@@ -84,10 +84,11 @@ class POLYAK_API TrainRunner : public Runner {
   void set_up_work_dir();
   void read_checkpoint();
   void set_up_data();
+  void set_up_lengths();
   void set_up_model();
   void set_up_training();
   Evaluation make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
-                             const char* stage) const;
+                             const char* stage);
   void check_forward(DataLoader& loader, const Node& node) const;
   void check_fit(const Value& state_dict, const std::string& file) const;
 
