@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
@@ -77,7 +78,8 @@ class POLYAK_API Algorithm {
   struct Context {
     const Catalog* catalog = nullptr;
     ImageShape image;
-    int64_t num_classes = 0;  // classes of the data
+    int64_t num_classes = 0;        // classes of the data
+    c10::Device device{c10::kCPU};  // where it will train; whoever builds it moves it there
   };
   using Losses = std::map<std::string, at::Tensor>;
 

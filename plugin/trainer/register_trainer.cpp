@@ -8,6 +8,7 @@
 #include "polyak/trainer/metrics.h"
 #include "polyak/trainer/optimizer.h"
 #include "polyak/trainer/param_scheduler.h"
+#include "polyak/trainer/torch_script.h"
 #include "polyak/trainer/transforms.h"
 
 namespace polyak {
@@ -52,6 +53,9 @@ void register_networks(Catalog& catalog) {
       catalog.of<Head>(), "LinearClsHead", "One linear layer from features to logits.");
   add_with_context<ImageClassifier, ImageClassifierOptions>(
       catalog.of<Algorithm>(), "ImageClassifier", "A backbone and a head that classify images.");
+  add_with_context<TorchScript, TorchScriptOptions>(
+      catalog.of<Algorithm>(), "TorchScript",
+      "A classifier that Python exported by torch.jit.script.");
 }
 
 void register_data(Catalog& catalog) {

@@ -24,6 +24,7 @@
 #include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
 #include "polyak/registry/registry.h"
+#include "polyak/trainer/torch_script.h"
 #include "polyak/version.h"
 
 namespace polyak {
@@ -368,8 +369,13 @@ void TrainRunner::set_up_model() {
   DataLoader& loader = train_loader_ ? *train_loader_ : *test_->loader;
   at::manual_seed(seed_);
   model_ = catalog_.of<Algorithm>().build(
-      options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
+      options_.model,
+      {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes(), device_});
   module_ = as_module(model_);
+  if (const auto* script = dynamic_cast<const TorchScript*>(model_.get())) {
+    // The resolved config is written into another folder than the one that `path` is seen from.
+    config_.find("model")->set("path", script->file());
+  }
   module_->to(device_);
   check_forward(loader, options_.model);
   if (val_) check_forward(*val_->loader, options_.val_dataloader);
@@ -387,7 +393,7 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   module_->eval();
   try {
     model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
-  } catch (const c10::Error& error) {
+  } catch (const std::exception& error) {
     node.fail(
         fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
                     shape.channels, shape.height, shape.width, first_line(error)));
@@ -414,6 +420,10 @@ void TrainRunner::set_up_training() {
     if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
       parameters.push_back(item.tensor);
     }
+  }
+  if (std::none_of(parameters.begin(), parameters.end(),
+                   [](const at::Tensor& parameter) { return parameter.requires_grad(); })) {
+    options_.model.fail("no parameter of it wants a gradient, so there is nothing to train");
   }
   optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, std::move(parameters));
 
