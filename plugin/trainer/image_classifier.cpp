@@ -88,8 +88,8 @@ void ImageClassifier::reset() {
   head_ = std::dynamic_pointer_cast<Head>(head);
 }
 
-Algorithm::Losses ImageClassifier::loss(const at::Tensor& images, const at::Tensor& labels) {
-  return {{"loss", head_->loss(head_->forward(backbone_->forward(images)), labels)}};
+Algorithm::Losses ImageClassifier::loss(const Batch& batch) {
+  return {{"loss", head_->loss(predict(batch.images()), batch.labels)}};
 }
 
 at::Tensor ImageClassifier::predict(const at::Tensor& images) {

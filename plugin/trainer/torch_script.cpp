@@ -342,8 +342,8 @@ void TorchScript::adopt(const torch::jit::Module& script, torch::nn::Module& int
   }
 }
 
-Algorithm::Losses TorchScript::loss(const at::Tensor& images, const at::Tensor& labels) {
-  return {{"loss", loss_->compute(predict(images), labels)}};
+Algorithm::Losses TorchScript::loss(const Batch& batch) {
+  return {{"loss", loss_->compute(predict(batch.images()), batch.labels)}};
 }
 
 at::Tensor TorchScript::predict(const at::Tensor& images) {

@@ -42,7 +42,7 @@ class POLYAK_API TorchScript : public torch::nn::Module, public Algorithm {
   TorchScript(const TorchScriptOptions& options, const Context& context);
   ~TorchScript() override;
 
-  Losses loss(const at::Tensor& images, const at::Tensor& labels) override;
+  Losses loss(const Batch& batch) override;
   /// @throws Error when forward fails, or gives anything but float [N, num_classes]
   at::Tensor predict(const at::Tensor& images) override;
 

@@ -414,6 +414,13 @@ void TrainRunner::check_fit(const Value& state_dict, const std::string& file) co
 
 void TrainRunner::set_up_training() {
   read_options(options_.train_cfg, loop_, "train_cfg");
+  const int64_t views = train_loader_->dataset().num_views();
+  if (views != model_->num_views()) {
+    options_.train_dataloader.fail(
+        fmt::format("its pipeline gives {} view(s) of an image, the model learns from {}; {}",
+                    views, model_->num_views(),
+                    model_->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
+  }
   std::vector<at::Tensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
@@ -582,7 +589,7 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   const Batch batch = train_loader_->batch(epoch, index);
   hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_index); });
 
-  const Algorithm::Losses losses = model_->loss(batch.images.to(device_), batch.labels.to(device_));
+  const Algorithm::Losses losses = model_->loss(on_device(batch));
   at::Tensor total;
   Scalars outputs;
   for (const auto& [name, value] : losses) {
@@ -600,6 +607,12 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, batch_index, outputs); });
   iters_in_hooks_ = 0;
   ++progress_.iter;
+}
+
+Batch TrainRunner::on_device(const Batch& batch) const {
+  Batch moved{{}, batch.labels.to(device_)};
+  for (const at::Tensor& view : batch.views) moved.views.push_back(view.to(device_));
+  return moved;
 }
 
 void TrainRunner::validate_if_due() {
@@ -627,7 +640,7 @@ Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
     logged_.clear();
     const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
     if (scope) scope->before_iter(index);
-    const at::Tensor logits = model_->predict(batch.images.to(device_));
+    const at::Tensor logits = model_->predict(batch.images().to(device_));
     const at::Tensor labels = batch.labels.to(device_);
     for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
     if (scope) scope->after_iter(index);
@@ -662,7 +675,7 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   int64_t done = 0;
   for (int64_t index = 0; done < num_samples; index = (index + 1) % train_loader_->size()) {
     const Batch batch = train_loader_->batch(progress_.epoch, index);
-    model_->predict(batch.images.to(device_));
+    model_->predict(batch.images().to(device_));
     done += batch.labels.size(0);
   }
 }

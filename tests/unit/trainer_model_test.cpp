@@ -31,7 +31,7 @@ TEST_P(Models, TrainsAndIsCopiedWhole) {
   const auto model = make(GetParam());
   const auto module = as_module(model);
   const at::Tensor images = at::rand({4, 3, 16, 16});
-  model->loss(images, at::arange(4)).at("loss").backward();
+  model->loss({{images}, at::arange(4)}).at("loss").backward();
   for (const at::Tensor& parameter : module->parameters()) EXPECT_TRUE(parameter.grad().defined());
 
   const auto copy = std::dynamic_pointer_cast<Algorithm>(module->clone());

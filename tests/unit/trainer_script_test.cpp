@@ -109,14 +109,15 @@ TEST_F(Scripts, TrainUnderTheirOwnNames) {
                           "norm.num_batches_tracked", "fc.weight"));
   const at::Tensor weight = tensor(model, "fc.weight");
   const at::Tensor labels = at::arange(3);
-  const at::Tensor before = model->loss(images(3), labels).at("loss");
+  const Batch batch{{images(3)}, labels};
+  const at::Tensor before = model->loss(batch).at("loss");
   before.backward();
   ASSERT_TRUE(weight.grad().defined());
   {
     const torch::NoGradGuard no_grad;
     weight.sub_(weight.grad());  // what is registered is what forward uses
   }
-  EXPECT_LT(model->loss(images(3), labels).at("loss").item<double>(), before.item<double>());
+  EXPECT_LT(model->loss(batch).at("loss").item<double>(), before.item<double>());
   as_module(model)->to(at::kDouble);
   EXPECT_EQ(model->predict(images(2).to(at::kDouble)).scalar_type(), at::kDouble);
 }
