@@ -84,6 +84,7 @@ void register_data(Catalog& catalog) {
 void register_optimization(Catalog& catalog) {
   auto& optimizers = catalog.of<Optimizer>();
   optimizers.add<SgdOptions>("SGD", "Stochastic gradient descent with momentum.", make_sgd);
+  optimizers.add<LarsOptions>("LARS", "SGD with a rate for each parameter by its norm.", make_lars);
   optimizers.add<AdamOptions>("Adam", "Adam (Kingma and Ba 2015).", make_adam);
   optimizers.add<AdamWOptions>("AdamW", "Adam with decoupled weight decay.", make_adamw);
 

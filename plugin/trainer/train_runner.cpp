@@ -421,18 +421,18 @@ void TrainRunner::set_up_training() {
                     views, model_->num_views(),
                     model_->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
   }
-  std::vector<at::Tensor> parameters;
+  std::vector<NamedTensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
     if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
-      parameters.push_back(item.tensor);
+      parameters.push_back(item);
     }
   }
   if (std::none_of(parameters.begin(), parameters.end(),
-                   [](const at::Tensor& parameter) { return parameter.requires_grad(); })) {
+                   [](const NamedTensor& item) { return item.tensor.requires_grad(); })) {
     options_.model.fail("no parameter of it wants a gradient, so there is nothing to train");
   }
-  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, std::move(parameters));
+  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, parameters);
 
   progress_.by_epoch = loop_.counts_epochs();
   progress_.epoch_length = train_loader_->size();
