@@ -26,6 +26,10 @@ class CumulativeStatistics {
     layer.options.momentum(std::decay_t<decltype(layer.options.momentum())>());  // none: cumulative
     layer.reset_running_stats();
   }
+  explicit CumulativeStatistics(RunningStatistics& layer)
+      : restore_([&layer] { layer.end_mean(); }) {
+    layer.begin_mean();
+  }
   ~CumulativeStatistics() {
     if (restore_) restore_();
   }
@@ -47,6 +51,7 @@ bool take(torch::nn::Module& module, std::vector<CumulativeStatistics>& layers) 
 }
 
 void collect(torch::nn::Module& module, std::vector<CumulativeStatistics>& layers) {
+  if (auto* other = dynamic_cast<RunningStatistics*>(&module)) layers.emplace_back(*other);
   take<torch::nn::BatchNorm1dImpl>(module, layers) ||
       take<torch::nn::BatchNorm2dImpl>(module, layers) ||
       take<torch::nn::BatchNorm3dImpl>(module, layers);

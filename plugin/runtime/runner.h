@@ -22,6 +22,17 @@ struct NamedAverage {
   std::shared_ptr<AveragedModel> average;
 };
 
+/// A normalisation layer with running statistics, registered in the model's tree of modules, that
+/// is none of LibTorch's BatchNorm layers: what PreciseBNHook sets so that they become plain means.
+class POLYAK_API RunningStatistics {
+ public:
+  virtual ~RunningStatistics();
+  /// From here on, the statistics are the plain mean over the forward passes since now.
+  virtual void begin_mean() = 0;
+  /// The statistics stay as they are, and follow later batches as before begin_mean().
+  virtual void end_mean() = 0;
+};
+
 /// What hooks see of a training loop. A host with a runner class of its own implements it; the
 /// reference runner is one such. All calls come from the training thread.
 class POLYAK_API Runner {

@@ -99,8 +99,8 @@ at::Tensor ImageClassifier::features(const at::Tensor& images) {
   return backbone_->forward(images);
 }
 
-Algorithm::Losses ImageClassifier::loss(const at::Tensor& images, const at::Tensor& labels) {
-  return {{"loss", loss_of(predict(images), labels)}};
+Algorithm::Losses ImageClassifier::loss(const Batch& batch) {
+  return {{"loss", loss_of(predict(batch.images()), batch.labels)}};
 }
 
 at::Tensor ImageClassifier::loss_of(const at::Tensor& logits, const at::Tensor& labels) const {

@@ -75,7 +75,7 @@ class POLYAK_API ImageClassifier : public torch::nn::Cloneable<ImageClassifier>,
  public:
   ImageClassifier(const ImageClassifierOptions& options, const Context& context);
   void reset() override;
-  Losses loss(const at::Tensor& images, const at::Tensor& labels) override;
+  Losses loss(const Batch& batch) override;
   at::Tensor predict(const at::Tensor& images) override;
   /// The head's loss of what predict() gave.
   at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& labels) const;

@@ -54,7 +54,7 @@ void KnnAccuracy::fill_bank() {
   std::vector<at::Tensor> labels;
   for (int64_t index = 0; index < loader_->size(); ++index) {
     const Batch batch = loader_->batch(/*epoch=*/0, index);
-    features.push_back(unit_rows(predict_(batch.images)));
+    features.push_back(unit_rows(predict_(batch.images())));
     labels.push_back(batch.labels);
   }
   bank_ = at::cat(features);

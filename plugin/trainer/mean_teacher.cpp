@@ -43,21 +43,20 @@ double MeanTeacher::consistency_weight() const {
   return consistency_weight_ * std::exp(-5 * (1 - done) * (1 - done));
 }
 
-Algorithm::Losses MeanTeacher::loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                                            const at::Tensor& labels) {
-  const at::Tensor logits = student_->predict(view_1);
+Algorithm::Losses MeanTeacher::loss(const Batch& batch) {
+  const at::Tensor logits = student_->predict(batch.views[0]);
   at::Tensor wanted;
   {
     const torch::NoGradGuard no_grad;
     teacher_.update();
-    wanted = at::softmax(teacher_.net<ImageClassifier>()->predict(view_2), 1);
+    wanted = at::softmax(teacher_.net<ImageClassifier>()->predict(batch.views[1]), 1);
   }
   Losses losses;
   losses["loss_consistency"] = consistency_weight() * at::mse_loss(at::softmax(logits, 1), wanted);
-  const at::Tensor labelled = at::nonzero(labels >= 0).flatten();
+  const at::Tensor labelled = at::nonzero(batch.labels >= 0).flatten();
   if (labelled.numel() > 0) {
     losses["loss_labels"] =
-        student_->loss_of(logits.index_select(0, labelled), labels.index_select(0, labelled));
+        student_->loss_of(logits.index_select(0, labelled), batch.labels.index_select(0, labelled));
   }
   return losses;
 }

@@ -8,7 +8,6 @@
 #include "polyak/config/options.h"
 #include "polyak/trainer/image_classifier.h"
 #include "polyak/trainer/network.h"
-#include "polyak/trainer/self_supervised.h"
 #include "polyak/trainer/target_network.h"
 
 namespace polyak {
@@ -31,13 +30,12 @@ struct POLYAK_API MeanTeacherOptions : TargetOptions {
 /// The weight rises to consistency_weight as exp(-5 (1 - t)^2), t from 0 to 1 over the first
 /// `ramp_up` of the run. Images without a label have the label -1. Tensors are named `student.*`
 /// and `teacher.*`; the teacher predicts.
-class POLYAK_API MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public PairAlgorithm {
+class POLYAK_API MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public Algorithm {
  public:
   MeanTeacher(const MeanTeacherOptions& options, const Context& context);
   void reset() override;
-  /// `labels` are -1 where there is none.
-  Losses loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                      const at::Tensor& labels) override;
+  int64_t num_views() const override { return 2; }
+  Losses loss(const Batch& batch) override;
   /// @return the teacher's logits, float [N, classes]
   at::Tensor predict(const at::Tensor& images) override;
   TargetNetwork& teacher() { return teacher_; }

@@ -24,7 +24,7 @@ class POLYAK_API Metric {
     uint64_t seed = 0;
     /// Runs images (float [N, C, H, W]) through the model as it is at the call, for metrics that
     /// compare with other samples; for add() only.
-    std::function<at::Tensor(const at::Tensor&)> predict;
+    std::function<at::Tensor(const at::Tensor&)> predict = nullptr;
   };
   virtual ~Metric();
   /// Forgets what was added: a new pass begins.

@@ -14,6 +14,7 @@
 #include "polyak/trainer/pair_heads.h"
 #include "polyak/trainer/param_scheduler.h"
 #include "polyak/trainer/self_supervised.h"
+#include "polyak/trainer/torch_script.h"
 #include "polyak/trainer/transforms.h"
 #include "polyak/trainer/vision_transformer.h"
 
@@ -71,6 +72,9 @@ void register_networks(Catalog& catalog) {
       catalog.of<Head>(), "LinearClsHead", "One linear layer from features to logits.");
   add_with_context<ImageClassifier, ImageClassifierOptions>(
       catalog.of<Algorithm>(), "ImageClassifier", "A backbone and a head that classify images.");
+  add_with_context<TorchScript, TorchScriptOptions>(
+      catalog.of<Algorithm>(), "TorchScript",
+      "A classifier that Python exported by torch.jit.script.");
 }
 
 void register_self_supervised(Catalog& catalog) {
@@ -128,6 +132,7 @@ void register_data(Catalog& catalog) {
 void register_optimization(Catalog& catalog) {
   auto& optimizers = catalog.of<Optimizer>();
   optimizers.add<SgdOptions>("SGD", "Stochastic gradient descent with momentum.", make_sgd);
+  optimizers.add<LarsOptions>("LARS", "SGD with a rate for each parameter by its norm.", make_lars);
   optimizers.add<AdamOptions>("Adam", "Adam (Kingma and Ba 2015).", make_adam);
   optimizers.add<AdamWOptions>("AdamW", "Adam with decoupled weight decay.", make_adamw);
 

@@ -6,21 +6,6 @@
 
 namespace polyak {
 
-Algorithm::Losses PairAlgorithm::loss(const at::Tensor& images, const at::Tensor& labels) {
-  return loss_of_views({images}, labels);
-}
-
-Algorithm::Losses PairAlgorithm::loss_of_views(const std::vector<at::Tensor>& views,
-                                               const at::Tensor& labels) {
-  if (views.size() != 2) {
-    fail<ConfigError>(
-        "the model learns from two views of each image, but the data gives {}; write a MultiView "
-        "with two pipelines into the training dataset's pipeline",
-        views.size());
-  }
-  return loss_of_pair(views[0], views[1], labels);
-}
-
 Encoder::Encoder(std::shared_ptr<Backbone> backbone, std::shared_ptr<Neck> neck)
     : backbone_(std::move(backbone)), neck_(std::move(neck)) {
   register_module("0", as_module(backbone_));
@@ -82,8 +67,8 @@ void TargetLearner::reset() {
   target_.clone_into(*this, networks_.encoder);
 }
 
-Algorithm::Losses TargetLearner::loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                                              const at::Tensor& /*labels*/) {
+Algorithm::Losses TargetLearner::loss(const Batch& batch) {
+  const at::Tensor &view_1 = batch.views[0], &view_2 = batch.views[1];
   const at::Tensor online_1 = networks_.encoder->forward(view_1);
   const at::Tensor online_2 = networks_.encoder->forward(view_2);
   at::Tensor target_1;
@@ -125,8 +110,8 @@ void SimSiam::reset() {
   networks_.clone_into(*this);
 }
 
-Algorithm::Losses SimSiam::loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                                        const at::Tensor& /*labels*/) {
+Algorithm::Losses SimSiam::loss(const Batch& batch) {
+  const at::Tensor &view_1 = batch.views[0], &view_2 = batch.views[1];
   const at::Tensor online_1 = networks_.encoder->forward(view_1);
   const at::Tensor online_2 = networks_.encoder->forward(view_2);
   const at::Tensor loss_1 = networks_.head->loss(online_1, online_2);

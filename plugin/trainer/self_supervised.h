@@ -12,19 +12,6 @@
 
 namespace polyak {
 
-/// What algorithms that learn from two views of each image have in common.
-class POLYAK_API PairAlgorithm : public Algorithm {
- public:
-  /// @throws ConfigError: one view is not enough
-  Losses loss(const at::Tensor& images, const at::Tensor& labels) final;
-  /// @throws ConfigError unless there are two views
-  Losses loss_of_views(const std::vector<at::Tensor>& views, const at::Tensor& labels) final;
-  /// @param view_1, view_2 float [N, C, H, W], two views of the same images in the same order
-  /// @param labels int64 [N]
-  virtual Losses loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                              const at::Tensor& labels) = 0;
-};
-
 /// A backbone and a neck in a row, as children `0` and `1`: what target networks average, under the
 /// names of mmpretrain's nn.Sequential.
 class POLYAK_API Encoder : public torch::nn::Cloneable<Encoder> {
@@ -91,7 +78,7 @@ struct POLYAK_API PairNetworks {
 /// the weights that the last optimizer step gave. Tensors are named `backbone.*`, `neck.*`,
 /// `head.*`, and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. mmpretrain's SyncBN is
 /// plain batch normalisation here: one process.
-class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, public PairAlgorithm {
+class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
  public:
   /// What the two differ in.
   struct Form {
@@ -100,8 +87,8 @@ class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, pub
   };
   TargetLearner(const TargetLearnerOptions& options, Form form, const Context& context);
   void reset() override;
-  Losses loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                      const at::Tensor& labels) override;
+  int64_t num_views() const override { return 2; }
+  Losses loss(const Batch& batch) override;
   /// @return the backbone's features, float [N, F]
   at::Tensor predict(const at::Tensor& images) override;
   TargetNetwork& target() { return target_; }
@@ -121,12 +108,12 @@ POLYAK_API std::shared_ptr<TargetLearner> make_moco_v3(const MoCoV3Options& opti
 /// predicts what the other makes of its view, where no gradient goes:
 ///
 ///     loss = (L(online(view 1), online(view 2)) + L(online(view 2), online(view 1))) / 2
-class POLYAK_API SimSiam : public torch::nn::Cloneable<SimSiam>, public PairAlgorithm {
+class POLYAK_API SimSiam : public torch::nn::Cloneable<SimSiam>, public Algorithm {
  public:
   SimSiam(const SimSiamOptions& options, const Context& context);
   void reset() override;
-  Losses loss_of_pair(const at::Tensor& view_1, const at::Tensor& view_2,
-                      const at::Tensor& labels) override;
+  int64_t num_views() const override { return 2; }
+  Losses loss(const Batch& batch) override;
   /// @return the backbone's features, float [N, F]
   at::Tensor predict(const at::Tensor& images) override;
 

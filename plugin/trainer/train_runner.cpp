@@ -24,6 +24,7 @@
 #include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
 #include "polyak/registry/registry.h"
+#include "polyak/trainer/torch_script.h"
 #include "polyak/version.h"
 
 namespace polyak {
@@ -385,9 +386,13 @@ void TrainRunner::set_up_model() {
   DataLoader& loader = train_loader_ ? *train_loader_ : *test_->loader;
   at::manual_seed(seed_);
   model_ = catalog_.of<Algorithm>().build(
-      options_.model,
-      {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes(), &progress_});
+      options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes(),
+                       device_, &progress_});
   module_ = as_module(model_);
+  if (const auto* script = dynamic_cast<const TorchScript*>(model_.get())) {
+    // The resolved config is written into another folder than the one that `path` is seen from.
+    config_.find("model")->set("path", script->file());
+  }
   module_->to(device_);
   check_forward(loader, options_.model);
   if (val_) check_forward(*val_->loader, options_.val_dataloader);
@@ -405,7 +410,7 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   module_->eval();
   try {
     model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
-  } catch (const c10::Error& error) {
+  } catch (const std::exception& error) {
     node.fail(
         fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
                     shape.channels, shape.height, shape.width, first_line(error)));
@@ -425,14 +430,25 @@ void TrainRunner::check_fit(const Value& state_dict, const std::string& file) co
 }
 
 void TrainRunner::set_up_training() {
-  std::vector<at::Tensor> parameters;
+  const int64_t views = train_loader_->dataset().num_views();
+  if (views != model_->num_views()) {
+    options_.train_dataloader.fail(
+        fmt::format("its pipeline gives {} view(s) of an image, the model learns from {}; {}",
+                    views, model_->num_views(),
+                    model_->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
+  }
+  std::vector<NamedTensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
     if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
-      parameters.push_back(item.tensor);
+      parameters.push_back(item);
     }
   }
-  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, std::move(parameters));
+  if (std::none_of(parameters.begin(), parameters.end(),
+                   [](const NamedTensor& item) { return item.tensor.requires_grad(); })) {
+    options_.model.fail("no parameter of it wants a gradient, so there is nothing to train");
+  }
+  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, parameters);
 
   const ParamScheduler::Context context{&optim_->optimizer(), progress_.epoch_length,
                                         progress_.max_epochs, progress_.max_iters};
@@ -581,7 +597,7 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   const Batch batch = train_loader_->batch(epoch, index);
   hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_index); });
 
-  const Algorithm::Losses losses = model_->loss(batch.images.to(device_), batch.labels.to(device_));
+  const Algorithm::Losses losses = model_->loss(on_device(batch));
   at::Tensor total;
   Scalars outputs;
   for (const auto& [name, value] : losses) {
@@ -599,6 +615,12 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, batch_index, outputs); });
   iters_in_hooks_ = 0;
   ++progress_.iter;
+}
+
+Batch TrainRunner::on_device(const Batch& batch) const {
+  Batch moved{{}, batch.labels.to(device_)};
+  for (const at::Tensor& view : batch.views) moved.views.push_back(view.to(device_));
+  return moved;
 }
 
 void TrainRunner::validate_if_due() {
@@ -626,7 +648,7 @@ Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
     logged_.clear();
     const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
     if (scope) scope->before_iter(index);
-    const at::Tensor logits = model_->predict(batch.images.to(device_));
+    const at::Tensor logits = model_->predict(batch.images().to(device_));
     const at::Tensor labels = batch.labels.to(device_);
     for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
     if (scope) scope->after_iter(index);
@@ -661,7 +683,7 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   int64_t done = 0;
   for (int64_t index = 0; done < num_samples; index = (index + 1) % train_loader_->size()) {
     const Batch batch = train_loader_->batch(progress_.epoch, index);
-    model_->predict(batch.images.to(device_));
+    model_->predict(batch.images().to(device_));
     done += batch.labels.size(0);
   }
 }

@@ -97,6 +97,7 @@ class POLYAK_API TrainRunner : public Runner {
   void restore_progress(const Value& checkpoint);
   void train_epochs();
   void train_iterations();
+  Batch on_device(const Batch& batch) const;
   void train_batch(int64_t batch_index, int64_t epoch, int64_t index);
   void validate_if_due();
   Scalars run_evaluation(Evaluation& evaluation, Hook::Stage stage);

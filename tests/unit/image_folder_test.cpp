@@ -78,9 +78,9 @@ TEST_F(Folders, AreClassesInAlphabeticalOrder) {
   EXPECT_EQ(folder->num_classes(), 2);
   const Batch batch = folder->batch(at::tensor({0, 1, 2}, at::kLong), make_random_stream({0}));
   EXPECT_TRUE(at::equal(batch.labels, at::tensor({0, 0, 1}, at::kLong)));
-  EXPECT_EQ(batch.images.sizes(), (std::vector<int64_t>{3, 3, 8, 8}));
+  EXPECT_EQ(batch.images().sizes(), (std::vector<int64_t>{3, 3, 8, 8}));
   // JPEG at the highest quality is off by a few units at most.
-  const at::Tensor middles = batch.images.select(3, 4).select(2, 4) * 255;
+  const at::Tensor middles = batch.images().select(3, 4).select(2, 4) * 255;
   EXPECT_TRUE(at::allclose(middles[1], at::tensor({200.0F, 100.0F, 50.0F}), 0, 3));
   EXPECT_TRUE(at::allclose(middles[2], at::tensor({10.0F, 200.0F, 30.0F}), 0, 0.01));
 }
@@ -91,8 +91,8 @@ TEST_F(Folders, AreScaledToTheMiddleSquare) {
   pixels.slice(1, 16).fill_(255);
   write_png("train/a/wide.png", pixels);
   const Batch batch = open()->batch(at::zeros({1}, at::kLong), make_random_stream({0}));
-  EXPECT_LT(batch.images.slice(3, 0, 3).max().item<float>(), 0.01);
-  EXPECT_GT(batch.images.slice(3, 5, 8).min().item<float>(), 0.99);
+  EXPECT_LT(batch.images().slice(3, 0, 3).max().item<float>(), 0.01);
+  EXPECT_GT(batch.images().slice(3, 5, 8).min().item<float>(), 0.99);
 }
 
 TEST_F(Folders, ThatAreMissingEmptyOrDamagedAreNamed) {

@@ -47,16 +47,16 @@ class Knn : public ::testing::Test {
 TEST_F(Knn, TheNearestSampleOfTheBankIsTheSampleItself) {
   const auto metric = make("k: 1");
   const Batch all = bank();
-  metric->add(features(all.images), all.labels);
+  metric->add(features(all.images()), all.labels);
   EXPECT_EQ(metric->compute().at("knn_accuracy"), 100);
-  metric->add(features(all.images), (all.labels + 1).remainder(3));
+  metric->add(features(all.images()), (all.labels + 1).remainder(3));
   EXPECT_EQ(metric->compute().at("knn_accuracy"), 50);
 }
 
 TEST_F(Knn, VotesAreWeightedBySimilarity) {
   const Batch all = bank();
   const at::Tensor queries = at::rand({20, 16}, at::kDouble) - 0.5;
-  const at::Tensor rows = features(all.images).to(at::kDouble);
+  const at::Tensor rows = features(all.images()).to(at::kDouble);
   int64_t right = 0;
   // One query and one neighbour at a time, as the formula reads.
   for (int64_t q = 0; q < 20; ++q) {
@@ -80,12 +80,12 @@ TEST_F(Knn, EachPassSeesTheModelAsItIsThen) {
   const auto metric = make("k: 1");
   const Batch all = bank();
   metric->reset();
-  metric->add(features(all.images), all.labels);
-  metric->add(features(all.images), all.labels);
+  metric->add(features(all.images()), all.labels);
+  metric->add(features(all.images()), all.labels);
   EXPECT_EQ(batches_, 5);  // 30 samples in batches of 7, once a pass
   shift_ = 0.1;
   metric->reset();
-  metric->add(features(all.images), all.labels);
+  metric->add(features(all.images()), all.labels);
   EXPECT_EQ(batches_, 10);
   EXPECT_EQ(metric->compute().at("knn_accuracy"), 100);
 }

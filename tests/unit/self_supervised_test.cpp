@@ -65,8 +65,8 @@ class SelfSupervised : public ::testing::Test {
 
   template <class A = TargetLearner>
   std::shared_ptr<A> make(const std::string& text) {
-    return std::dynamic_pointer_cast<A>(
-        catalog_.of<Algorithm>().build(parse_config(text), {&catalog_, {1, 6, 6}, 3, &progress_}));
+    return std::dynamic_pointer_cast<A>(catalog_.of<Algorithm>().build(
+        parse_config(text), {&catalog_, {1, 6, 6}, 3, at::kCPU, &progress_}));
   }
   std::shared_ptr<Optimizer> make_optimizer(torch::nn::Module& module) {
     std::vector<at::Tensor> parameters;
@@ -82,7 +82,7 @@ class SelfSupervised : public ::testing::Test {
 };
 
 at::Tensor loss_of(Algorithm& model, const at::Tensor& view_1, const at::Tensor& view_2) {
-  return model.loss_of_views({view_1, view_2}, {}).at("loss");
+  return model.loss({{view_1, view_2}, at::Tensor()}).at("loss");
 }
 
 at::Tensor view(const nlohmann::json& trace, int i) {
@@ -174,7 +174,7 @@ TEST_F(SelfSupervised, TheLengthOfTheRunIsTheTargetsAndAKeyOverridesIt) {
       0.05, 1e-12);
   EXPECT_THAT(
       [&] {
-        catalog_.of<Algorithm>().build(parse_config(kByol), {&catalog_, {1, 6, 6}, 3, nullptr});
+        catalog_.of<Algorithm>().build(parse_config(kByol), {&catalog_, {1, 6, 6}, 3});
       },
       ThrowsMessage<ConfigError>(HasSubstr("max_iters")));
 }
@@ -294,16 +294,16 @@ TEST_F(SelfSupervised, AMeanTeacherLearnsFromLabelsThatAreThereAndPredictsByItsA
       " backbone: {type: MLP, hidden: [8]}, head: {type: LinearClsHead}}");
   const auto module = as_module<Algorithm>(model);
   const at::Tensor view_1 = at::rand({4, 1, 6, 6}), view_2 = at::rand({4, 1, 6, 6});
-  const auto some = model->loss_of_pair(view_1, view_2, at::tensor({0, -1, 2, -1}, at::kLong));
+  const auto some = model->loss({{view_1, view_2}, at::tensor({0, -1, 2, -1}, at::kLong)});
   EXPECT_EQ(some.size(), 2u);
   EXPECT_TRUE(some.at("loss_labels").item<double>() > 0);
-  const auto none = model->loss_of_pair(view_1, view_2, at::full({4}, -1, at::kLong));
+  const auto none = model->loss({{view_1, view_2}, at::full({4}, -1, at::kLong)});
   EXPECT_EQ(none.count("loss_labels"), 0u);
 
   // exp(-5) at the start of the ramp-up, 1 at its end.
   progress_.iter = 3;
   progress_.optimizer_steps = 0;
-  const auto full = model->loss_of_pair(view_1, view_2, at::full({4}, -1, at::kLong));
+  const auto full = model->loss({{view_1, view_2}, at::full({4}, -1, at::kLong)});
   EXPECT_NEAR(none.at("loss_consistency").item<double>() / std::exp(-5.0),
               full.at("loss_consistency").item<double>(), 1e-6);
 
@@ -316,7 +316,7 @@ TEST_F(SelfSupervised, AMeanTeacherLearnsFromLabelsThatAreThereAndPredictsByItsA
     student.add_(1);
   }
   progress_.optimizer_steps = 1;
-  model->loss_of_pair(view_1, view_2, at::full({4}, -1, at::kLong));
+  model->loss({{view_1, view_2}, at::full({4}, -1, at::kLong)});
   const double weight = model->teacher().average().weight(1);
   EXPECT_TRUE(at::allclose(teacher, before + weight));
   const at::Tensor by_teacher = model->predict(view_1);
@@ -334,20 +334,6 @@ TEST_F(SelfSupervised, WidthsThatDoNotFitAreRefusedAtTheirPlace) {
   text = kByol;
   text.replace(text.rfind("out_channels: 3"), 15, "out_channels: 4");
   EXPECT_THAT([&] { make(text); }, ThrowsMessage<ConfigError>(HasSubstr("predicts 4 values")));
-}
-
-TEST_F(SelfSupervised, TheNumberOfViewsMustBeWhatTheModelTakes) {
-  const at::Tensor images = at::rand({5, 1, 6, 6});
-  EXPECT_THAT(
-      [&] { make(kByol)->loss(images, {}); },
-      ThrowsMessage<ConfigError>(HasSubstr("two views of each image, but the data gives 1")));
-  const auto classifier = make<Algorithm>(
-      "{type: ImageClassifier, backbone: {type: ToyBackbone}, head: {type: LinearClsHead}}");
-  EXPECT_THAT(
-      [&] {
-        classifier->loss_of_views({images, images}, {});
-      },
-      ThrowsMessage<ConfigError>(HasSubstr("one view of each image, but the data gives 2")));
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ TEST_P(Models, TrainsAndIsCopiedWhole) {
   const auto model = make(GetParam());
   const auto module = as_module(model);
   const at::Tensor images = at::rand({4, 3, 16, 16});
-  model->loss(images, at::arange(4)).at("loss").backward();
+  model->loss({{images}, at::arange(4)}).at("loss").backward();
   for (const at::Tensor& parameter : module->parameters()) EXPECT_TRUE(parameter.grad().defined());
 
   const auto copy = std::dynamic_pointer_cast<Algorithm>(module->clone());
@@ -139,7 +139,7 @@ TEST_F(Models, AFrozenBackboneKeepsWeightsAndStatisticsInCopiesToo) {
     std::vector<at::Tensor> before;
     for (const NamedTensor& item : Model(module).tensors()) before.push_back(item.tensor.clone());
     const auto algorithm = std::dynamic_pointer_cast<Algorithm>(module);
-    algorithm->loss(at::rand({6, 1, 8, 8}), at::arange(6).remainder(3)).at("loss").backward();
+    algorithm->loss({{at::rand({6, 1, 8, 8})}, at::arange(6).remainder(3)}).at("loss").backward();
     size_t i = 0;
     for (const NamedTensor& item : Model(module).tensors()) {
       const bool head = item.name.find("head.") == 0;
