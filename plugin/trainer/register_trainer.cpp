@@ -16,6 +16,7 @@
 #include "polyak/trainer/self_supervised.h"
 #include "polyak/trainer/torch_script.h"
 #include "polyak/trainer/transforms.h"
+#include "polyak/trainer/view_transforms.h"
 #include "polyak/trainer/vision_transformer.h"
 
 namespace polyak {
@@ -119,6 +120,18 @@ void register_data(Catalog& catalog) {
   add_plain<RandomFlip, RandomFlipOptions>(transforms, "RandomFlip", "Mirror with a probability.");
   add_plain<RandomCrop, RandomCropOptions>(transforms, "RandomCrop", "Pad, then cut out a square.");
   add_plain<Resize, ResizeOptions>(transforms, "Resize", "Scale to a square.");
+  add_plain<RandomResizedCrop, RandomResizedCropOptions>(
+      transforms, "RandomResizedCrop", "Cut out a random rectangle and scale it to a square.");
+  add_plain<ColorJitter, ColorJitterOptions>(
+      transforms, "ColorJitter", "Change brightness, contrast, saturation and hue at random.");
+  add_plain<RandomGrayscale, RandomGrayscaleOptions>(transforms, "RandomGrayscale",
+                                                     "Grey, with a probability.");
+  add_plain<GaussianBlur, GaussianBlurOptions>(transforms, "GaussianBlur",
+                                               "Blur by a random width, with a probability.");
+  add_plain<Solarize, SolarizeOptions>(transforms, "Solarize",
+                                       "Invert bright pixels, with a probability.");
+  add_with_context<MultiView, MultiViewOptions>(
+      transforms, "MultiView", "Several views of each image, for self-supervised learning.");
 
   add_with_context<DefaultSampler, DefaultSamplerOptions>(catalog.of<Sampler>(), "DefaultSampler",
                                                           "Each sample once in an epoch.");

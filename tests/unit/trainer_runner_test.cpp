@@ -1,5 +1,7 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/linear.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -422,6 +424,51 @@ TEST_F(Running, ChecksEverythingBeforeTraining) {
          "would never step");
   EXPECT_TRUE(script.points.empty());
   EXPECT_FALSE(std::filesystem::exists(folder_ / "work"));
+}
+
+/// Learns that two views of an image are one thing.
+class TwoViews : public torch::nn::Cloneable<TwoViews>, public Algorithm {
+ public:
+  TwoViews() { reset(); }
+  void reset() override { fc = register_module("fc", torch::nn::Linear(64, 4)); }
+  int64_t num_views() const override { return 2; }
+  Losses loss(const Batch& batch) override {
+    EXPECT_EQ(batch.views.size(), 2U);
+    EXPECT_FALSE(at::equal(batch.views[0], batch.views[1]));
+    return {{"loss", (predict(batch.views[0]) - predict(batch.views[1])).square().mean()}};
+  }
+  at::Tensor predict(const at::Tensor& images) override { return fc(images.flatten(1)); }
+  torch::nn::Linear fc{nullptr};
+};
+
+TEST_F(Running, GivesAnAlgorithmTheViewsThatItLearnsFrom) {
+  catalog_.of<Algorithm>().add<ProbeOptions>(
+      "TwoViews", "",
+      [](const ProbeOptions&, const Algorithm::Context&) { return std::make_shared<TwoViews>(); });
+  const Node pipeline = parse_config(R"(
+p:
+  - {type: MultiView, num_views: 2, transforms: [[{type: RandomResizedCrop, scale: 8}]]}
+  - {type: Normalize, mean: [128], std: [64]}
+)")
+                            .at("p");
+  Node two = config({"optim_wrapper.optimizer.lr=0.001"});
+  two.find("model")->set("type", "TwoViews");
+  *two.find("model") = two.at("model").without({"backbone", "head"});
+  EXPECT_THAT([&] { TrainRunner(two, catalog_); },
+              ThrowsMessage<ConfigError>(
+                  HasSubstr("gives 1 view(s) of an image, the model learns from 2; MultiView")));
+  two.find("train_dataloader")->find("dataset")->set("pipeline", pipeline);
+  script.save_after_iter = 7;
+  const Value whole = train(two);
+  two.set("resume", true);
+  two.set("load_from", script.save_to);
+  expect_same_run(whole, train(two));  // the same views too
+
+  Node one = config();
+  one.find("train_dataloader")->find("dataset")->set("pipeline", pipeline);
+  EXPECT_THAT([&] { TrainRunner(one, catalog_); },
+              ThrowsMessage<ConfigError>(HasSubstr(
+                  "gives 2 view(s) of an image, the model learns from 1; leave MultiView")));
 }
 
 TEST_F(Running, DefaultHooksAreReplacedByName) {
