@@ -116,6 +116,14 @@ PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(
   check_options(options_, "PreciseBNHook");
 }
 
+void PreciseBNHook::check_run(Runner& runner) {
+  if (runner.training() && !runner.has_training_forward()) {
+    fail<ConfigError>(
+        "PreciseBNHook: needs forward passes over training data, and this loop gave none; hand "
+        "LoopHooksOptions::training_forward a function, or leave PreciseBNHook out");
+  }
+}
+
 void PreciseBNHook::estimate(Runner& runner) {
   if (!runner.training()) return;  // a checkpoint holds the statistics of its save
   const Model model = runner.model();

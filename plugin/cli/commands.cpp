@@ -95,17 +95,6 @@ bool overrides_key(const RunArguments& arguments, const std::string& key) {
                      [&](const std::string& text) { return text.rfind(key + "=", 0) == 0; });
 }
 
-Node load_plugins(Node config, const RunArguments& arguments) {
-  if (const Node* plugins = config.find("plugins"); plugins && !plugins->is_null()) {
-    const auto folder = fs::path(arguments.config).parent_path();
-    for (const Node& plugin : plugins->items()) {
-      load_plugin(find_plugin(plugin.as_string(), folder.empty() ? "." : folder.string()),
-                  catalog());
-    }
-  }
-  return config;
-}
-
 Node read_config(const RunArguments& arguments) {
   Node config = load_config(arguments.config, arguments.overrides);
   auto set = [&](const char* key, Node value) {
@@ -127,14 +116,16 @@ Node read_config(const RunArguments& arguments) {
     } else if (base && !base->is_null()) {
       log_info("--resume: {} holds no checkpoint yet; starting from {}", work_dir.string(),
                base->text());
-      return load_plugins(std::move(config), arguments);
+      load_plugins(config, catalog());
+      return config;
     }
   }
   if (arguments.resume) set("resume", true);
   if (!arguments.resume_from.empty()) set("load_from", arguments.resume_from);
   if (!arguments.checkpoint.empty()) set("load_from", arguments.checkpoint);
 
-  return load_plugins(std::move(config), arguments);
+  load_plugins(config, catalog());
+  return config;
 }
 
 void start_files(Log& log, const TrainRunner& runner) {
