@@ -81,7 +81,7 @@ std::vector<ParameterRule> rules_for(const Node& paramwise_cfg,
   }
   for (const Entry& entry : entries) {
     if (entry.used) continue;
-    log_warning("{}no parameter's name contains '{}' that no longer key has taken",
+    log_warning("{}no parameter's name contains '{}', or a longer key takes each that does",
                 options.custom_keys.prefix(), entry.key);
   }
   return rules;

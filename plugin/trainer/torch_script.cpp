@@ -97,8 +97,9 @@ torch::jit::Module load_script(const Node& path, const std::string& file, c10::D
 }
 
 /// Runs a module as it is written, without the optimisations that TorchScript makes after it has
-/// watched a graph run a few times: they round otherwise, so that a resumed run, which starts to
-/// watch anew, would not give the bits of a run that never stopped.
+/// watched a graph run: they round otherwise than the operations themselves (from the second call
+/// on, gradients of GELU and its kind have other last digits), and what they are depends on all
+/// that ran before, which a resumed run does not repeat.
 class WithoutOptimizer {
  public:
   WithoutOptimizer() { torch::jit::setGraphExecutorOptimize(false); }

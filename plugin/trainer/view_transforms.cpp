@@ -96,8 +96,10 @@ void turn_hue(const at::Tensor& images, const at::Tensor& amount) {
   // modulo 6. One more turn keeps the fraction positive.
   const at::Tensor offsets =
       at::tensor(std::vector<float>{11.0F / 6, 9.0F / 6, 7.0F / 6}).view({1, 3, 1, 1});
-  const at::Tensor share = (hue + (amount + offsets)).frac_().mul_(6).sub_(2).abs_();
-  images.copy_(at::addcmul(value, chroma, share.neg_().add_(2).clamp_(0, 1), -1));
+  const at::Tensor share = (hue + (amount + offsets)).frac_();
+  share.sub_(2.0 / 6).abs_().clamp_(1.0 / 6, 2.0 / 6);
+  at::Tensor result = images;
+  at::addcmul_out(result, value.sub(chroma, 2), chroma * 6, share);
 }
 
 }  // namespace

@@ -248,6 +248,24 @@ TEST_F(Scripts, GiveThePlainMeanOfStatisticsWhenAsked) {
                            0.75 * mean + 0.25 * images(5).flatten(1).mean(0), 1e-5, 1e-6));
 }
 
+TEST_F(Scripts, GiveTheSameBitsInEveryCall) {
+  // TorchScript's optimiser would differentiate these in a way of its own from the second call on.
+  const auto model = build(linear(R"(
+def forward(self, x):
+  x = torch.gelu(torch.matmul(x.flatten(1), self.weight.t()))
+  x = torch.tanh(x * torch.sigmoid(x) + 0.3 * x) / (1.0 + x * x)
+  return torch.softmax(torch.silu(x), 1)
+)"));
+  const at::Tensor weight = tensor(model, "weight");
+  at::Tensor first;
+  for (int call = 0; call < 4; ++call) {
+    (model->predict(images(64)) * images(48).view({64, 3})).sum().backward();
+    if (call == 0) first = weight.grad();
+    EXPECT_TRUE(at::equal(weight.grad(), first)) << call;
+    weight.mutable_grad() = at::Tensor();
+  }
+}
+
 TEST_F(Scripts, APathIsSeenFromTheConfigsFolder) {
   save(linear());
   const auto model = std::dynamic_pointer_cast<TorchScript>(build("net.pt"));
