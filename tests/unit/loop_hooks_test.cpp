@@ -690,6 +690,16 @@ TEST(LoopHooks, PreciseStatisticsComeFromTheLoopsForwardPasses) {
   EXPECT_EQ(net->norm->running_mean[0].item<float>(), 1) << "the raw model's stay";
 }
 
+TEST(LoopHooks, PreciseStatisticsOfAListOfTensorsAreRefused) {
+  const Model list({{"weight", at::zeros({2})}});
+  EXPECT_THAT(
+      [&] {
+        make_hooks("custom_hooks: [{type: PreciseBNHook}]", list,
+                   LoopHooksOptions().training_forward([](int64_t) {}));
+      },
+      ThrowsMessage<ConfigError>(AllOf(HasSubstr("BatchNorm"), HasSubstr("list of tensors"))));
+}
+
 // ---- threads
 
 TEST(LoopHooks, OtherThreadsMayWatchAndStop) {
