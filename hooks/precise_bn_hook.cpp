@@ -117,6 +117,12 @@ PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(
 }
 
 void PreciseBNHook::check_run(Runner& runner) {
+  if (!runner.model().nn_module()) {
+    fail<ConfigError>(
+        "PreciseBNHook: finds BatchNorm layers in a torch::nn::Module only, and the model is a {}; "
+        "leave the hook out",
+        runner.model().is_list() ? "list of tensors" : "TorchScript module");
+  }
   if (runner.training() && !runner.has_training_forward()) {
     fail<ConfigError>(
         "PreciseBNHook: needs forward passes over training data, and this loop gave none; hand "

@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
   auto loop = polyak::LoopHooksOptions().max_epochs(epochs).epoch_length(batches);  // 2
   polyak::LoopHooks hooks(config, net, loop.optimizer(optimizer));                  // 3
   hooks.resume();                                                                   // 4
-  for (int64_t epoch = hooks.progress().epoch; epoch < epochs; ++epoch) {           // 5
+  while (hooks.progress().epoch < epochs && !hooks.stop_requested()) {              // 5
     for (int64_t batch = 0; batch < batches; ++batch) {
       const auto points = torch::randn({16, 8});
       optimizer.zero_grad();

@@ -58,7 +58,8 @@ class LoopEvaluation;
 ///
 ///     polyak::LoopHooks hooks("averaging.yaml", model, polyak::LoopHooksOptions()
 ///                             .max_epochs(epochs).epoch_length(batches).optimizer(optimizer));
-///     for (int64_t epoch = 0; epoch < epochs; ++epoch) {
+///     hooks.resume();
+///     while (hooks.progress().epoch < epochs && !hooks.stop_requested()) {
 ///       for (auto& batch : *loader) {
 ///         ...
 ///         optimizer.step();
@@ -73,9 +74,9 @@ class LoopEvaluation;
 /// Keys of the file, with the trainer's meaning: `custom_hooks`, `default_hooks` (none unless
 /// listed), `plugins`, `work_dir`, and `max_epochs` or `max_iters` where the loop states no length.
 ///
-/// Threads: every call comes from the training thread, but those that say otherwise. After an
-/// exception of the loop's own, or of a validation, the raw weights are in the model.
-/// A call that comes at the wrong time throws Error and changes nothing.
+/// A call that comes at the wrong time throws Error and changes nothing. After an exception, of the
+/// loop's own or of a validation, the raw weights are in the model. Threads: every call comes from
+/// the training thread, but those that say otherwise.
 class POLYAK_API LoopHooks {
  public:
   /// Reads the file, loads its plugins and builds its hooks. `model` must outlive this.
@@ -103,7 +104,8 @@ class POLYAK_API LoopHooks {
   /// The optimizer stepped: at most once in an iteration. An iteration without it, as in gradient
   /// accumulation, updates no average.
   void after_step();
-  /// An iteration ended, after its step. `outputs`: losses and other numbers for the log.
+  /// An iteration ended, after its step. `outputs`: losses and other numbers for the log; a number
+  /// that comes from a GPU waits for it.
   void after_iter(const Scalars& outputs = {});
   /// An epoch ended. A loop that counts iterations alone has no epochs and must not call it.
   void after_epoch();

@@ -191,6 +191,22 @@ TEST(LoopHooks, AnExceptionInAValidationLeavesTheRawWeights) {
   iterate(hooks, net, 8);  // and the loop may go on
 }
 
+TEST(LoopHooks, AnEvaluationMayOutliveThem) {
+  torch::nn::Linear net(1, 1);
+  {
+    std::optional<LoopEvaluation> pass;
+    {
+      LoopHooks hooks = make_hooks(kEma, net);
+      iterate(hooks, net, 4);
+      iterate(hooks, net, 8);
+      hooks.after_train();
+      pass.emplace(hooks.testing());
+    }
+    EXPECT_EQ(value_of(net), 5);
+  }
+  EXPECT_EQ(value_of(net), 8);
+}
+
 TEST(LoopHooks, TakesEveryKindOfModel) {
   struct Plain : torch::nn::Module {
     Plain() { register_parameter("weight", at::zeros({2})); }
@@ -511,6 +527,29 @@ TEST(LoopHooks, ARunThatWasBrokenOffGoesOnBitForBit) {
   EXPECT_FALSE(fs::exists(folder + "/best_accuracy_epoch_2.pth")) << "the best score is known";
 }
 
+TEST(LoopHooks, GivesTheSameBitsAsTheAverageInCode) {
+  const auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  LoopHooks hooks =
+      make_hooks("custom_hooks: [{type: EMAHook, ema_type: CosineEMA, momentum: 0.1}]", net,
+                 LoopHooksOptions().max_epochs(2).epoch_length(20).accumulative_counts(2));
+  CosineEMA in_code(Model(net), CosineEMAOptions().momentum(0.1).max_iters(20));
+  for (int i = 0; i < 40; ++i) {
+    net->forward(at::randn({5, 3})).backward();
+    if (i % 2 == 1) {
+      optimizer.step();
+      optimizer.zero_grad();
+      in_code.update_parameters(Model(net));
+      hooks.after_step();
+    }
+    hooks.after_iter();
+    if (i % 20 == 19) hooks.after_epoch();
+  }
+  hooks.after_train();
+  EXPECT_EQ(hooks.average()->steps(), 20);
+  expect_same(hooks.average()->state(), in_code.state());
+}
+
 TEST(LoopHooks, ACheckpointHoldsTheAveragedWeights) {
   const std::string folder = new_folder("averaged");
   const SmallRun run(folder, 4);
@@ -649,6 +688,16 @@ TEST(LoopHooks, PreciseStatisticsComeFromTheLoopsForwardPasses) {
   });
   EXPECT_EQ(asked, 5);
   EXPECT_EQ(net->norm->running_mean[0].item<float>(), 1) << "the raw model's stay";
+}
+
+TEST(LoopHooks, PreciseStatisticsOfAListOfTensorsAreRefused) {
+  const Model list({{"weight", at::zeros({2})}});
+  EXPECT_THAT(
+      [&] {
+        make_hooks("custom_hooks: [{type: PreciseBNHook}]", list,
+                   LoopHooksOptions().training_forward([](int64_t) {}));
+      },
+      ThrowsMessage<ConfigError>(AllOf(HasSubstr("BatchNorm"), HasSubstr("list of tensors"))));
 }
 
 // ---- threads
