@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "polyak/checkpoint/pth.h"
 #include "polyak/config/load.h"
@@ -311,6 +312,44 @@ TEST_F(Running, ResumingAnIterationLoopIsExact) {
   script.points.clear();
   expect_same_run(whole, train(node));
   EXPECT_EQ(script.points[4], "before_train_iter 7");
+}
+
+TEST_F(Running, ResumingALearnerWithATargetNetworkIsExact) {
+  const std::string parts =
+      "backbone: {type: SmallCNN, channels: [4], with_avg_pool: true},"
+      " neck: {type: NonLinearNeck, hid_channels: 6, out_channels: 4}, head: {predictor: "
+      "{type: NonLinearNeck, hid_channels: 6, out_channels: 4, with_last_bn: false}, ";
+  for (const auto& [model, target] : std::map<std::string, std::string>{
+           {"{type: BYOL, base_momentum: 0.2, " + parts + "type: LatentPredictHead}}",
+            "target_net."},
+           {"{type: MoCoV3, base_momentum: 0.2, " + parts + "type: MoCoV3Head}}",
+            "momentum_encoder."},
+           {"{type: MeanTeacher, backbone: {type: MLP, hidden: [8], dropout: 0.3},"
+            " head: {type: LinearClsHead, num_classes: 4}}",
+            "teacher."}}) {
+    SCOPED_TRACE(model);
+    Node node = config();
+    for (const char* key : {"val_dataloader", "val_evaluator", "val_cfg"})
+      node = node.without({key});
+    node.set("model", parse_config(model));
+    node.find("train_dataloader")
+        ->find("dataset")
+        ->set(
+            "pipeline",
+            parse_config("p: [{type: MultiView, num_views: 2, transforms: [[{type: RandomFlip}]]}]")
+                .at("p"));
+    node.find("optim_wrapper")->set("accumulative_counts", int64_t{2});
+    script.save_after_iter = -1;
+    const Value whole = train(node);
+    // 15 iterations make 8 steps; the target takes in what each iteration begins with.
+    const Value& steps = whole.at("state_dict").at(target + "steps");
+    EXPECT_EQ(steps.as_tensor().item<int64_t>(), 8);
+    script.save_after_iter = 8;
+    train(node);
+    node.set("resume", true);
+    node.set("load_from", script.save_to);
+    expect_same_run(whole, train(node));
+  }
 }
 
 TEST_F(Running, ResumesFromTheLastCheckpoint) {
