@@ -1,10 +1,17 @@
 #include "polyak/attach/session.h"
 
+#include <torch/optim/adagrad.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/lbfgs.h>
+#include <torch/optim/rmsprop.h>
+#include <torch/optim/sgd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <numeric>
+#include <typeinfo>
 
 #include "polyak/attach/sibling.h"
 #include "polyak/averaging/register.h"
@@ -67,6 +74,14 @@ int64_t sum_of_versions(const std::vector<at::Tensor>& tensors) {
                          [](int64_t sum, const at::Tensor& tensor) {
                            return sum + (tensor.is_inference() ? 0 : tensor._version());
                          });
+}
+
+/// Whether step() is one of those that are intercepted, not one of a class that derives.
+bool is_libtorchs(const torch::optim::Optimizer& optimizer) {
+  using namespace torch::optim;
+  const std::type_info& type = typeid(optimizer);
+  return type == typeid(SGD) || type == typeid(Adam) || type == typeid(AdamW) ||
+         type == typeid(RMSprop) || type == typeid(Adagrad) || type == typeid(LBFGS);
 }
 
 /// Gives entries of every dict within the names that the program has for them.
@@ -152,7 +167,8 @@ bool Session::changed(Watched& watched) {
 void Session::zeroing_gradients(const Optimizer& optimizer) {
   guarded("averaging", [&] {
     Watched& seen = watched(optimizer);
-    if (!seen.intercepted && changed(seen)) step(seen);
+    seen.of_program = !is_libtorchs(optimizer);
+    if (seen.of_program && !seen.intercepted && changed(seen)) step(seen);
   });
 }
 
@@ -167,7 +183,7 @@ void Session::stepped(const Optimizer& optimizer) {
 /// The steps that zeroing_gradients would have seen at the next turn of the loop.
 void Session::see_last_steps() {
   for (auto& [address, seen] : optimizers_) {
-    if (!seen.intercepted && changed(seen)) step(seen);
+    if (seen.of_program && !seen.intercepted && changed(seen)) step(seen);
   }
 }
 

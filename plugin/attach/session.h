@@ -45,8 +45,8 @@ class Session {
   /// The program asked a module for its `count` parameters, of which `first` is the first.
   void module_seen(const torch::nn::Module& module, size_t count, const at::Tensor& first);
   void group_added(const Optimizer& optimizer);
-  /// Sees steps of optimizers whose step() cannot be intercepted: after them there are gradients
-  /// and other weights. Called before the gradients go.
+  /// Sees steps of a program's own optimizers, whose step() cannot be intercepted: after one there
+  /// are gradients and other weights. Called before the gradients go.
   void zeroing_gradients(const Optimizer& optimizer);
   void stepping(const Optimizer& optimizer);
   void stepped(const Optimizer& optimizer);
@@ -71,6 +71,7 @@ class Session {
     std::vector<Group*> groups;  // empty until a step with these parameters
     int64_t versions = 0;        // of the parameters: the sum grows with each change
     bool intercepted = false;    // its steps are seen as they happen
+    bool of_program = false;     // of a class that is not LibTorch's
   };
 
   template <class Work>

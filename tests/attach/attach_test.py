@@ -132,6 +132,10 @@ class Models(AttachTest):
         self.assertIn("12 steps", self.expect_replay())
         self.assertEqual(self.files("out"), ["averages.pth"])
 
+    def test_optimizers_that_never_step_count_nothing(self):
+        self.scenario("spare_optimizers")
+        self.assertIn("12 steps", self.expect_replay())
+
     def test_several_models_have_files_of_their_own(self):
         self.scenario("models")
         self.expect_replay("b", "averages")
@@ -362,8 +366,8 @@ class Refusals(AttachTest):
 class FashionMnist(AttachTest):
     CONFIG = """
 custom_hooks:
-  - {type: EMAHook, ema_type: CosineEMA, momentum: 0.05}
-max_iters: 160
+  - {type: EMAHook, ema_type: CosineEMA, momentum: 0.1}
+max_iters: 400
 output_dir: out
 """
 
@@ -376,7 +380,7 @@ output_dir: out
                 shutil.copyfileobj(packed, plain)
 
     def train(self, *arguments):
-        return ("trainer", "data", "--batches", 160, "--lr", 0.1, "--save", "model.pt", *arguments)
+        return ("trainer", "data", "--seed", 3, "--batches", 400, "--lr", 0.2, "--save", "model.pt", *arguments)
 
     def test_the_averaged_file_loads_with_the_trainers_own_code_and_is_better(self):
         name, *arguments = self.train("--dump", "steps.bin")
@@ -386,7 +390,7 @@ output_dir: out
         self.assertEqual(attached.stdout, bare.stdout)
         self.assertEqual(self.messages(attached), [])
         self.assertEqual((self.folder / "steps.bin").read_bytes(), steps)
-        self.assertIn("160 steps", self.expect_replay(momentum=0.05, max_iters=160))
+        self.assertIn("400 steps", self.expect_replay(max_iters=400))
 
         evaluate = (PROGRAMS / "trainer", "data", "--evaluate")
         raw = self.run_program(*evaluate, "model.pt")

@@ -210,6 +210,21 @@ int new_optimizer_each_epoch(const Arguments&) {
   return 0;
 }
 
+int spare_optimizers(const Arguments&) {
+  Net model;
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  torch::optim::Adam never_used(model.parameters());
+  torch::optim::RMSprop never_stepped(model.parameters());
+  Descent own(model.parameters());
+  Steps dump("steps");
+  for (int i = 0; i < 12; ++i) {
+    never_stepped.zero_grad();
+    train(model, sgd, 1, dump);
+    save(model, "model.pt");
+  }
+  return 0;
+}
+
 int models(const Arguments&) {
   Net generator, discriminator;
   torch::optim::Adam a(generator.parameters()), b(discriminator.parameters());
@@ -456,6 +471,7 @@ int main(int argc, char** argv) {
       {"groups_added_later", groups_added_later},
       {"parts", parts},
       {"new_optimizer_each_epoch", new_optimizer_each_epoch},
+      {"spare_optimizers", spare_optimizers},
       {"models", models},
       {"folds", folds},
       {"bare_tensors", bare_tensors},
