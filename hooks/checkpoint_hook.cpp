@@ -104,6 +104,9 @@ bool CheckpointHook::larger_is_better(const std::string& metric) const {
 }
 
 void CheckpointHook::check_run(Runner& runner) {
+  if (options_.out_dir().value_or(runner.work_dir()).empty()) {
+    fail<ConfigError>("CheckpointHook: has no folder to write to; set work_dir, or its out_dir");
+  }
   std::vector<std::string> names = runner.metric_names();
   if (names.empty()) return;
   const std::vector<std::string> plain = names;

@@ -148,7 +148,11 @@ void EMAHook::before_run(Runner& runner) {
                              : progress.max_optimizer_steps;
   if (length > 0) context.max_iters = length;
   if (!runner.training()) context.max_iters = 1;  // no update will ask for it
-  average_ = averages_.build(average_node_, context);
+  try {
+    average_ = averages_.build(average_node_, context);
+  } catch (const ConfigError& error) {  // of the constructor: the keys were read before
+    average_node_.fail(error.what());
+  }
   model_ = model.identity();
   runner.averages().push_back({options_.name(), average_});
 }
@@ -164,13 +168,15 @@ void EMAHook::check_run(Runner& runner) {
   });
   if (!runner.training()) return;
   const Progress& progress = runner.progress();
-  if (options_.begin_epoch() > progress.max_epochs) {
+  // A length of 0 is one that the host does not state.
+  if (progress.max_epochs > 0 && options_.begin_epoch() > progress.max_epochs) {
     fail<ConfigError>(
         "EMAHook: begin_epoch: is {}, but training ends after {} epoch(s); the average would "
         "never start",
         options_.begin_epoch(), progress.max_epochs);
   }
-  if (options_.begin_iter() > progress.max_iters) {
+  // A host that states no length has 0.
+  if (progress.max_iters > 0 && options_.begin_iter() > progress.max_iters) {
     fail<ConfigError>(
         "EMAHook: begin_iter: is {}, but training ends after {} iteration(s); the average "
         "would never start",

@@ -30,6 +30,11 @@ int width(int64_t number) {
   return static_cast<int>(std::to_string(number).size());
 }
 
+/// "/12", or nothing where the host does not say how many there are.
+std::string of(int64_t all) {
+  return all > 0 ? fmt::format("/{}", all) : "";
+}
+
 }  // namespace
 
 void LoggerHookOptions::visit(OptionVisitor& visitor) {
@@ -109,16 +114,16 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
   std::string line;
   if (progress.by_epoch) {
     const std::string epoch = fmt::format("[{}]", progress.epoch + 1);
-    line = fmt::format("Epoch(train) {:>{}}[{:>{}}/{}]  ", epoch, width(progress.max_epochs) + 2,
-                       batch + 1, width(progress.epoch_length), progress.epoch_length);
+    line = fmt::format("Epoch(train) {:>{}}[{:>{}}{}]  ", epoch, width(progress.max_epochs) + 2,
+                       batch + 1, width(progress.epoch_length), of(progress.epoch_length));
   } else {
-    line = fmt::format("Iter(train) [{:>{}}/{}]  ", progress.iter + 1, width(progress.max_iters),
-                       progress.max_iters);
+    line = fmt::format("Iter(train) [{:>{}}{}]  ", progress.iter + 1, width(progress.max_iters),
+                       of(progress.max_iters));
   }
   Scalars values;
   for (const auto& [name, window] : windows_) values[name] = smoothed(name);
   if (values.count("lr")) line += field("lr", values["lr"]) + "  ";
-  line += fmt::format("eta: {}", eta(runner));
+  if (progress.max_iters > 0) line += fmt::format("eta: {}", eta(runner));
   for (const char* name : {"time", "data_time"}) {
     if (values.count(name)) line += "  " + field(name, values[name]);
   }
@@ -191,6 +196,7 @@ void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
   static const bool is_terminal = isatty(fileno(stderr)) != 0;
   if (!options_.progress_bar() || !is_terminal) return;
   const Progress& progress = runner.progress();
+  if (progress.max_iters <= 0) return;  // nobody knows how far it is
   const int64_t done = progress.by_epoch ? batch + 1 : progress.iter + 1;
   const int64_t all =
       std::max<int64_t>(progress.by_epoch ? progress.epoch_length : progress.max_iters, 1);

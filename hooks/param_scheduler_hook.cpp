@@ -4,6 +4,13 @@
 
 namespace polyak {
 
+void ParamSchedulerHook::check_run(Runner& runner) {
+  if (!runner.has_schedulers()) {
+    fail<ConfigError>(
+        "ParamSchedulerHook: this loop steps its schedules itself; leave the hook out");
+  }
+}
+
 void ParamSchedulerHook::after_train_iter(Runner& runner, int64_t /*batch*/,
                                           const Scalars& /*outputs*/) {
   runner.step_schedulers(/*by_epoch=*/false);

@@ -19,6 +19,7 @@ class POLYAK_API ParamSchedulerHook : public Hook {
   std::string name() const override { return "ParamSchedulerHook"; }
   int priority() const override { return kLow; }
 
+  void check_run(Runner& runner) override;
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
   void after_train_epoch(Runner& runner) override;
 };

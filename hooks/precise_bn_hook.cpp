@@ -26,6 +26,10 @@ class CumulativeStatistics {
     layer.options.momentum(std::decay_t<decltype(layer.options.momentum())>());  // none: cumulative
     layer.reset_running_stats();
   }
+  explicit CumulativeStatistics(RunningStatistics& layer)
+      : restore_([&layer] { layer.end_mean(); }) {
+    layer.begin_mean();
+  }
   ~CumulativeStatistics() {
     if (restore_) restore_();
   }
@@ -47,6 +51,7 @@ bool take(torch::nn::Module& module, std::vector<CumulativeStatistics>& layers) 
 }
 
 void collect(torch::nn::Module& module, std::vector<CumulativeStatistics>& layers) {
+  if (auto* other = dynamic_cast<RunningStatistics*>(&module)) layers.emplace_back(*other);
   take<torch::nn::BatchNorm1dImpl>(module, layers) ||
       take<torch::nn::BatchNorm2dImpl>(module, layers) ||
       take<torch::nn::BatchNorm3dImpl>(module, layers);
@@ -109,6 +114,20 @@ void PreciseBNHookOptions::visit(OptionVisitor& visitor) {
 
 PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(options)) {
   check_options(options_, "PreciseBNHook");
+}
+
+void PreciseBNHook::check_run(Runner& runner) {
+  if (!runner.model().nn_module()) {
+    fail<ConfigError>(
+        "PreciseBNHook: finds BatchNorm layers in a torch::nn::Module only, and the model is a {}; "
+        "leave the hook out",
+        runner.model().is_list() ? "list of tensors" : "TorchScript module");
+  }
+  if (runner.training() && !runner.has_training_forward()) {
+    fail<ConfigError>(
+        "PreciseBNHook: needs forward passes over training data, and this loop gave none; hand "
+        "LoopHooksOptions::training_forward a function, or leave PreciseBNHook out");
+  }
 }
 
 void PreciseBNHook::estimate(Runner& runner) {

@@ -34,6 +34,7 @@ class POLYAK_API PreciseBNHook : public Hook {
   std::string name() const override { return "PreciseBNHook"; }
   int priority() const override { return kHigh; }
 
+  void check_run(Runner& runner) override;
   void before_val_epoch(Runner& runner) override { estimate(runner); }
   void before_test_epoch(Runner& runner) override { estimate(runner); }
   void before_save_checkpoint(Runner& runner, Value& checkpoint) override;

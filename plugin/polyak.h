@@ -6,4 +6,5 @@
 #include "polyak/averaging/exponential_moving_average.h"
 #include "polyak/averaging/momentum_annealing_ema.h"
 #include "polyak/averaging/stochastic_weight_average.h"
+#include "polyak/embed/loop_hooks.h"
 #include "polyak/version.h"

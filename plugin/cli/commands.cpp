@@ -5,13 +5,20 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
+#include "polyak/attach/attached_runner.h"
+#include "polyak/attach/config.h"
+#include "polyak/attach/program.h"
 #include "polyak/averaging/register.h"
 #include "polyak/cli/table.h"
 #include "polyak/config/load.h"
@@ -95,17 +102,6 @@ bool overrides_key(const RunArguments& arguments, const std::string& key) {
                      [&](const std::string& text) { return text.rfind(key + "=", 0) == 0; });
 }
 
-Node load_plugins(Node config, const RunArguments& arguments) {
-  if (const Node* plugins = config.find("plugins"); plugins && !plugins->is_null()) {
-    const auto folder = fs::path(arguments.config).parent_path();
-    for (const Node& plugin : plugins->items()) {
-      load_plugin(find_plugin(plugin.as_string(), folder.empty() ? "." : folder.string()),
-                  catalog());
-    }
-  }
-  return config;
-}
-
 Node read_config(const RunArguments& arguments) {
   Node config = load_config(arguments.config, arguments.overrides);
   auto set = [&](const char* key, Node value) {
@@ -127,14 +123,16 @@ Node read_config(const RunArguments& arguments) {
     } else if (base && !base->is_null()) {
       log_info("--resume: {} holds no checkpoint yet; starting from {}", work_dir.string(),
                base->text());
-      return load_plugins(std::move(config), arguments);
+      load_plugins(config, catalog());
+      return config;
     }
   }
   if (arguments.resume) set("resume", true);
   if (!arguments.resume_from.empty()) set("load_from", arguments.resume_from);
   if (!arguments.checkpoint.empty()) set("load_from", arguments.checkpoint);
 
-  return load_plugins(std::move(config), arguments);
+  load_plugins(config, catalog());
+  return config;
 }
 
 void start_files(Log& log, const TrainRunner& runner) {
@@ -175,6 +173,61 @@ int check(const RunArguments& arguments) {
   const TrainRunner runner(read_config(arguments), catalog());
   fmt::print("{}", runner.config().dump());
   return 0;
+}
+
+// ---- attach
+
+namespace {
+
+/// The folder for the averages, made where it is not there, as an absolute path.
+std::string make_output_dir(const AttachArguments& arguments, const AttachConfig& config) {
+  const fs::path folder =
+      fs::absolute(config.output_dir ? fs::path(*config.output_dir)
+                                     : fs::path("work_dirs") / fs::path(arguments.config).stem());
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error && ::access(folder.c_str(), W_OK) != 0) {
+    error = std::error_code(errno, std::generic_category());
+  }
+  if (error) {
+    fail<ConfigError>("output_dir: {}: cannot be written: {}; name another folder", folder.string(),
+                      error.message());
+  }
+  return folder.string();
+}
+
+std::string preloaded_library() {
+  const std::string library = fs::absolute(find_plugin("polyak_attach", "")).string();
+  if (library.find_first_of(" :") != std::string::npos) {
+    fail<ConfigError>(
+        "{}: has a blank or a colon in its path, which the dynamic linker takes for the end of a "
+        "name; install Polyak elsewhere",
+        library);
+  }
+  return library;
+}
+
+}  // namespace
+
+void attach(AttachArguments arguments) {
+  // The program's own copy of the library says what there is to say, once.
+  set_log_sink([](LogLevel, std::string_view) {});
+  fill_catalog();
+  AttachConfig config = read_attach_config(load_config(arguments.config, arguments.overrides));
+  check_attached_hooks(config, catalog());
+  const std::string program = find_program(arguments.program.front());
+  check_program(program);
+  const std::string library = preloaded_library();
+  config.output_dir = make_output_dir(arguments, config);
+
+  const char* preload = std::getenv("LD_PRELOAD");
+  const std::string before = preload ? preload : "";
+  ::setenv(kAttachConfig, to_json(config).c_str(), 1);
+  ::setenv(kAttachPreload, before.c_str(), 1);
+  ::setenv("LD_PRELOAD", (before.empty() ? library : before + ":" + library).c_str(), 1);
+  arguments.program.push_back(nullptr);
+  ::execv(program.c_str(), arguments.program.data());
+  fail<ConfigError>("{}: cannot be started: {}", program, std::generic_category().message(errno));
 }
 
 // ---- what is registered

@@ -16,9 +16,18 @@ struct RunArguments {
   std::string resume_from;  // empty: the last checkpoint in work_dir
 };
 
+/// What `attach` receives.
+struct AttachArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::vector<char*> program;  // its name and arguments, as main() had them
+};
+
 int train(const RunArguments& arguments);
 int test(const RunArguments& arguments);
 int check(const RunArguments& arguments);
+/// Becomes the program, with averaging in it; returns by exception only.
+[[noreturn]] void attach(AttachArguments arguments);
 /// Names of what is registered: of one kind, or of all.
 int list(const std::string& kind);
 /// The keys of what is registered under a name; format: text, markdown or json.

@@ -66,6 +66,21 @@ int main(int argc, char** argv) {
   add_config(check, arguments);
   check->callback([&] { status = cli::check(arguments); });
 
+  cli::AttachArguments attached;
+  CLI::App* attach = app.add_subcommand(
+      "attach",
+      "Run a compiled LibTorch program with averaging: attach CONFIG -- PROGRAM [ARG ...]");
+  attach->add_option("config", attached.config, "YAML file")->required();
+  attach->add_option("--cfg-options", attached.overrides, "Settings that go before the file's")
+      ->expected(1, -1);
+  attach->callback([&] {
+    if (attached.program.empty()) {
+      fail<ConfigError>("attach: no program; write it after two dashes: attach {} -- PROGRAM",
+                        attached.config);
+    }
+    cli::attach(attached);
+  });
+
   CLI::App* list = app.add_subcommand("list", "Show what a config can name");
   list->add_option("kind", kind, "hook, average, optimizer, ...; all kinds without it");
   list->callback([&] { status = cli::list(kind); });
@@ -77,6 +92,13 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"text", "markdown", "json"}));
   describe->callback([&] { status = cli::describe(name, format); });
 
+  // What stands behind two dashes is a program's own.
+  if (argc > 1 && std::string(argv[1]) == "attach") {
+    char** const dashes =
+        std::find_if(argv, argv + argc, [](const char* word) { return std::string(word) == "--"; });
+    if (dashes != argv + argc) attached.program.assign(dashes + 1, argv + argc);
+    argc = static_cast<int>(dashes - argv);
+  }
   if (argc > 1 && argv[1][0] != '-') {  // CLI11 says of a misspelt command only that one is needed
     std::vector<std::string> names;
     for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());

@@ -1,6 +1,6 @@
 # `#include <polyak/averaging/cosine_ema.h>` reads the same in the tree and installed: a folder of links
 # in the build tree gives each floor, and hooks/, its place under polyak/.
-set(POLYAK_FLOORS core config kernels registry averaging checkpoint runtime loader trainer cli)
+set(POLYAK_FLOORS core config kernels registry averaging checkpoint runtime loader attach trainer embed cli)
 set(POLYAK_INCLUDE_ROOT ${PROJECT_BINARY_DIR}/include)
 file(MAKE_DIRECTORY ${POLYAK_INCLUDE_ROOT}/polyak)
 foreach(floor IN LISTS POLYAK_FLOORS)

@@ -37,7 +37,7 @@ foreach(floor IN LISTS POLYAK_FLOORS)
           PATTERN "averaging/background.h" EXCLUDE PATTERN "averaging/by_aten.h" EXCLUDE PATTERN "averaging/device_tables.h" EXCLUDE
           PATTERN "averaging/offload.h" EXCLUDE
           PATTERN "averaging/swap_state.h" EXCLUDE
-          PATTERN "kernels/lerp_*.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "cmake" EXCLUDE)
+          PATTERN "attach" EXCLUDE PATTERN "kernels/lerp_*.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "cmake" EXCLUDE)
 endforeach()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/hooks DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak
         FILES_MATCHING PATTERN "*.h")

@@ -1,5 +1,6 @@
 # Finds LibTorch and defines the target polyak_torch: headers, libraries and the OpenMP runtime that LibTorch
-# itself loads. The build uses this file, and so does an installed polyakConfig.cmake.
+# itself loads; and polyak_torch_cpu, the same without LibTorch's CUDA half. The build uses this file, and so does an
+# installed polyakConfig.cmake.
 #
 #   POLYAK_TORCH    `system`, or a folder: LibTorch's own (include/, lib/), or Python's site-packages[/torch].
 #                   Unset, it follows Torch_DIR where that is given, and is `system` otherwise.
@@ -59,8 +60,10 @@ endif()
 if(TARGET polyak_torch)
   return()
 endif()
+add_library(polyak_torch_cpu INTERFACE IMPORTED GLOBAL)
 add_library(polyak_torch INTERFACE IMPORTED GLOBAL)
-target_compile_features(polyak_torch INTERFACE cxx_std_${POLYAK_TORCH_CXX_STANDARD})
+target_link_libraries(polyak_torch INTERFACE polyak_torch_cpu)
+target_compile_features(polyak_torch_cpu INTERFACE cxx_std_${POLYAK_TORCH_CXX_STANDARD})
 
 # The wheel carries a copy of fmt's headers that does not fit the fmt library we link. A folder with a link to
 # the right ones goes first.
@@ -70,14 +73,14 @@ if(EXISTS "${POLYAK_TORCH_INCLUDE_DIR}/fmt" AND NOT POLYAK_TORCH STREQUAL "syste
   find_path(POLYAK_FMT_INCLUDE_DIR fmt/format.h HINTS ${polyak_fmt_dirs} NO_CACHE)
   file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/polyak_fmt")
   file(CREATE_LINK "${POLYAK_FMT_INCLUDE_DIR}/fmt" "${CMAKE_BINARY_DIR}/polyak_fmt/fmt" SYMBOLIC)
-  target_include_directories(polyak_torch INTERFACE "${CMAKE_BINARY_DIR}/polyak_fmt")
+  target_include_directories(polyak_torch_cpu INTERFACE "${CMAKE_BINARY_DIR}/polyak_fmt")
 endif()
-target_include_directories(polyak_torch INTERFACE "${POLYAK_TORCH_INCLUDE_DIR}" "${polyak_torch_api}")
+target_include_directories(polyak_torch_cpu INTERFACE "${POLYAK_TORCH_INCLUDE_DIR}" "${polyak_torch_api}")
 
 # libtorch_python is never linked, and libtorch.so, an empty shell over the others, is not either: it would
 # load the CUDA half of a wheel whether or not that can run.
 find_library(POLYAK_TORCH_C10_LIBRARY c10 PATHS "${POLYAK_TORCH_LIBRARY_DIR}" NO_DEFAULT_PATH NO_CACHE REQUIRED)
-target_link_libraries(polyak_torch INTERFACE "${POLYAK_TORCH_CPU_LIBRARY}" "${POLYAK_TORCH_C10_LIBRARY}")
+target_link_libraries(polyak_torch_cpu INTERFACE "${POLYAK_TORCH_CPU_LIBRARY}" "${POLYAK_TORCH_C10_LIBRARY}")
 
 # What libraries a shared library names, and which of all that it needs cannot be found.
 function(polyak_needed library needed missing)
@@ -102,7 +105,7 @@ endif()
 file(STRINGS "${POLYAK_TORCH_C10_LIBRARY}" lines REGEX "__cxx11" LIMIT_COUNT 1)
 if(NOT lines)
   message(WARNING "This LibTorch was built with _GLIBCXX_USE_CXX11_ABI=0: fmt and yaml-cpp must be built so too.")
-  target_compile_definitions(polyak_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=0)
+  target_compile_definitions(polyak_torch_cpu INTERFACE _GLIBCXX_USE_CXX11_ABI=0)
 endif()
 
 # The CUDA half is loaded even where nothing of ours calls into it (PolyakCuda.cmake decides), since it registers the
@@ -137,8 +140,8 @@ if(polyak_openmp_name)
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" OR NOT polyak_openmp_name MATCHES "gomp")
     set(polyak_openmp "${polyak_openmp_name}")
-    target_compile_options(polyak_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
-    target_link_libraries(polyak_torch INTERFACE "${polyak_openmp_link}")
+    target_compile_options(polyak_torch_cpu INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+    target_link_libraries(polyak_torch_cpu INTERFACE "${polyak_openmp_link}")
   else()
     set(polyak_openmp "${polyak_openmp_name}, not used")
     message(STATUS "${CMAKE_CXX_COMPILER_ID} cannot use ${polyak_openmp_name}, LibTorch's OpenMP runtime: "

@@ -21,4 +21,9 @@ POLYAK_API std::string find_plugin(const std::string& name, const std::string& b
 /// do.
 POLYAK_API void load_plugin(const std::string& path, Catalog& catalog);
 
+/// Loads what a config's key `plugins` names, a string or a list of them. A path is relative to the
+/// file that wrote it, which may be a base of the config's.
+/// @throws PluginError as the two above, with the place in the config before it
+POLYAK_API void load_plugins(const Node& config, Catalog& catalog);
+
 }  // namespace polyak

@@ -24,7 +24,7 @@ RegistryBase::Description RegistryBase::describe(const std::string& name) const 
 
 void RegistryBase::add_description(const std::string& name, std::function<Description()> describe) {
   if (!descriptions_.emplace(name, std::move(describe)).second) {
-    fail<ConfigError>("a {} named '{}' is registered already", kind_, name);
+    fail<ConfigError>("a {} named '{}' is registered already; take another name", kind_, name);
   }
 }
 
@@ -52,7 +52,8 @@ void Catalog::absorb(Catalog& other) {
     if (mine == registries_.end()) continue;
     for (const std::string& name : registry->names()) {
       if (mine->second->contains(name)) {
-        fail<ConfigError>("a {} named '{}' is registered already", registry->kind(), name);
+        fail<ConfigError>("a {} named '{}' is registered already; take another name",
+                          registry->kind(), name);
       }
     }
   }

@@ -30,6 +30,7 @@ bool every_n(int64_t done, int64_t n, int64_t start) {
 }  // namespace
 
 Hook::~Hook() = default;
+RunningStatistics::~RunningStatistics() = default;
 Runner::~Runner() = default;
 
 int parse_priority(const Node& node) {

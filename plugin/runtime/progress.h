@@ -11,7 +11,7 @@ using Scalars = std::map<std::string, double>;
 
 /// How far a run is. Counters count what is finished; during after_train_iter `iter` and during
 /// after_train_epoch `epoch` are still those of the iteration and epoch that just ran, counted from
-/// 0.
+/// 0. A length of 0 (max_*, epoch_length) is one that nobody stated.
 struct Progress {
   int64_t iter = 0;
   int64_t epoch = 0;

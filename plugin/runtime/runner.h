@@ -22,6 +22,17 @@ struct NamedAverage {
   std::shared_ptr<AveragedModel> average;
 };
 
+/// A normalisation layer with running statistics, registered in the model's tree of modules, that
+/// is none of LibTorch's BatchNorm layers: what PreciseBNHook sets so that they become plain means.
+class POLYAK_API RunningStatistics {
+ public:
+  virtual ~RunningStatistics();
+  /// From here on, the statistics are the plain mean over the forward passes since now.
+  virtual void begin_mean() = 0;
+  /// The statistics stay as they are, and follow later batches as before begin_mean().
+  virtual void end_mean() = 0;
+};
+
 /// What hooks see of a training loop. A host with a runner class of its own implements it; the
 /// reference runner is one such. All calls come from the training thread.
 class POLYAK_API Runner {
@@ -60,11 +71,16 @@ class POLYAK_API Runner {
   /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
   /// data undisturbed.
   virtual void run_training_forward(int64_t num_samples);
+  /// Whether run_training_forward() works: so that a hook which needs it can refuse before
+  /// training.
+  virtual bool has_training_forward() const { return true; }
 
   /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
   virtual Value make_checkpoint(bool with_optimizer, bool with_schedulers);
   /// One step of every parameter scheduler that counts in epochs, or in iterations.
   virtual void step_schedulers(bool by_epoch);
+  /// Whether schedules are this runner's to step; false in a loop that steps its own.
+  virtual bool has_schedulers() const { return true; }
   /// Values that belong to the run and survive a resume (best score, kept checkpoints): a dict.
   virtual Value& run_info() { return run_info_; }
   /// Ends training after the present iteration.

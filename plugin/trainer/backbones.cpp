@@ -1,6 +1,7 @@
 #include "polyak/trainer/backbones.h"
 
 #include <ATen/ops/dropout.h>
+#include <ATen/ops/max_pool2d.h>
 #include <torch/nn/init.h>
 
 #include <string>
@@ -29,6 +30,27 @@ torch::nn::Conv2d make_he_conv(int64_t in, int64_t out, int64_t kernel, int64_t 
   return conv;
 }
 
+bool has_bottlenecks(int64_t depth) {
+  return depth >= 50;
+}
+
+/// Blocks of each stage; empty for a depth that no paper has.
+std::vector<int64_t> stages_of(int64_t depth) {
+  switch (depth) {
+    case 18:
+      return {2, 2, 2, 2};
+    case 34:
+    case 50:
+      return {3, 4, 6, 3};
+    case 101:
+      return {3, 4, 23, 3};
+    case 152:
+      return {3, 8, 36, 3};
+    default:
+      return {};
+  }
+}
+
 int64_t halved(int64_t size, size_t times) {
   for (size_t i = 0; i < times; ++i) size = (size + 1) / 2;
   return size;
@@ -39,6 +61,8 @@ int64_t halved(int64_t size, size_t times) {
 void SmallCnnOptions::visit(OptionVisitor& visitor) {
   visitor.key("channels", &channels,
               "Channels of each stage; every stage halves height and width.");
+  visitor.key("with_avg_pool", &with_avg_pool,
+              "Take the mean of the last map over height and width, instead of all of it.");
 }
 
 void SmallCnnOptions::validate() const {
@@ -66,10 +90,11 @@ void SmallCnn::reset() {
 at::Tensor SmallCnn::forward(const at::Tensor& images) {
   at::Tensor x = images;
   for (size_t i = 0; i < convs_.size(); ++i) x = norms_[i](convs_[i](x)).relu_();
-  return x.flatten(1);
+  return options_.with_avg_pool ? x.mean({2, 3}) : x.flatten(1);
 }
 
 int64_t SmallCnn::features() const {
+  if (options_.with_avg_pool) return options_.channels.back();
   const size_t stages = options_.channels.size();
   return options_.channels.back() * halved(image_.height, stages) * halved(image_.width, stages);
 }
@@ -110,68 +135,92 @@ at::Tensor Mlp::forward(const at::Tensor& images) {
   return x;
 }
 
-void ResNetCifarOptions::visit(OptionVisitor& visitor) {
-  visitor.key("depth", &depth, "Layers: 18 (two blocks a stage) or 34.", closed_interval(18, 34));
+void ResNetOptions::visit(OptionVisitor& visitor) {
+  visitor.key("depth", &depth, "Layers: 18, 34, 50, 101 or 152.", closed_interval(18, 152));
   visitor.key("base_channels", &base_channels,
               "Channels of the first stage; each stage doubles them.", at_least(1));
 }
 
-void ResNetCifarOptions::validate() const {
-  if (depth != 18 && depth != 34) fail<ConfigError>("depth: must be 18 or 34, got {}", depth);
+void ResNetOptions::validate() const {
+  if (stages_of(depth).empty()) {
+    fail<ConfigError>("depth: must be 18, 34, 50, 101 or 152, got {}", depth);
+  }
 }
 
-BasicBlock::BasicBlock(int64_t in_channels, int64_t channels, int64_t stride)
-    : in_channels_(in_channels), channels_(channels), stride_(stride) {
-  BasicBlock::reset();
+ResidualBlock::ResidualBlock(Form form) : form_(form) {
+  ResidualBlock::reset();
 }
 
-void BasicBlock::reset() {
-  conv1_ = register_module("conv1", make_he_conv(in_channels_, channels_, 3, stride_));
-  bn1_ = register_module("bn1", torch::nn::BatchNorm2d(channels_));
-  conv2_ = register_module("conv2", make_he_conv(channels_, channels_, 3, 1));
-  bn2_ = register_module("bn2", torch::nn::BatchNorm2d(channels_));
-  if (stride_ == 1 && in_channels_ == channels_) return;
+void ResidualBlock::reset() {
+  convs_.clear();
+  norms_.clear();
+  auto add = [&](int64_t in, int64_t out, int64_t kernel, int64_t stride) {
+    const std::string number = std::to_string(convs_.size() + 1);
+    convs_.push_back(register_module("conv" + number, make_he_conv(in, out, kernel, stride)));
+    norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
+  };
+  const int64_t in = form_.in_channels, channels = form_.channels, out = form_.out_channels();
+  if (form_.bottleneck) {
+    add(in, channels, 1, 1);
+    add(channels, channels, 3, form_.stride);
+    add(channels, out, 1, 1);
+  } else {
+    add(in, channels, 3, form_.stride);
+    add(channels, out, 3, 1);
+  }
+  if (form_.stride == 1 && in == out) return;
   downsample_ = register_module(
-      "downsample", torch::nn::Sequential(make_he_conv(in_channels_, channels_, 1, stride_),
-                                          torch::nn::BatchNorm2d(channels_)));
+      "downsample",
+      torch::nn::Sequential(make_he_conv(in, out, 1, form_.stride), torch::nn::BatchNorm2d(out)));
 }
 
-at::Tensor BasicBlock::forward(const at::Tensor& images) {
-  at::Tensor x = bn1_(conv1_(images)).relu_();
-  x = bn2_(conv2_(x));
+at::Tensor ResidualBlock::forward(const at::Tensor& images) {
+  at::Tensor x = images;
+  for (size_t i = 0; i < convs_.size(); ++i) {
+    if (i > 0) x.relu_();
+    x = norms_[i](convs_[i](x));
+  }
   x += downsample_ ? downsample_->forward(images) : images;
   return x.relu_();
 }
 
-ResNetCifar::ResNetCifar(ResNetCifarOptions options, ImageShape image)
-    : options_(std::move(options)), image_(image) {
-  check_options(options_, "ResNet_CIFAR");
-  reset();
+ResNet::ResNet(ResNetOptions options, Stem stem, ImageShape image)
+    : options_(std::move(options)), stem_(stem), image_(image) {
+  check_options(options_, "ResNet");
+  ResNet::reset();
 }
 
-void ResNetCifar::reset() {
-  const std::vector<int64_t> blocks_of_stage =
-      options_.depth == 18 ? std::vector<int64_t>{2, 2, 2, 2} : std::vector<int64_t>{3, 4, 6, 3};
+void ResNet::reset() {
   int64_t in = options_.base_channels;
-  conv1_ = register_module("conv1", make_he_conv(image_.channels, in, 3, 1));
+  const bool large = stem_ == Stem::imagenet;
+  conv1_ = register_module(
+      "conv1", make_he_conv(image_.channels, in, large ? 7 : 3, /*stride=*/large ? 2 : 1));
   bn1_ = register_module("bn1", torch::nn::BatchNorm2d(in));
   layers_.clear();
-  for (size_t stage = 0; stage < blocks_of_stage.size(); ++stage) {
+  for (const int64_t blocks : stages_of(options_.depth)) {
+    const size_t stage = layers_.size();
     const int64_t channels = options_.base_channels << stage;
     torch::nn::Sequential layer;
-    for (int64_t block = 0; block < blocks_of_stage[stage]; ++block) {
+    for (int64_t block = 0; block < blocks; ++block) {
       const int64_t stride = stage > 0 && block == 0 ? 2 : 1;
-      layer->push_back(std::make_shared<BasicBlock>(in, channels, stride));
-      in = channels;
+      const ResidualBlock::Form form{in, channels, stride, has_bottlenecks(options_.depth)};
+      layer->push_back(std::make_shared<ResidualBlock>(form));
+      in = form.out_channels();
     }
     layers_.push_back(register_module("layer" + std::to_string(stage + 1), layer));
   }
 }
 
-at::Tensor ResNetCifar::forward(const at::Tensor& images) {
+at::Tensor ResNet::forward(const at::Tensor& images) {
   at::Tensor x = bn1_(conv1_(images)).relu_();
+  if (stem_ == Stem::imagenet)
+    x = at::max_pool2d(x, /*kernel_size=*/3, /*stride=*/2, /*padding=*/1);
   for (torch::nn::Sequential& layer : layers_) x = layer->forward(x);
   return x.mean({2, 3});
+}
+
+int64_t ResNet::features() const {
+  return options_.base_channels * 8 * (has_bottlenecks(options_.depth) ? 4 : 1);
 }
 
 }  // namespace polyak

@@ -16,13 +16,15 @@ namespace polyak {
 
 struct POLYAK_API SmallCnnOptions : Options {
   std::vector<int64_t> channels = {32, 64};
+  bool with_avg_pool = false;
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
 };
 
 /// A small convolutional network for images of 28 to 32 pixels: one stage per entry of `channels`,
-/// each a 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the flattened
-/// last map. Strides instead of pooling: several times faster on a CPU at equal accuracy.
+/// each a 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the last map,
+/// flattened or averaged over height and width. Strides instead of pooling: several times faster on
+/// a CPU at equal accuracy.
 class POLYAK_API SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
  public:
   SmallCnn(SmallCnnOptions options, ImageShape image);
@@ -58,42 +60,52 @@ class POLYAK_API Mlp : public torch::nn::Cloneable<Mlp>, public Backbone {
   std::vector<torch::nn::Linear> layers_;
 };
 
-struct POLYAK_API ResNetCifarOptions : Options {
+struct POLYAK_API ResNetOptions : Options {
   int64_t depth = 18;
   int64_t base_channels = 64;
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
 };
 
-/// Two 3x3 convolutions with a shortcut around them (He et al. 2016, "Deep Residual Learning").
-class POLYAK_API BasicBlock : public torch::nn::Cloneable<BasicBlock> {
+/// Two 3x3 convolutions with a shortcut around them (He et al. 2016, "Deep Residual Learning"), or,
+/// as a bottleneck, a 3x3 convolution between two 1x1 ones, of which the last has four times the
+/// channels; the stride is that of the first 3x3 one, as in torchvision.
+class POLYAK_API ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
  public:
-  BasicBlock(int64_t in_channels, int64_t channels, int64_t stride);
+  struct Form {
+    int64_t in_channels;
+    int64_t channels;  // of the 3x3 convolution
+    int64_t stride;
+    bool bottleneck;
+    int64_t out_channels() const { return bottleneck ? 4 * channels : channels; }
+  };
+  explicit ResidualBlock(Form form);
   void reset() override;
   at::Tensor forward(const at::Tensor& images);
 
  private:
-  int64_t in_channels_;
-  int64_t channels_;
-  int64_t stride_;
-  torch::nn::Conv2d conv1_{nullptr};
-  torch::nn::BatchNorm2d bn1_{nullptr};
-  torch::nn::Conv2d conv2_{nullptr};
-  torch::nn::BatchNorm2d bn2_{nullptr};
+  Form form_;
+  std::vector<torch::nn::Conv2d> convs_;
+  std::vector<torch::nn::BatchNorm2d> norms_;
   torch::nn::Sequential downsample_{nullptr};  // empty where the shortcut is the identity
 };
 
-/// ResNet with the CIFAR stem: one 3x3 convolution of stride 1 and no pooling before the four
-/// stages; global average pooling after them. Tensors are named as in mmpretrain's ResNet_CIFAR.
-class POLYAK_API ResNetCifar : public torch::nn::Cloneable<ResNetCifar>, public Backbone {
+/// ResNet, with global average pooling after its four stages. Tensors are named as in mmpretrain
+/// and torchvision.
+class POLYAK_API ResNet : public torch::nn::Cloneable<ResNet>, public Backbone {
  public:
-  ResNetCifar(ResNetCifarOptions options, ImageShape image);
+  enum class Stem {
+    imagenet,  // a 7x7 convolution and a pooling, each of stride 2
+    cifar,     // one 3x3 convolution of stride 1
+  };
+  ResNet(ResNetOptions options, Stem stem, ImageShape image);
   void reset() override;
   at::Tensor forward(const at::Tensor& images) override;
-  int64_t features() const override { return options_.base_channels * 8; }
+  int64_t features() const override;
 
  private:
-  ResNetCifarOptions options_;
+  ResNetOptions options_;
+  Stem stem_;
   ImageShape image_;
   torch::nn::Conv2d conv1_{nullptr};
   torch::nn::BatchNorm2d bn1_{nullptr};

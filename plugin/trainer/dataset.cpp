@@ -28,8 +28,13 @@ Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random) con
   return {pipeline_.apply(std::move(samples.images), random), std::move(samples.labels)};
 }
 
+int64_t Dataset::num_views() const {
+  const Batch first = batch(at::zeros({1}, at::kLong), make_random_stream({0}));
+  return static_cast<int64_t>(first.views.size());
+}
+
 ImageShape Dataset::image_shape() const {
-  const at::Tensor images = batch(at::zeros({1}, at::kLong), make_random_stream({0})).images;
+  const at::Tensor images = batch(at::zeros({1}, at::kLong), make_random_stream({0})).images();
   return {images.size(1), images.size(2), images.size(3)};
 }
 

@@ -14,12 +14,6 @@
 
 namespace polyak {
 
-/// Samples that a loop reads in batches.
-struct Batch {
-  at::Tensor images;  // float [N, C, H, W]
-  at::Tensor labels;  // int64 [N]
-};
-
 /// The keys that every dataset takes.
 struct POLYAK_API DatasetOptions : Options {
   std::optional<int64_t> limit;
@@ -41,8 +35,10 @@ class POLYAK_API Dataset {
   virtual int64_t num_classes() const = 0;
   /// The samples of `indices` (int64 [N]) after the transforms of `pipeline`, on the CPU.
   Batch batch(const at::Tensor& indices, const at::Generator& random) const;
-  /// Size of one image after the transforms.
+  /// Size of one image after the transforms, of the first view where there are several.
   ImageShape image_shape() const;
+  /// Views of each image that the transforms make.
+  int64_t num_views() const;
 
  protected:
   Dataset(const DatasetOptions& options, const Context& context);

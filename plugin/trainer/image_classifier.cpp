@@ -2,6 +2,7 @@
 
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <torch/utils.h>
 
 #include "polyak/registry/registry.h"
 
@@ -70,10 +71,13 @@ at::Tensor LinearClsHead::loss(const at::Tensor& logits, const at::Tensor& label
 void ImageClassifierOptions::visit(OptionVisitor& visitor) {
   visitor.required("backbone", &backbone, "The backbone: from images to features.");
   visitor.required("head", &head, "The head: from features to logits, with its loss.");
+  visitor.key("freeze_backbone", &freeze_backbone,
+              "Train the head alone; the backbone keeps its weights and statistics.");
 }
 
 ImageClassifier::ImageClassifier(const ImageClassifierOptions& options, const Context& context)
-    : backbone_(context.catalog->of<Backbone>().build(options.backbone, {context.image})),
+    : freeze_backbone_(options.freeze_backbone),
+      backbone_(context.catalog->of<Backbone>().build(options.backbone, {context.image})),
       head_(context.catalog->of<Head>().build(
           options.head, {context.catalog, backbone_->features(), context.num_classes})) {
   register_module("backbone", as_module(backbone_));
@@ -88,12 +92,23 @@ void ImageClassifier::reset() {
   head_ = std::dynamic_pointer_cast<Head>(head);
 }
 
-Algorithm::Losses ImageClassifier::loss(const at::Tensor& images, const at::Tensor& labels) {
-  return {{"loss", head_->loss(head_->forward(backbone_->forward(images)), labels)}};
+at::Tensor ImageClassifier::features(const at::Tensor& images) {
+  if (!freeze_backbone_) return backbone_->forward(images);
+  const torch::NoGradGuard no_grad;
+  as_module(backbone_)->eval();  // whatever mode the whole was put into
+  return backbone_->forward(images);
+}
+
+Algorithm::Losses ImageClassifier::loss(const Batch& batch) {
+  return {{"loss", loss_of(predict(batch.images()), batch.labels)}};
+}
+
+at::Tensor ImageClassifier::loss_of(const at::Tensor& logits, const at::Tensor& labels) const {
+  return head_->loss(logits, labels);
 }
 
 at::Tensor ImageClassifier::predict(const at::Tensor& images) {
-  return head_->forward(backbone_->forward(images));
+  return head_->forward(features(images));
 }
 
 }  // namespace polyak

@@ -64,19 +64,26 @@ class POLYAK_API LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, pub
 struct POLYAK_API ImageClassifierOptions : Options {
   Node backbone;
   Node head;
+  bool freeze_backbone = false;
   void visit(OptionVisitor& visitor) override;
 };
 
 /// A backbone and a head: mmpretrain's ImageClassifier. Tensors are named `backbone.*` and
-/// `head.*`.
+/// `head.*`. A frozen backbone keeps its weights and stays in eval mode, so that the head alone is
+/// trained: a linear probe.
 class POLYAK_API ImageClassifier : public torch::nn::Cloneable<ImageClassifier>, public Algorithm {
  public:
   ImageClassifier(const ImageClassifierOptions& options, const Context& context);
   void reset() override;
-  Losses loss(const at::Tensor& images, const at::Tensor& labels) override;
+  Losses loss(const Batch& batch) override;
   at::Tensor predict(const at::Tensor& images) override;
+  /// The head's loss of what predict() gave.
+  at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& labels) const;
 
  private:
+  at::Tensor features(const at::Tensor& images);
+
+  bool freeze_backbone_;
   std::shared_ptr<Backbone> backbone_;
   std::shared_ptr<Head> head_;
 };

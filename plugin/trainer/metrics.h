@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "polyak/config/options.h"
@@ -11,17 +12,24 @@
 
 namespace polyak {
 
+class Catalog;
+
 /// Measures predictions over a validation or test pass.
 class POLYAK_API Metric {
  public:
   static constexpr const char* kKind = "metric";
   struct Context {
     int64_t num_classes = 0;  // classes of the data
+    const Catalog* catalog = nullptr;
+    uint64_t seed = 0;
+    /// Runs images (float [N, C, H, W]) through the model as it is at the call, for metrics that
+    /// compare with other samples; for add() only.
+    std::function<at::Tensor(const at::Tensor&)> predict = nullptr;
   };
   virtual ~Metric();
   /// Forgets what was added: a new pass begins.
   virtual void reset() = 0;
-  /// @param logits float [N, classes]
+  /// @param logits float [N, classes], or whatever else the model predicts
   /// @param labels int64 [N]
   virtual void add(const at::Tensor& logits, const at::Tensor& labels) = 0;
   /// The same names whatever was added; without samples the values mean nothing.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
@@ -8,9 +9,11 @@
 #include <memory>
 #include <string>
 #include <typeinfo>
+#include <vector>
 
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
+#include "polyak/runtime/progress.h"
 
 namespace polyak {
 
@@ -21,6 +24,17 @@ struct ImageShape {
   int64_t channels = 1;
   int64_t height = 0;
   int64_t width = 0;
+};
+
+/// Samples that a loop reads at once.
+struct Batch {
+  /// Each float [N, C, H, W]: one, or several views of the same images where the pipeline has a
+  /// MultiView.
+  std::vector<at::Tensor> views;
+  at::Tensor labels;  // int64 [N]
+
+  /// The first view.
+  const at::Tensor& images() const { return views.front(); }
 };
 
 // Backbone, Head and Algorithm are interfaces beside torch::nn::Module, not below it: an
@@ -77,16 +91,21 @@ class POLYAK_API Algorithm {
   struct Context {
     const Catalog* catalog = nullptr;
     ImageShape image;
-    int64_t num_classes = 0;  // classes of the data
+    int64_t num_classes = 0;        // classes of the data
+    c10::Device device{c10::kCPU};  // where it will train; whoever builds it moves it there
+    /// How far the run is that trains the algorithm, kept by the runner for as long as the
+    /// algorithm is trained; its lengths are known from the start. Null where nothing runs.
+    const Progress* progress = nullptr;
   };
   using Losses = std::map<std::string, at::Tensor>;
 
   virtual ~Algorithm();
+  /// How many views of each image loss() learns from: what the training data's pipeline must give.
+  virtual int64_t num_views() const { return 1; }
   /// Scalar tensors by name. The sum of those with "loss" in their name is minimised; the others (a
   /// batch's accuracy, say) are only logged.
-  /// @param images float [N, C, H, W]
-  /// @param labels int64 [N]
-  virtual Losses loss(const at::Tensor& images, const at::Tensor& labels) = 0;
+  /// @param batch on the model's device, with num_views() views
+  virtual Losses loss(const Batch& batch) = 0;
   /// @return logits, float [N, classes]
   virtual at::Tensor predict(const at::Tensor& images) = 0;
 };

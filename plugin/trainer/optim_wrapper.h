@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "polyak/averaging/model.h"
 #include "polyak/config/options.h"
 #include "polyak/core/export.h"
 #include "polyak/trainer/optimizer.h"
@@ -22,12 +23,28 @@ struct POLYAK_API ClipGradOptions : Options {
   void validate() const override;
 };
 
+/// One entry of `custom_keys`.
+struct POLYAK_API ParameterRuleOptions : Options {
+  ParameterRule rule;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API ParamwiseOptions : Options {
+  Node custom_keys;
+  void visit(OptionVisitor& visitor) override;
+};
+
 struct POLYAK_API OptimWrapperOptions : Options {
   std::string type = "OptimWrapper";
   Node optimizer;
   int64_t accumulative_counts = 1;
   Node clip_grad;
+  Node paramwise_cfg;
   void visit(OptionVisitor& visitor) override;
+  /// Steps that a run of `iters` iterations takes.
+  int64_t steps_in(int64_t iters) const {
+    return (iters + accumulative_counts - 1) / accumulative_counts;
+  }
 };
 
 /// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
@@ -36,11 +53,13 @@ struct POLYAK_API OptimWrapperOptions : Options {
 class POLYAK_API OptimWrapper {
  public:
   /// @param node the keys of OptimWrapperOptions
-  OptimWrapper(const Node& node, const Catalog& catalog, std::vector<at::Tensor> parameters);
+  /// @param parameters under the names that paramwise_cfg.custom_keys is compared with
+  OptimWrapper(const Node& node, const Catalog& catalog,
+               const std::vector<NamedTensor>& parameters);
 
   Optimizer& optimizer() { return *optimizer_; }
   /// Steps that a run of `iters` iterations takes.
-  int64_t steps_in(int64_t iters) const;
+  int64_t steps_in(int64_t iters) const { return options_.steps_in(iters); }
   /// Says where the run is: `iter` iterations are done of `max_iters`.
   void start(int64_t iter, int64_t max_iters);
   /// Backward pass of one iteration's loss (a scalar tensor); a step when it is due.
@@ -53,7 +72,7 @@ class POLYAK_API OptimWrapper {
   void clip();
 
   std::shared_ptr<Optimizer> optimizer_;
-  int64_t accumulative_counts_ = 1;
+  OptimWrapperOptions options_;
   std::optional<ClipGradOptions> clip_grad_;
   std::optional<double> grad_norm_;
   int64_t iter_ = 0;

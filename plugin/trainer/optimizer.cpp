@@ -1,13 +1,17 @@
 #include "polyak/trainer/optimizer.h"
 
 #include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/sgd.h>
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 #include <type_traits>
+#include <unordered_map>
 
 namespace polyak {
 namespace {
@@ -18,23 +22,25 @@ at::Tensor tensor_like(const at::Tensor& parameter, const Value& value) {
                               /*copy=*/true);
 }
 
-/// One of LibTorch's optimizers over one group of parameters.
+/// One of LibTorch's optimizers.
 template <class Torch, class TorchOptions, class TorchState>
 class TorchOptimizer : public Optimizer {
  public:
-  TorchOptimizer(const std::vector<at::Tensor>& parameters, const TorchOptions& options)
-      : Optimizer(parameters, options.lr()), optimizer_(parameters, options) {}
+  TorchOptimizer(const Context& context, const TorchOptions& options)
+      : Optimizer(context, options.lr()), optimizer_(torch_groups(options), options) {}
 
   void step() override { optimizer_.step(); }
-  double lr() const override { return options().lr(); }
-  void set_lr(double lr) override { options().lr(lr); }
+  double lr() const override { return options(0).lr(); }
+  void set_lr(double lr) override {
+    for (size_t i = 0; i < groups().size(); ++i) options(i).lr(lr);
+  }
 
  protected:
-  TorchOptions& options() {
-    return static_cast<TorchOptions&>(optimizer_.param_groups().front().options());
+  TorchOptions& options(size_t group) {
+    return static_cast<TorchOptions&>(optimizer_.param_groups()[group].options());
   }
-  const TorchOptions& options() const {
-    return static_cast<const TorchOptions&>(optimizer_.param_groups().front().options());
+  const TorchOptions& options(size_t group) const {
+    return static_cast<const TorchOptions&>(optimizer_.param_groups()[group].options());
   }
   const TorchState* state(const at::Tensor& parameter) const {
     const auto found = optimizer_.state().find(key(parameter));
@@ -47,6 +53,16 @@ class TorchOptimizer : public Optimizer {
   void clear_state() override { optimizer_.state().clear(); }
 
  private:
+  std::vector<torch::optim::OptimizerParamGroup> torch_groups(const TorchOptions& options) const {
+    std::vector<torch::optim::OptimizerParamGroup> result;
+    for (const Group& group : groups()) {
+      auto own = std::make_unique<TorchOptions>(options);
+      own->weight_decay(options.weight_decay() * group.rule.decay_mult);
+      result.emplace_back(group.parameters, std::move(own));
+    }
+    return result;
+  }
+
   /// LibTorch finds a parameter's state by its address: as a pointer, or as that in text (up
   /// to 2.0).
   static auto key(const at::Tensor& parameter) {
@@ -69,22 +85,24 @@ class Sgd final : public TorchOptimizer<torch::optim::SGD, torch::optim::SGDOpti
   using TorchOptimizer::TorchOptimizer;
 
  private:
-  Value group() const override {
+  Value group(size_t index) const override {
+    const torch::optim::SGDOptions& options = this->options(index);
     Value group = Value::dict();
-    group.set("lr", options().lr());
-    group.set("momentum", options().momentum());
-    group.set("dampening", options().dampening());
-    group.set("weight_decay", options().weight_decay());
-    group.set("nesterov", options().nesterov());
+    group.set("lr", options.lr());
+    group.set("momentum", options.momentum());
+    group.set("dampening", options.dampening());
+    group.set("weight_decay", options.weight_decay());
+    group.set("nesterov", options.nesterov());
     return group;
   }
 
-  void load_group(const Value& group) override {
-    options().lr(group.at("lr").as_real());
-    options().momentum(group.at("momentum").as_real());
-    options().dampening(group.at("dampening").as_real());
-    options().weight_decay(group.at("weight_decay").as_real());
-    options().nesterov(group.at("nesterov").as_bool());
+  void load_group(size_t index, const Value& group) override {
+    torch::optim::SGDOptions& options = this->options(index);
+    options.lr(group.at("lr").as_real());
+    options.momentum(group.at("momentum").as_real());
+    options.dampening(group.at("dampening").as_real());
+    options.weight_decay(group.at("weight_decay").as_real());
+    options.nesterov(group.at("nesterov").as_bool());
   }
 
   Value state_of(const at::Tensor& parameter) const override {
@@ -112,8 +130,8 @@ class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
   using TorchOptimizer<Torch, TorchOptions, TorchState>::TorchOptimizer;
 
  private:
-  Value group() const override {
-    const TorchOptions& options = this->options();
+  Value group(size_t index) const override {
+    const TorchOptions& options = this->options(index);
     Value group = Value::dict();
     group.set("lr", options.lr());
     group.set("betas", Value::tuple({std::get<0>(options.betas()), std::get<1>(options.betas())}));
@@ -123,10 +141,10 @@ class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
     return group;
   }
 
-  void load_group(const Value& group) override {
+  void load_group(size_t index, const Value& group) override {
     const std::vector<Value>& betas = group.at("betas").items();
     if (betas.size() != 2) fail<CheckpointError>("optimizer: betas must be two numbers");
-    TorchOptions& options = this->options();
+    TorchOptions& options = this->options(index);
     options.lr(group.at("lr").as_real());
     options.betas({betas[0].as_real(), betas[1].as_real()});
     options.eps(group.at("eps").as_real());
@@ -164,6 +182,97 @@ using Adam = AdamLike<torch::optim::Adam, torch::optim::AdamOptions, torch::opti
 using AdamW =
     AdamLike<torch::optim::AdamW, torch::optim::AdamWOptions, torch::optim::AdamWParamState>;
 
+class Lars final : public Optimizer {
+ public:
+  Lars(const LarsOptions& options, const Context& context) : Optimizer(context, options.lr) {
+    for (const Group& group : groups()) {
+      options_.push_back(options);
+      options_.back().weight_decay *= group.rule.decay_mult;
+    }
+  }
+
+  double lr() const override { return options_.front().lr; }
+  void set_lr(double lr) override {
+    for (LarsOptions& options : options_) options.lr = lr;
+  }
+
+  void step() override {
+    const at::NoGradGuard no_grad;
+    for (size_t i = 0; i < groups().size(); ++i) {
+      for (const at::Tensor& parameter : groups()[i].parameters) {
+        if (parameter.grad().defined()) step(parameter, options_[i], groups()[i].rule);
+      }
+    }
+  }
+
+ private:
+  void step(const at::Tensor& parameter, const LarsOptions& options, const ParameterRule& rule) {
+    at::Tensor change = parameter.grad().add(parameter, options.weight_decay);
+    if (rule.lars_exclude) {
+      change.mul_(options.lr);
+    } else {
+      // Tensors without dimensions, in double, rather than numbers: a GPU is not waited for.
+      const at::Tensor weights = parameter.norm().to(at::kDouble);
+      const at::Tensor gradient = parameter.grad().norm().to(at::kDouble);
+      const at::Tensor scale =
+          options.eta * weights / (gradient + options.weight_decay * weights + options.eps);
+      const at::Tensor usable = (weights != 0).logical_and(gradient != 0);
+      change.mul_(at::where(usable, scale, at::ones_like(scale)) * options.lr);
+    }
+    if (options.momentum != 0) {
+      at::Tensor& buffer = buffers_[parameter.unsafeGetTensorImpl()];
+      if (buffer.defined()) {
+        buffer.mul_(options.momentum).add_(change, 1 - options.dampening);
+      } else {
+        buffer = change.clone();
+      }
+      change = options.nesterov ? change.add(buffer, options.momentum) : buffer;
+    }
+    at::Tensor(parameter).sub_(change);
+  }
+
+  Value group(size_t index) const override {
+    const LarsOptions& options = options_[index];
+    Value group = Value::dict();
+    group.set("lr", options.lr);
+    group.set("momentum", options.momentum);
+    group.set("dampening", options.dampening);
+    group.set("weight_decay", options.weight_decay);
+    group.set("nesterov", options.nesterov);
+    group.set("eta", options.eta);
+    group.set("lars_exclude", groups()[index].rule.lars_exclude);
+    return group;
+  }
+
+  void load_group(size_t index, const Value& group) override {
+    LarsOptions& options = options_[index];
+    options.lr = group.at("lr").as_real();
+    options.momentum = group.at("momentum").as_real();
+    options.dampening = group.at("dampening").as_real();
+    options.weight_decay = group.at("weight_decay").as_real();
+    options.nesterov = group.at("nesterov").as_bool();
+    options.eta = group.at("eta").as_real();
+  }
+
+  Value state_of(const at::Tensor& parameter) const override {
+    Value result = Value::dict();
+    const auto found = buffers_.find(parameter.unsafeGetTensorImpl());
+    if (found != buffers_.end()) result.set("momentum_buffer", found->second);
+    return result;
+  }
+
+  void load_state_of(const at::Tensor& parameter, const Value& saved) override {
+    const Value* buffer = saved.find("momentum_buffer");
+    if (!buffer || buffer->is_none()) return;
+    buffers_[parameter.unsafeGetTensorImpl()] = tensor_like(parameter, *buffer);
+  }
+
+  void clear_state() override { buffers_.clear(); }
+
+  std::vector<LarsOptions> options_;  // of each group
+  std::unordered_map<const void*, at::Tensor> buffers_;
+};
+
 template <class TorchOptions>
 TorchOptions torch_adam_options(const AdamOptions& options) {
   return TorchOptions(options.lr)
@@ -175,8 +284,18 @@ TorchOptions torch_adam_options(const AdamOptions& options) {
 
 }  // namespace
 
-Optimizer::Optimizer(std::vector<at::Tensor> parameters, double lr)
-    : parameters_(std::move(parameters)), initial_lr_(lr) {}
+Optimizer::Optimizer(const Context& context, double lr) : initial_lr_(lr) {
+  for (size_t i = 0; i < context.parameters.size(); ++i) {
+    const ParameterRule rule = context.rules.empty() ? ParameterRule() : context.rules[i];
+    auto place = std::find_if(groups_.begin(), groups_.end(),
+                              [&](const Group& group) { return group.rule == rule; });
+    if (place == groups_.end()) place = groups_.insert(place, {rule, {}});
+    place->parameters.push_back(context.parameters[i]);
+  }
+  for (const Group& group : groups_) {
+    parameters_.insert(parameters_.end(), group.parameters.begin(), group.parameters.end());
+  }
+}
 
 Optimizer::~Optimizer() = default;
 
@@ -186,33 +305,48 @@ void Optimizer::zero_grad() {
 
 Value Optimizer::state_dict() const {
   Value state = Value::dict();
-  std::vector<Value> indices;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const auto index = static_cast<int64_t>(i);
-    Value entry = state_of(parameters_[i]);
-    if (!entry.entries().empty()) state.set(index, std::move(entry));
-    indices.emplace_back(index);
+  std::vector<Value> saved_groups;
+  int64_t index = 0;
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    std::vector<Value> indices;
+    for (const at::Tensor& parameter : groups_[i].parameters) {
+      Value entry = state_of(parameter);
+      if (!entry.entries().empty()) state.set(index, std::move(entry));
+      indices.emplace_back(index++);
+    }
+    Value saved = group(i);
+    saved.set("initial_lr", initial_lr_);
+    saved.set("params", Value::list(std::move(indices)));
+    saved_groups.push_back(std::move(saved));
   }
-  Value saved_group = group();
-  saved_group.set("initial_lr", initial_lr_);
-  saved_group.set("params", Value::list(std::move(indices)));
   Value result = Value::dict();
   result.set("state", std::move(state));
-  result.set("param_groups", Value::list({std::move(saved_group)}));
+  result.set("param_groups", Value::list(std::move(saved_groups)));
   return result;
 }
 
 void Optimizer::load_state_dict(const Value& saved) {
   const std::vector<Value>& groups = saved.at("param_groups").items();
-  if (groups.size() != 1) {
-    fail<CheckpointError>("optimizer: the checkpoint has {} parameter groups, expected 1",
-                          groups.size());
+  std::vector<Value> indices;
+  for (const Value& group : groups) {
+    const std::vector<Value>& own = group.at("params").items();
+    indices.insert(indices.end(), own.begin(), own.end());
   }
-  const Value& group = groups.front();
-  const std::vector<Value>& indices = group.at("params").items();
   if (indices.size() != parameters_.size()) {
     fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the model {}",
                           indices.size(), parameters_.size());
+  }
+  const bool alike =
+      std::equal(groups.begin(), groups.end(), groups_.begin(), groups_.end(),
+                 [](const Value& theirs, const Group& ours) {
+                   return theirs.at("params").items().size() == ours.parameters.size();
+                 });
+  if (!alike) {
+    fail<CheckpointError>(
+        "optimizer: the checkpoint parts the parameters into {} groups, this run otherwise into "
+        "{}; "
+        "paramwise_cfg must say what it said",
+        groups.size(), groups_.size());
   }
   const Value& state = saved.at("state");
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -227,8 +361,8 @@ void Optimizer::load_state_dict(const Value& saved) {
           name.as_string(), i, value.as_tensor().dim(), value.as_tensor().numel());
     }
   }
-  load_group(group);
-  if (const Value* initial = group.find("initial_lr")) initial_lr_ = initial->as_real();
+  for (size_t i = 0; i < groups.size(); ++i) load_group(i, groups[i]);
+  if (const Value* initial = groups.front().find("initial_lr")) initial_lr_ = initial->as_real();
   clear_state();
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (const Value* entry = state.find(indices[i])) load_state_of(parameters_[i], *entry);
@@ -268,25 +402,47 @@ void AdamOptions::validate() const {
 
 std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options, const Optimizer::Context& context) {
   check_options(options, "SGD");
-  return std::make_shared<Sgd>(context.parameters, torch::optim::SGDOptions(options.lr)
-                                                       .momentum(options.momentum)
-                                                       .dampening(options.dampening)
-                                                       .weight_decay(options.weight_decay)
-                                                       .nesterov(options.nesterov));
+  return std::make_shared<Sgd>(context, torch::optim::SGDOptions(options.lr)
+                                            .momentum(options.momentum)
+                                            .dampening(options.dampening)
+                                            .weight_decay(options.weight_decay)
+                                            .nesterov(options.nesterov));
 }
 
 std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,
                                      const Optimizer::Context& context) {
   check_options(options, "Adam");
-  return std::make_shared<Adam>(context.parameters,
-                                torch_adam_options<torch::optim::AdamOptions>(options));
+  return std::make_shared<Adam>(context, torch_adam_options<torch::optim::AdamOptions>(options));
 }
 
 std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
                                       const Optimizer::Context& context) {
   check_options(options, "AdamW");
-  return std::make_shared<AdamW>(context.parameters,
-                                 torch_adam_options<torch::optim::AdamWOptions>(options));
+  return std::make_shared<AdamW>(context, torch_adam_options<torch::optim::AdamWOptions>(options));
+}
+
+void LarsOptions::visit(OptionVisitor& visitor) {
+  visitor.required("lr", &lr, "Learning rate.", at_least(0));
+  visitor.key("momentum", &momentum, "Factor of the running sum of steps; 0: none.", at_least(0));
+  visitor.key("weight_decay", &weight_decay, "Factor of the weights that is added to gradients.",
+              at_least(0));
+  visitor.key("dampening", &dampening, "Share by which a new step is reduced.", at_least(0));
+  visitor.key("eta", &eta, "Size of a parameter's step, as a share of its norm, at lr 1.",
+              at_least(0));
+  visitor.key("nesterov", &nesterov, "Nesterov's form of momentum.");
+  visitor.key("eps", &eps, "Added to the denominator.", at_least(0));
+}
+
+void LarsOptions::validate() const {
+  if (nesterov && (momentum <= 0 || dampening != 0)) {
+    fail<ConfigError>("nesterov: needs a momentum above 0 and no dampening");
+  }
+}
+
+std::shared_ptr<Optimizer> make_lars(const LarsOptions& options,
+                                     const Optimizer::Context& context) {
+  check_options(options, "LARS");
+  return std::make_shared<Lars>(options, context);
 }
 
 }  // namespace polyak

@@ -12,12 +12,22 @@
 
 namespace polyak {
 
-/// Changes parameters from their gradients. All parameters form one group.
+/// How a parameter differs from the others: an entry of MMEngine's paramwise_cfg.
+struct ParameterRule {
+  double decay_mult = 1;      // factor of the weight decay
+  bool lars_exclude = false;  // LARS takes the plain learning rate
+  bool operator==(const ParameterRule& other) const {
+    return decay_mult == other.decay_mult && lars_exclude == other.lars_exclude;
+  }
+};
+
+/// Changes parameters from their gradients. Parameters of one rule form a group.
 class POLYAK_API Optimizer {
  public:
   static constexpr const char* kKind = "optimizer";
   struct Context {
     std::vector<at::Tensor> parameters;
+    std::vector<ParameterRule> rules = {};  // of each parameter; empty: they are all alike
   };
   virtual ~Optimizer();
 
@@ -29,26 +39,36 @@ class POLYAK_API Optimizer {
   virtual void set_lr(double lr) = 0;
   /// The learning rate of the config: where schedules start.
   double initial_lr() const { return initial_lr_; }
+  /// All parameters, group by group; groups and what is in them stand in the order of the context.
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
 
   /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]},
   /// where indices count the parameters. Tensors are handles, not copies.
   Value state_dict() const;
-  /// Takes state and the group's numbers (lr, momentum, ...) from what state_dict() or Python gave.
-  /// @throws CheckpointError when the number of parameters or a shape differs; nothing changes then
+  /// Takes state and the groups' numbers (lr, momentum, ...) from what state_dict() or Python gave.
+  /// @throws CheckpointError when the groups, their numbers of parameters or a shape differ;
+  /// nothing
+  ///   changes then
   void load_state_dict(const Value& saved);
 
  protected:
-  Optimizer(std::vector<at::Tensor> parameters, double lr);
-  /// The group's numbers under Python's names.
-  virtual Value group() const = 0;
-  virtual void load_group(const Value& group) = 0;
+  struct Group {
+    ParameterRule rule;
+    std::vector<at::Tensor> parameters;
+  };
+
+  Optimizer(const Context& context, double lr);
+  const std::vector<Group>& groups() const { return groups_; }
+  /// A group's numbers under Python's names.
+  virtual Value group(size_t index) const = 0;
+  virtual void load_group(size_t index, const Value& group) = 0;
   /// The state of one parameter, a dict; empty before its first step.
   virtual Value state_of(const at::Tensor& parameter) const = 0;
   virtual void load_state_of(const at::Tensor& parameter, const Value& state) = 0;
   virtual void clear_state() = 0;
 
  private:
+  std::vector<Group> groups_;
   std::vector<at::Tensor> parameters_;
   double initial_lr_;
 };
@@ -77,11 +97,29 @@ struct POLYAK_API AdamWOptions : AdamOptions {
   AdamWOptions() { weight_decay = 1e-2; }
 };
 
+struct POLYAK_API LarsOptions : Options {
+  double lr = 0;
+  double momentum = 0;
+  double weight_decay = 0;
+  double dampening = 0;
+  double eta = 0.001;
+  bool nesterov = false;
+  double eps = 1e-8;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
 POLYAK_API std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options,
                                                const Optimizer::Context& context);
 POLYAK_API std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,
                                                 const Optimizer::Context& context);
 POLYAK_API std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
                                                  const Optimizer::Context& context);
+/// SGD whose rate for each parameter is scaled by eta |w| / (|g| + weight_decay |w| + eps) (You et
+/// al. 2017, "Large Batch Training of Convolutional Networks"), as mmpretrain's: the rate is inside
+/// of the momentum. A parameter whose rule says lars_exclude, or whose weights or gradient are all
+/// 0, takes the plain rate.
+POLYAK_API std::shared_ptr<Optimizer> make_lars(const LarsOptions& options,
+                                                const Optimizer::Context& context);
 
 }  // namespace polyak

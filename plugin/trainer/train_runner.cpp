@@ -3,43 +3,27 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <fmt/ranges.h>
 #include <torch/cuda.h>
 #include <torch/utils.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <mutex>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "polyak/checkpoint/file.h"
-#include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
 #include "polyak/registry/registry.h"
-#include "polyak/version.h"
+#include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/run_folder.h"
+#include "polyak/trainer/torch_script.h"
 
 namespace polyak {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr int64_t kFormat = 1;  // of the top-level key `polyak` of a checkpoint
-
-std::string local_time(const char* format) {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  localtime_r(&now, &parts);
-  char text[32];
-  return std::string(text, std::strftime(text, sizeof text, format, &parts));
-}
 
 /// The items of a list; a single value counts as a list of one, null as an empty one.
 std::vector<Node> as_list(const Node& node) {
@@ -94,116 +78,6 @@ c10::Device find_device(const Node& config, const std::optional<std::string>& na
   return *device;
 }
 
-/// Fails unless the folder, or the nearest one above it that exists, can be written.
-void check_writable(const Node& config, const std::string& work_dir) {
-  fs::path folder = fs::absolute(work_dir);
-  std::error_code ignored;
-  while (!fs::exists(folder, ignored) && folder.has_relative_path()) folder = folder.parent_path();
-  // Permissions alone say little: a file system may be read-only, and root may do anything.
-  std::string probe = (folder / ".polyak_XXXXXX").string();
-  const int file = mkstemp(probe.data());
-  if (file >= 0) {
-    close(file);
-    unlink(probe.c_str());
-    return;
-  }
-  const std::string reason = fmt::format("{}: {}", folder.string(), std::strerror(errno));
-  const Node* node = config.find("work_dir");
-  (node ? *node : config).fail(fmt::format("{} cannot be written: {}", work_dir, reason));
-}
-
-/// The file that work_dir's `last_checkpoint` names (relative to work_dir, or MMEngine's path), or
-/// "".
-std::string find_last_checkpoint(const std::string& work_dir) {
-  const fs::path pointer = fs::path(work_dir) / "last_checkpoint";
-  std::ifstream file(pointer);
-  std::string name;
-  if (!file || !std::getline(file, name) || name.empty()) return "";
-  const fs::path relative = fs::path(work_dir) / name;
-  const fs::path moved = fs::path(work_dir) / fs::path(name).filename();
-  std::error_code ignored;
-  for (const fs::path& candidate : {relative, fs::path(name), moved}) {
-    if (fs::exists(candidate, ignored)) return candidate.string();
-  }
-  fail<CheckpointError>("{} names {}, which is not there; name a checkpoint by load_from",
-                        pointer.string(), name);
-}
-
-/// MMEngine's parallel wrappers put `module.` before every name.
-void strip_module_prefix(Value& state_dict, const Model& model) {
-  const std::string prefix = "module.";
-  for (const NamedTensor& item : model.tensors()) {
-    if (item.name.compare(0, prefix.size(), prefix) == 0) return;  // the model's own name
-  }
-  for (auto& [key, value] : state_dict.entries()) {
-    const std::string& name = key.as_string();
-    if (name.compare(0, prefix.size(), prefix) == 0) key = Value(name.substr(prefix.size()));
-  }
-}
-
-/// How a state dict differs from a model.
-struct Difference {
-  std::vector<std::string> missing;
-  std::vector<std::string> unexpected;
-  std::vector<std::string> mismatched;
-  size_t fitting = 0;
-
-  bool empty() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
-  std::string text() const {
-    std::vector<std::string> parts;
-    auto add = [&](const char* what, const std::vector<std::string>& names) {
-      constexpr size_t kShown = 8;
-      if (names.empty()) return;
-      const std::vector<std::string> shown(names.begin(),
-                                           names.begin() + std::min(names.size(), kShown));
-      parts.push_back(fmt::format(
-          "{}: {}{}", what, fmt::join(shown, ", "),
-          names.size() > kShown ? fmt::format(" and {} more", names.size() - kShown) : ""));
-    };
-    add("missing in the checkpoint", missing);
-    add("not in the model", unexpected);
-    add("of another shape", mismatched);
-    return fmt::format("{}", fmt::join(parts, "; "));
-  }
-};
-
-std::string shape_text(const at::Tensor& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "));
-}
-
-Difference difference(const Model& model, const Value& state_dict) {
-  Difference result;
-  std::set<std::string> names;
-  for (const NamedTensor& item : model.tensors()) {
-    names.insert(item.name);
-    const Value* value = state_dict.find(item.name);
-    if (!value || !value->is_tensor()) {
-      result.missing.push_back(item.name);
-    } else if (value->as_tensor().sizes() != item.tensor.sizes()) {
-      result.mismatched.push_back(fmt::format("{} ({} in the checkpoint, {} in the model)",
-                                              item.name, shape_text(value->as_tensor()),
-                                              shape_text(item.tensor)));
-    } else {
-      ++result.fitting;
-    }
-  }
-  for (const auto& [key, value] : state_dict.entries()) {
-    if (!names.count(key.as_string())) result.unexpected.push_back(key.as_string());
-  }
-  return result;
-}
-
-/// Copies the tensors that fit.
-void load_state_dict(const Model& model, const Value& state_dict) {
-  const torch::NoGradGuard no_grad;
-  for (const NamedTensor& item : model.tensors()) {
-    const Value* value = state_dict.find(item.name);
-    if (!value || !value->is_tensor()) continue;
-    if (value->as_tensor().sizes() != item.tensor.sizes()) continue;
-    at::Tensor(item.tensor).copy_(value->as_tensor());
-  }
-}
-
 }  // namespace
 
 TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
@@ -213,6 +87,7 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   read_checkpoint();
   set_up_process();
   set_up_data();
+  if (purpose_ == Purpose::train) set_up_lengths();
   set_up_model();
   if (purpose_ == Purpose::train) set_up_training();
   for (const Node& node :
@@ -231,12 +106,7 @@ void TrainRunner::set_up_work_dir() {
   if (work_dir_.empty()) config_.at("work_dir").fail("must not be empty");
   check_writable(config_, work_dir_);
   config_.set("work_dir", work_dir_);
-  // Two runs that start in the same second must not share their files.
-  const std::string now = local_time("%Y%m%d_%H%M%S");
-  timestamp_ = now;
-  for (int i = 1; fs::exists(fs::path(work_dir_) / timestamp_); ++i) {
-    timestamp_ = fmt::format("{}_{}", now, i);
-  }
+  timestamp_ = new_timestamp(work_dir_);
 }
 
 void TrainRunner::read_checkpoint() {
@@ -249,24 +119,8 @@ void TrainRunner::read_checkpoint() {
     }
   }
   if (checkpoint_file_.empty()) return;
-  checkpoint_ = read_pth(checkpoint_file_);
+  checkpoint_ = polyak::read_checkpoint(checkpoint_file_);
   resuming_ = resume;
-  if (!checkpoint_->is_dict()) {
-    fail<CheckpointError>("{}: holds a {}, expected a dict", checkpoint_file_,
-                          checkpoint_->kind_name());
-  }
-  if (!checkpoint_->contains("state_dict")) {  // Python's plain `model.state_dict()`
-    Value whole = Value::dict();
-    whole.set("state_dict", *checkpoint_);
-    checkpoint_ = std::move(whole);
-  }
-  if (const Value* extra = checkpoint_->find("polyak")) {
-    const int64_t format = extra->at("format").as_int();
-    if (format > kFormat) {
-      fail<CheckpointError>("{}: its entry 'polyak' has format {}, this version reads up to {}",
-                            checkpoint_file_, format, kFormat);
-    }
-  }
   if (!resuming_) return;
   for (const char* key : {"meta", "optimizer"}) {
     if (!checkpoint_->contains(key)) {
@@ -312,7 +166,7 @@ void TrainRunner::set_up_process() {
 }
 
 TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const Node& evaluator,
-                                                     const Node& loop, const char* stage) const {
+                                                     const Node& loop, const char* stage) {
   EvaluationLoopOptions loop_options;
   read_options(loop, loop_options, fmt::format("{}_cfg", stage));
   if (evaluator.is_null()) {
@@ -320,7 +174,9 @@ TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const N
   }
   Evaluation evaluation;
   evaluation.loader = std::make_shared<DataLoader>(loader, catalog_, /*shuffle=*/false, seed_);
-  const Metric::Context context{evaluation.loader->dataset().num_classes()};
+  const Metric::Context context{
+      evaluation.loader->dataset().num_classes(), &catalog_, seed_,
+      [this](const at::Tensor& images) { return model_->predict(images.to(device_)); }};
   for (const Node& node : as_list(evaluator)) {
     evaluation.metrics.push_back(catalog_.of<Metric>().build(node, context));
   }
@@ -364,12 +220,31 @@ void TrainRunner::set_up_data() {
   }
 }
 
+/// Before the model, which may need to know how long it will be trained.
+void TrainRunner::set_up_lengths() {
+  read_options(options_.train_cfg, loop_, "train_cfg");
+  OptimWrapperOptions optim;
+  read_options(options_.optim_wrapper, optim, "optim_wrapper");
+  progress_.by_epoch = loop_.counts_epochs();
+  progress_.epoch_length = train_loader_->size();
+  progress_.max_epochs = progress_.by_epoch ? *loop_.max_epochs : 1;
+  progress_.max_iters =
+      progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
+  progress_.optimizer_steps = 0;
+  progress_.max_optimizer_steps = optim.steps_in(progress_.max_iters);
+}
+
 void TrainRunner::set_up_model() {
   DataLoader& loader = train_loader_ ? *train_loader_ : *test_->loader;
   at::manual_seed(seed_);
   model_ = catalog_.of<Algorithm>().build(
-      options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes()});
+      options_.model, {&catalog_, loader.dataset().image_shape(), loader.dataset().num_classes(),
+                       device_, &progress_});
   module_ = as_module(model_);
+  if (const auto* script = dynamic_cast<const TorchScript*>(model_.get())) {
+    // The resolved config is written into another folder than the one that `path` is seen from.
+    config_.find("model")->set("path", script->file());
+  }
   module_->to(device_);
   check_forward(loader, options_.model);
   if (val_) check_forward(*val_->loader, options_.val_dataloader);
@@ -387,7 +262,7 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   module_->eval();
   try {
     model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
-  } catch (const c10::Error& error) {
+  } catch (const std::exception& error) {
     node.fail(
         fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
                     shape.channels, shape.height, shape.width, first_line(error)));
@@ -396,7 +271,7 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
 }
 
 void TrainRunner::check_fit(const Value& state_dict, const std::string& file) const {
-  const Difference found = difference(Model(module_), state_dict);
+  const StateDifference found = compare_state_dict(Model(module_), state_dict);
   if (found.empty()) return;
   const bool strict = resuming_ || purpose_ == Purpose::test;
   if (strict) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
@@ -407,23 +282,25 @@ void TrainRunner::check_fit(const Value& state_dict, const std::string& file) co
 }
 
 void TrainRunner::set_up_training() {
-  read_options(options_.train_cfg, loop_, "train_cfg");
-  std::vector<at::Tensor> parameters;
+  const int64_t views = train_loader_->dataset().num_views();
+  if (views != model_->num_views()) {
+    options_.train_dataloader.fail(
+        fmt::format("its pipeline gives {} view(s) of an image, the model learns from {}; {}",
+                    views, model_->num_views(),
+                    model_->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
+  }
+  std::vector<NamedTensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
     if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
-      parameters.push_back(item.tensor);
+      parameters.push_back(item);
     }
   }
-  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, std::move(parameters));
-
-  progress_.by_epoch = loop_.counts_epochs();
-  progress_.epoch_length = train_loader_->size();
-  progress_.max_epochs = progress_.by_epoch ? *loop_.max_epochs : 1;
-  progress_.max_iters =
-      progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
-  progress_.optimizer_steps = 0;
-  progress_.max_optimizer_steps = optim_->steps_in(progress_.max_iters);
+  if (std::none_of(parameters.begin(), parameters.end(),
+                   [](const NamedTensor& item) { return item.tensor.requires_grad(); })) {
+    options_.model.fail("no parameter of it wants a gradient, so there is nothing to train");
+  }
+  optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, parameters);
 
   const ParamScheduler::Context context{&optim_->optimizer(), progress_.epoch_length,
                                         progress_.max_epochs, progress_.max_iters};
@@ -572,7 +449,7 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   const Batch batch = train_loader_->batch(epoch, index);
   hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_index); });
 
-  const Algorithm::Losses losses = model_->loss(batch.images.to(device_), batch.labels.to(device_));
+  const Algorithm::Losses losses = model_->loss(on_device(batch));
   at::Tensor total;
   Scalars outputs;
   for (const auto& [name, value] : losses) {
@@ -590,6 +467,12 @@ void TrainRunner::train_batch(int64_t batch_index, int64_t epoch, int64_t index)
   hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, batch_index, outputs); });
   iters_in_hooks_ = 0;
   ++progress_.iter;
+}
+
+Batch TrainRunner::on_device(const Batch& batch) const {
+  Batch moved{{}, batch.labels.to(device_)};
+  for (const at::Tensor& view : batch.views) moved.views.push_back(view.to(device_));
+  return moved;
 }
 
 void TrainRunner::validate_if_due() {
@@ -617,7 +500,7 @@ Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
     logged_.clear();
     const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
     if (scope) scope->before_iter(index);
-    const at::Tensor logits = model_->predict(batch.images.to(device_));
+    const at::Tensor logits = model_->predict(batch.images().to(device_));
     const at::Tensor labels = batch.labels.to(device_);
     for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
     if (scope) scope->after_iter(index);
@@ -652,47 +535,26 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   int64_t done = 0;
   for (int64_t index = 0; done < num_samples; index = (index + 1) % train_loader_->size()) {
     const Batch batch = train_loader_->batch(progress_.epoch, index);
-    model_->predict(batch.images.to(device_));
+    model_->predict(batch.images().to(device_));
     done += batch.labels.size(0);
   }
 }
 
 Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedulers) {
-  Value meta = Value::dict();
-  meta.set("epoch", progress_.epoch + epochs_in_hooks_);
-  meta.set("iter", progress_.iter + iters_in_hooks_);
-  meta.set("cfg", config_.dump());
-  meta.set("seed", static_cast<int64_t>(seed_));
-  meta.set("experiment_name", name_ + "_" + timestamp_);
-  meta.set("time", local_time("%Y%m%d_%H%M%S"));
-  meta.set("polyak_version", POLYAK_VERSION);
-
-  Value state_dict = Value::dict({}, /*ordered=*/true);
-  for (const NamedTensor& item : model().tensors()) state_dict.set(item.name, item.tensor.detach());
-
-  Value hub = Value::dict();
-  hub.set("runtime_info", run_info());
-
+  Value checkpoint = begin_checkpoint(*this, progress_.epoch + epochs_in_hooks_,
+                                      progress_.iter + iters_in_hooks_, config_.dump());
+  checkpoint.at("meta").set("seed", static_cast<int64_t>(seed_));
+  checkpoint.at("meta").set("experiment_name", name_ + "_" + timestamp_);
   Value random = Value::dict();
   random.set("cpu", random_state(c10::kCPU));
   if (!device_.is_cpu()) random.set("device", random_state(device_));
-  Value extra = Value::dict();
-  extra.set("format", kFormat);
-  extra.set("optimizer_steps", progress_.optimizer_steps);
-  extra.set("epoch_length", progress_.epoch_length);
-  extra.set("random_state", std::move(random));
-
-  Value checkpoint = Value::dict();
-  checkpoint.set("meta", std::move(meta));
-  checkpoint.set("state_dict", std::move(state_dict));
-  checkpoint.set("message_hub", std::move(hub));
+  checkpoint.at("polyak").set("random_state", std::move(random));
   if (with_optimizer && optim_) checkpoint.set("optimizer", optim_->optimizer().state_dict());
   if (with_schedulers && !schedulers_.empty()) {
     std::vector<Value> states;
     for (const auto& scheduler : schedulers_) states.push_back(scheduler->state_dict());
     checkpoint.set("param_schedulers", Value::list(std::move(states)));
   }
-  checkpoint.set("polyak", std::move(extra));
   return checkpoint;
 }
 

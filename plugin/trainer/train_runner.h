@@ -84,10 +84,11 @@ class POLYAK_API TrainRunner : public Runner {
   void set_up_work_dir();
   void read_checkpoint();
   void set_up_data();
+  void set_up_lengths();
   void set_up_model();
   void set_up_training();
   Evaluation make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
-                             const char* stage) const;
+                             const char* stage);
   void check_forward(DataLoader& loader, const Node& node) const;
   void check_fit(const Value& state_dict, const std::string& file) const;
 
@@ -96,6 +97,7 @@ class POLYAK_API TrainRunner : public Runner {
   void restore_progress(const Value& checkpoint);
   void train_epochs();
   void train_iterations();
+  Batch on_device(const Batch& batch) const;
   void train_batch(int64_t batch_index, int64_t epoch, int64_t index);
   void validate_if_due();
   Scalars run_evaluation(Evaluation& evaluation, Hook::Stage stage);

@@ -12,13 +12,30 @@ Transform::~Transform() = default;
 Pipeline::Pipeline(const Node& transforms, const Catalog& catalog) {
   if (transforms.is_null()) return;
   for (const Node& node : transforms.items()) {
-    transforms_.push_back(catalog.of<Transform>().build(node, {}));
+    transforms_.push_back(catalog.of<Transform>().build(node, {&catalog}));
   }
 }
 
-at::Tensor Pipeline::apply(at::Tensor images, at::Generator random) const {
-  for (const auto& transform : transforms_) images = transform->apply(images, random);
-  return images.scalar_type() == at::kByte ? images.to(at::kFloat).div_(255) : images;
+std::vector<at::Tensor> Pipeline::transform(const at::Tensor& images,
+                                            const at::Generator& random) const {
+  std::vector<at::Tensor> views{images};
+  for (const auto& transform : transforms_) {
+    if (views.size() == 1) {
+      views = transform->views(views.front(), random);
+    } else {
+      for (at::Tensor& view : views) view = transform->apply(view, random);
+    }
+  }
+  return views;
+}
+
+std::vector<at::Tensor> Pipeline::apply(const at::Tensor& images,
+                                        const at::Generator& random) const {
+  std::vector<at::Tensor> views = transform(images, random);
+  for (at::Tensor& view : views) {
+    if (view.scalar_type() == at::kByte) view = view.to(at::kFloat).div_(255);
+  }
+  return views;
 }
 
 void NormalizeOptions::visit(OptionVisitor& visitor) {

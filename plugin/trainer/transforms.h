@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "polyak/config/options.h"
@@ -18,21 +19,31 @@ class Catalog;
 class POLYAK_API Transform {
  public:
   static constexpr const char* kKind = "transform";
-  struct Context {};
+  struct Context {
+    const Catalog* catalog = nullptr;
+  };
   virtual ~Transform();
-  /// @param images [N, C, H, W], uint8 (0 to 255) or float
+  /// @param images [N, C, H, W], uint8 (0 to 255) or float; left as they are, since other views may
+  ///   start from them
   /// @param random where random numbers come from, so that a batch is the same in every run
   virtual at::Tensor apply(const at::Tensor& images, at::Generator random) const = 0;
+  /// The same for a transform that gives several views of each image; the transforms after it
+  /// change each of them.
+  virtual std::vector<at::Tensor> views(const at::Tensor& images, at::Generator random) const {
+    return {apply(images, std::move(random))};
+  }
 };
 
-/// Transforms in order. Images that are still uint8 after the last one become float in 0 to 1.
+/// Transforms in order.
 class POLYAK_API Pipeline {
  public:
   Pipeline() = default;
   /// @param transforms a list of transforms; null: none
   Pipeline(const Node& transforms, const Catalog& catalog);
-  /// @return float [N, C, H, W]
-  at::Tensor apply(at::Tensor images, at::Generator random) const;
+  /// @return one view, or those that a MultiView made, uint8 or float
+  std::vector<at::Tensor> transform(const at::Tensor& images, const at::Generator& random) const;
+  /// The same for networks: views that are still uint8 become float in 0 to 1.
+  std::vector<at::Tensor> apply(const at::Tensor& images, const at::Generator& random) const;
 
  private:
   std::vector<std::shared_ptr<Transform>> transforms_;

@@ -1,5 +1,6 @@
 // What averaging adds to a step of training.
 #include <ATen/ATen.h>
+#include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 #include <torch/utils.h>
@@ -7,13 +8,15 @@
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"
 #include "bench/race.h"
+#include "polyak/trainer/target_network.h"
 #include "support/fake_runner.h"
 
 namespace polyak::bench {
 namespace {
 
-struct Mlp : torch::nn::Module {
-  explicit Mlp(int64_t width) {
+struct Mlp : torch::nn::Cloneable<Mlp> {
+  explicit Mlp(int64_t width) : width(width) { reset(); }
+  void reset() override {
     first = register_module("first", torch::nn::Linear(width, 4 * width));
     second = register_module("second", torch::nn::Linear(4 * width, 4 * width));
     third = register_module("third", torch::nn::Linear(4 * width, width));
@@ -21,6 +24,7 @@ struct Mlp : torch::nn::Module {
   at::Tensor forward(const at::Tensor& input) {
     return third(at::relu(second(at::relu(first(input)))));
   }
+  int64_t width;
   torch::nn::Linear first{nullptr}, second{nullptr}, third{nullptr};
 };
 
@@ -65,21 +69,36 @@ void step(benchmark::State& state, const Case& /*of*/) {
     ++runner.progress_.iter;
   };
 
-  call_hooks();  // the first update copies
+  Progress progress;
+  progress.max_optimizer_steps = 1'000'000;
+  progress.optimizer_steps = 0;
+  TargetOptions options(kWeight);
+  options.end_momentum = kWeight;
+  TargetNetwork target_network("target_net", model, options, &progress);
+  const auto update_target = [&] {
+    target_network.update();
+    ++progress.optimizer_steps;
+  };
+
+  call_hooks();  // the first updates copy
+  update_target();
   {
     torch::NoGradGuard no_grad;
     check({"hook", call_hooks, averages_of(*hook->average()), model->parameters()});
+    check({"target", update_target, averages_of(target_network.average()), model->parameters()});
     check(limit);
   }
 
-  // What a step takes longer is small beside how much steps differ. So the hook and the limit are
+  // What a step takes longer is small beside how much steps differ. So all are
   // timed by themselves, right after the optimizer, and the whole steps beside that.
   Race race;
   race.add("hook", call_hooks, train);
+  race.add("target", update_target, train);
   race.add("limit", limit.run, train);
   race.add(
       "nothing", [] {}, train);
   race.run(state);
+  state.counters["target/limit"] = race.ratio("target", "limit");
   state.counters["step_us"] = race.whole_us("nothing");
   state.counters["hook_adds/limit_adds"] =
       race.whole_difference_us("hook", "nothing") / race.whole_difference_us("limit", "nothing");

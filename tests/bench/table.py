@@ -110,6 +110,7 @@ def promises(leg):
     add("ms to swap 25 M parameters and back", 1,
         [(row["ours_us"] / 1e3, row) for row in leg.of("swap", model=("resnet50",), dtype=("float32",))], smaller=True)
     add("of what the limit adds to a step", 1.1, [(1 / row["limit/hook"], row) for row in leg.of("step")], smaller=True)
+    add("of what the limit adds, a target network's update", 1.2, values("target/limit", leg.of("step")), smaller=True)
     add("error with `compensated`", 1e-6, values("compensated_error", leg.of("precision_error")), smaller=True)
     return table(["promise", "bound", "worst measured", "kept", "where"], rows)
 
@@ -144,6 +145,7 @@ COLUMNS = {
     "step": ("step", {
         "hook, of the limit's time": lambda row: times(1 / row["limit/hook"]),
         "hook, ms": lambda row: ms(row["hook_us"]),
+        "target network, of the limit's time": lambda row: times(row["target/limit"]),
         "limit, ms": lambda row: ms(row["limit_us"]),
         "the same from whole steps": lambda row: times(row["hook_adds/limit_adds"]),
         "step, ms": lambda row: ms(row["step_us"])}),

@@ -8,7 +8,7 @@ import re
 import sys
 
 FLOORS = {"core": 0, "config": 1, "kernels": 1, "registry": 2, "averaging": 3, "checkpoint": 3, "runtime": 4,
-          "loader": 5, "attach": 5, "trainer": 6, "cli": 7}
+          "loader": 5, "attach": 5, "trainer": 6, "embed": 6, "cli": 7}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 
 

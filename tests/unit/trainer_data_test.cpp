@@ -132,8 +132,8 @@ TEST_F(Loading, CutsAnEpochIntoBatches) {
   DataLoader all = loader("{batch_size: 4, dataset: {type: RandomImages, size: 10}}");
   EXPECT_EQ(all.size(), 3);
   EXPECT_EQ(all.batch(0, 2).labels.size(0), 2);
-  EXPECT_EQ(all.batch(0, 0).images.scalar_type(), at::kFloat);
-  EXPECT_LE(all.batch(0, 0).images.max().item<double>(), 1.0);
+  EXPECT_EQ(all.batch(0, 0).images().scalar_type(), at::kFloat);
+  EXPECT_LE(all.batch(0, 0).images().max().item<double>(), 1.0);
   DataLoader full =
       loader("{batch_size: 4, drop_last: true, dataset: {type: RandomImages, limit: 9}}");
   EXPECT_EQ(full.size(), 2);
@@ -153,10 +153,10 @@ TEST_F(Loading, ABatchDependsOnSeedEpochAndNumberAlone) {
   const Batch expected = first.batch(1, 3);
   at::rand({1});
   const Batch found = second.batch(1, 3);
-  EXPECT_TRUE(at::equal(found.images, expected.images));
+  EXPECT_TRUE(at::equal(found.images(), expected.images()));
   EXPECT_TRUE(at::equal(found.labels, expected.labels));
-  EXPECT_FALSE(at::equal(second.batch(0, 3).images, expected.images));
-  EXPECT_FALSE(at::equal(loader(text, true, 2).batch(1, 3).images, expected.images));
+  EXPECT_FALSE(at::equal(second.batch(0, 3).images(), expected.images()));
+  EXPECT_FALSE(at::equal(loader(text, true, 2).batch(1, 3).images(), expected.images()));
 }
 
 TEST_F(Loading, AShuffledEpochHoldsEachSampleOnce) {

@@ -1,6 +1,9 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
+#include <torch/nn/modules/activation.h>
 #include <torch/utils.h>
+
+#include <cmath>
 
 #include "polyak/averaging/model.h"
 #include "polyak/config/load.h"
@@ -8,6 +11,7 @@
 #include "polyak/trainer/metrics.h"
 #include "polyak/trainer/network.h"
 #include "polyak/trainer/register_trainer.h"
+#include "polyak/trainer/vision_transformer.h"
 
 namespace polyak {
 namespace {
@@ -31,7 +35,7 @@ TEST_P(Models, TrainsAndIsCopiedWhole) {
   const auto model = make(GetParam());
   const auto module = as_module(model);
   const at::Tensor images = at::rand({4, 3, 16, 16});
-  model->loss(images, at::arange(4)).at("loss").backward();
+  model->loss({{images}, at::arange(4)}).at("loss").backward();
   for (const at::Tensor& parameter : module->parameters()) EXPECT_TRUE(parameter.grad().defined());
 
   const auto copy = std::dynamic_pointer_cast<Algorithm>(module->clone());
@@ -55,8 +59,11 @@ TEST_P(Models, TrainsAndIsCopiedWhole) {
 
 INSTANTIATE_TEST_SUITE_P(Backbones, Models,
                          ::testing::Values("{type: SmallCNN, channels: [4, 8]}",
+                                           "{type: SmallCNN, channels: [8], with_avg_pool: true}",
                                            "{type: ResNet_CIFAR, depth: 18, base_channels: 4}",
                                            "{type: ResNet_CIFAR, depth: 34, base_channels: 2}",
+                                           "{type: ResNet, depth: 18, base_channels: 4}",
+                                           "{type: ResNet, depth: 50, base_channels: 2}",
                                            "{type: MLP, hidden: [8, 6], dropout: 0.5}"));
 
 TEST_F(Models, ResNetHasMmpretrainsNames) {
@@ -75,7 +82,7 @@ TEST_F(Models, ResNetHasMmpretrainsNames) {
 
 TEST_F(Models, RefusesWhatDoesNotFitTogether) {
   EXPECT_THAT([&] { make("{type: ResNet_CIFAR, depth: 20}"); },
-              ThrowsMessage<ConfigError>(HasSubstr("18 or 34")));
+              ThrowsMessage<ConfigError>(HasSubstr("18, 34, 50")));
   EXPECT_THAT([&] { make("{type: SmallCNN, channels: []}"); },
               ThrowsMessage<ConfigError>(HasSubstr("at least one entry")));
   const Node head = parse_config("{type: LinearClsHead, in_channels: 5}");
@@ -104,7 +111,7 @@ TEST_F(Models, LabelSmoothingSpreadsTheTarget) {
 
 TEST_F(Models, AccuracyCountsTheLargestLogits) {
   auto make_metric = [&](const std::string& text) {
-    return catalog_.of<Metric>().build(parse_config(text), {4});
+    return catalog_.of<Metric>().build(parse_config(text), {4, &catalog_, 0, nullptr});
   };
   const at::Tensor logits =
       at::tensor(std::vector<float>{4, 3, 2, 1, 4, 3, 2, 1, 1, 2, 3, 4, 1, 2, 3, 4}).view({4, 4});
@@ -120,6 +127,102 @@ TEST_F(Models, AccuracyCountsTheLargestLogits) {
   EXPECT_EQ(two->compute(), (Scalars{{"accuracy/top1", 25.0}, {"accuracy/top2", 75.0}}));
   EXPECT_THAT([&] { make_metric("{type: Accuracy, topk: [1, 5]}"); },
               ThrowsMessage<ConfigError>(HasSubstr("number of classes, 4")));
+}
+
+TEST_F(Models, AFrozenBackboneKeepsWeightsAndStatisticsInCopiesToo) {
+  const auto model = catalog_.of<Algorithm>().build(
+      parse_config("{type: ImageClassifier, freeze_backbone: true, backbone: {type: SmallCNN,"
+                   " channels: [4]}, head: {type: LinearClsHead}}"),
+      {&catalog_, {1, 8, 8}, 3});
+  for (const auto& module : {as_module(model), as_module(model)->clone()}) {
+    module->train();
+    std::vector<at::Tensor> before;
+    for (const NamedTensor& item : Model(module).tensors()) before.push_back(item.tensor.clone());
+    const auto algorithm = std::dynamic_pointer_cast<Algorithm>(module);
+    algorithm->loss({{at::rand({6, 1, 8, 8})}, at::arange(6).remainder(3)}).at("loss").backward();
+    size_t i = 0;
+    for (const NamedTensor& item : Model(module).tensors()) {
+      const bool head = item.name.find("head.") == 0;
+      EXPECT_EQ(item.tensor.grad().defined(), head) << item.name;
+      EXPECT_TRUE(at::equal(item.tensor, before[i++])) << item.name;
+    }
+  }
+}
+
+class Transformers : public Models {
+ protected:
+  std::shared_ptr<MoCoV3Vit> make_vit(const std::string& text) {
+    return std::dynamic_pointer_cast<MoCoV3Vit>(
+        catalog_.of<Backbone>().build(parse_config(text), {{3, 16, 16}}));
+  }
+};
+const char* const kSmallVit =
+    "{type: MoCoV3ViT, patch_size: 4, arch: {embed_dims: 16, num_layers: 2, num_heads: 4,"
+    " feedforward_channels: 32}}";
+
+TEST_F(Transformers, TrainAllButThePatchEmbeddingAndPositions) {
+  const auto vit = make_vit(kSmallVit);
+  const at::Tensor images = at::rand({2, 3, 16, 16});
+  const at::Tensor features = vit->forward(images);
+  EXPECT_EQ(features.sizes(), (std::vector<int64_t>{2, 16}));
+  features.pow(2).sum().backward();
+  std::vector<std::string> names;
+  for (const auto& item : vit->named_parameters()) {
+    const bool frozen = item.key() == "pos_embed" || item.key().find("patch_embed.") == 0;
+    EXPECT_EQ(item.value().grad().defined(), !frozen) << item.key();
+    names.push_back(item.key());
+  }
+  for (const char* name :
+       {"cls_token", "patch_embed.projection.weight", "layers.1.ln1.weight",
+        "layers.1.attn.qkv.bias", "layers.1.attn.proj.weight", "layers.0.ffn.layers.0.0.weight",
+        "layers.0.ffn.layers.1.bias", "ln1.bias"}) {
+    EXPECT_THAT(names, Contains(name));
+  }
+  const torch::NoGradGuard no_grad;
+  const auto copy = std::dynamic_pointer_cast<MoCoV3Vit>(vit->clone());
+  EXPECT_TRUE(at::equal(copy->forward(images), features));
+  for (const at::Tensor& parameter : vit->parameters()) parameter.detach().zero_();
+  EXPECT_TRUE(at::equal(copy->forward(images), features));
+}
+
+TEST_F(Transformers, AttendAsLibTorchsOwnAttention) {
+  Attention ours(16, 4);
+  torch::nn::MultiheadAttention theirs(16, 4);
+  const torch::NoGradGuard no_grad;
+  const auto from = ours.named_parameters();
+  for (const auto& [name, source] :
+       std::map<std::string, std::string>{{"in_proj_weight", "qkv.weight"},
+                                          {"in_proj_bias", "qkv.bias"},
+                                          {"out_proj.weight", "proj.weight"},
+                                          {"out_proj.bias", "proj.bias"}}) {
+    theirs->named_parameters()[name].copy_(at::rand_like(from[source]) - 0.5);
+    at::Tensor(from[source]).copy_(theirs->named_parameters()[name]);
+  }
+  const at::Tensor tokens = at::rand({3, 5, 16}), by_token = tokens.transpose(0, 1);
+  const at::Tensor wanted = std::get<0>(theirs(by_token, by_token, by_token)).transpose(0, 1);
+  EXPECT_TRUE(at::allclose(ours.forward(tokens), wanted, 1e-4, 1e-5));
+}
+
+TEST_F(Transformers, PositionsAreSinesOfColumnAndRow) {
+  const auto vit = make_vit(kSmallVit);
+  const at::Tensor positions = vit->named_parameters()["pos_embed"];
+  ASSERT_EQ(positions.sizes(), (std::vector<int64_t>{1, 17, 16}));
+  EXPECT_EQ(positions[0][0].abs().sum().item<float>(), 0);
+  // The patch in row 2, column 3: frequency 1e4^(-1/4) is the second of each quarter.
+  const at::Tensor patch = positions[0][1 + 2 * 4 + 3];
+  EXPECT_NEAR(patch[1].item<double>(), std::sin(0.3), 1e-6);
+  EXPECT_NEAR(patch[5].item<double>(), std::cos(0.3), 1e-6);
+  EXPECT_NEAR(patch[9].item<double>(), std::sin(0.2), 1e-6);
+  EXPECT_NEAR(patch[13].item<double>(), std::cos(0.2), 1e-6);
+}
+
+TEST_F(Transformers, SizesThatDoNotFitAreRefused) {
+  EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, patch_size: 5, arch: mocov3-small}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("no multiple of patch_size")));
+  EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, arch: mocov3-tiny}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("mocov3-small")));
+  EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, arch: {embed_dims: 16, num_heads: 3}}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("multiple of num_heads")));
 }
 
 }  // namespace

@@ -1,9 +1,12 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/linear.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "polyak/checkpoint/pth.h"
 #include "polyak/config/load.h"
@@ -311,6 +314,44 @@ TEST_F(Running, ResumingAnIterationLoopIsExact) {
   EXPECT_EQ(script.points[4], "before_train_iter 7");
 }
 
+TEST_F(Running, ResumingALearnerWithATargetNetworkIsExact) {
+  const std::string parts =
+      "backbone: {type: SmallCNN, channels: [4], with_avg_pool: true},"
+      " neck: {type: NonLinearNeck, hid_channels: 6, out_channels: 4}, head: {predictor: "
+      "{type: NonLinearNeck, hid_channels: 6, out_channels: 4, with_last_bn: false}, ";
+  for (const auto& [model, target] : std::map<std::string, std::string>{
+           {"{type: BYOL, base_momentum: 0.2, " + parts + "type: LatentPredictHead}}",
+            "target_net."},
+           {"{type: MoCoV3, base_momentum: 0.2, " + parts + "type: MoCoV3Head}}",
+            "momentum_encoder."},
+           {"{type: MeanTeacher, backbone: {type: MLP, hidden: [8], dropout: 0.3},"
+            " head: {type: LinearClsHead, num_classes: 4}}",
+            "teacher."}}) {
+    SCOPED_TRACE(model);
+    Node node = config();
+    for (const char* key : {"val_dataloader", "val_evaluator", "val_cfg"})
+      node = node.without({key});
+    node.set("model", parse_config(model));
+    node.find("train_dataloader")
+        ->find("dataset")
+        ->set(
+            "pipeline",
+            parse_config("p: [{type: MultiView, num_views: 2, transforms: [[{type: RandomFlip}]]}]")
+                .at("p"));
+    node.find("optim_wrapper")->set("accumulative_counts", int64_t{2});
+    script.save_after_iter = -1;
+    const Value whole = train(node);
+    // 15 iterations make 8 steps; the target takes in what each iteration begins with.
+    const Value& steps = whole.at("state_dict").at(target + "steps");
+    EXPECT_EQ(steps.as_tensor().item<int64_t>(), 8);
+    script.save_after_iter = 8;
+    train(node);
+    node.set("resume", true);
+    node.set("load_from", script.save_to);
+    expect_same_run(whole, train(node));
+  }
+}
+
 TEST_F(Running, ResumesFromTheLastCheckpoint) {
   TrainRunner fresh(config({"resume=true"}), catalog_);
   EXPECT_FALSE(fresh.resuming());
@@ -422,6 +463,51 @@ TEST_F(Running, ChecksEverythingBeforeTraining) {
          "would never step");
   EXPECT_TRUE(script.points.empty());
   EXPECT_FALSE(std::filesystem::exists(folder_ / "work"));
+}
+
+/// Learns that two views of an image are one thing.
+class TwoViews : public torch::nn::Cloneable<TwoViews>, public Algorithm {
+ public:
+  TwoViews() { reset(); }
+  void reset() override { fc = register_module("fc", torch::nn::Linear(64, 4)); }
+  int64_t num_views() const override { return 2; }
+  Losses loss(const Batch& batch) override {
+    EXPECT_EQ(batch.views.size(), 2U);
+    EXPECT_FALSE(at::equal(batch.views[0], batch.views[1]));
+    return {{"loss", (predict(batch.views[0]) - predict(batch.views[1])).square().mean()}};
+  }
+  at::Tensor predict(const at::Tensor& images) override { return fc(images.flatten(1)); }
+  torch::nn::Linear fc{nullptr};
+};
+
+TEST_F(Running, GivesAnAlgorithmTheViewsThatItLearnsFrom) {
+  catalog_.of<Algorithm>().add<ProbeOptions>(
+      "TwoViews", "",
+      [](const ProbeOptions&, const Algorithm::Context&) { return std::make_shared<TwoViews>(); });
+  const Node pipeline = parse_config(R"(
+p:
+  - {type: MultiView, num_views: 2, transforms: [[{type: RandomResizedCrop, scale: 8}]]}
+  - {type: Normalize, mean: [128], std: [64]}
+)")
+                            .at("p");
+  Node two = config({"optim_wrapper.optimizer.lr=0.001"});
+  two.find("model")->set("type", "TwoViews");
+  *two.find("model") = two.at("model").without({"backbone", "head"});
+  EXPECT_THAT([&] { TrainRunner(two, catalog_); },
+              ThrowsMessage<ConfigError>(
+                  HasSubstr("gives 1 view(s) of an image, the model learns from 2; MultiView")));
+  two.find("train_dataloader")->find("dataset")->set("pipeline", pipeline);
+  script.save_after_iter = 7;
+  const Value whole = train(two);
+  two.set("resume", true);
+  two.set("load_from", script.save_to);
+  expect_same_run(whole, train(two));  // the same views too
+
+  Node one = config();
+  one.find("train_dataloader")->find("dataset")->set("pipeline", pipeline);
+  EXPECT_THAT([&] { TrainRunner(one, catalog_); },
+              ThrowsMessage<ConfigError>(HasSubstr(
+                  "gives 2 view(s) of an image, the model learns from 1; leave MultiView")));
 }
 
 TEST_F(Running, DefaultHooksAreReplacedByName) {

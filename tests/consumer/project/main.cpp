@@ -1,3 +1,5 @@
+#include <polyak/averaging/averaged_model.h>
+#include <polyak/config/load.h>
 #include <polyak/core/error.h>
 #include <polyak/core/log.h>
 #include <polyak/polyak.h>
@@ -34,8 +36,29 @@ bool averages() {
   return swapped && at::equal(net->weight, raw) && ema.steps() == kSteps;
 }
 
+// The installed hooks are found beside the installed library.
+bool takes_hooks_from_yaml() {
+  torch::nn::Linear net(2, 1);
+  auto hooks = polyak::LoopHooks::from_config(
+      polyak::parse_config("custom_hooks: [{type: EMAHook, momentum: 0.25}]"), net);
+  const at::Tensor raw = net->weight.detach().clone();
+  for (int step = 0; step < 2; ++step) {
+    net->weight.detach().add_(4);
+    hooks.after_step();
+    hooks.after_iter();
+  }
+  bool averaged = false;
+  hooks.validate([&] {
+    averaged = at::allclose(net->weight, raw + 5);  // 4 + (8 - 4) / 4
+    return polyak::Scalars();
+  });
+  hooks.after_train();
+  return averaged && at::allclose(net->weight, raw + 8);
+}
+
 int main() {
   if (!averages()) return 4;
+  if (!takes_hooks_from_yaml()) return 5;
   std::string heard;
   polyak::set_log_sink([&](polyak::LogLevel, std::string_view message) { heard = message; });
   polyak::log_info("threads: {}", at::get_num_threads());

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/optim/optimizer.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "polyak/attach/attached_runner.h"
+#include "polyak/attach/config.h"
+#include "polyak/attach/sibling.h"
+#include "polyak/attach/tensor_names.h"
+#include "polyak/registry/registry.h"
+
+namespace torch {
+namespace nn {
+class Module;
+}
+}  // namespace torch
+
+namespace polyak {
+
+/// One line on standard error, whatever became of the program's streams.
+void say(std::string_view text);
+
+/// What the preloaded library knows of the program that it is in, and does for it. Every method is
+/// safe from any thread, throws nothing, and does nothing when it is called from within another.
+class Session {
+ public:
+  /// Takes bytes, as LibTorch's writers do.
+  using Sink = std::function<size_t(const void*, size_t)>;
+  /// Writes a module as the program wrote its own.
+  using Export = std::function<void(const torch::jit::Module&, const Sink&)>;
+  using Optimizer = torch::optim::Optimizer;
+
+  /// @throws ConfigError, or Error when nothing can be built from the config
+  explicit Session(AttachConfig config);
+
+  /// The program asked a module for its `count` parameters, of which `first` is the first.
+  void module_seen(const torch::nn::Module& module, size_t count, const at::Tensor& first);
+  void group_added(const Optimizer& optimizer);
+  /// Sees steps of a program's own optimizers, whose step() cannot be intercepted: after one there
+  /// are gradients and other weights. Called before the gradients go.
+  void zeroing_gradients(const Optimizer& optimizer);
+  void stepping(const Optimizer& optimizer);
+  void stepped(const Optimizer& optimizer);
+  /// The program saved a module to a file, or, with an empty path, elsewhere.
+  void saved(const torch::jit::Module& module, const std::string& path, const Export& write);
+  /// Writes what is not written yet; nothing is done after that.
+  void finish();
+
+ private:
+  /// Tensors that are averaged together, in their own count of steps.
+  struct Group {
+    std::vector<NamedTensor> tensors;
+    std::unique_ptr<AttachedRunner> runner;
+    std::string file;
+    int64_t generation = -1;  // of the names, when `tensors` was made
+    bool written = true;
+    bool broken = false;
+  };
+  /// An optimizer, or what was one at its address.
+  struct Watched {
+    std::vector<WeakTensor> parameters;
+    std::vector<Group*> groups;  // empty until a step with these parameters
+    int64_t versions = 0;        // of the parameters: the sum grows with each change
+    bool intercepted = false;    // its steps are seen as they happen
+    bool of_program = false;     // of a class that is not LibTorch's
+  };
+
+  template <class Work>
+  void guarded(const char* doing, Work work);
+  Watched& watched(const Optimizer& optimizer);
+  bool changed(Watched& watched);
+  void step(Watched& watched);
+  void find_groups(Watched& watched);
+  void add_to(Group& group, const std::vector<NamedTensor>& tensors);
+  void add_what_stands_beside(Group& group);
+  void step(Group& group);
+  void write(Group& group);
+  void drop_groups_of_the_dead();
+  void see_last_steps();
+  std::string in_output_dir(const std::string& name) const;
+  AveragedTensors averages(const std::string& name) const;
+  std::unordered_map<std::string, std::string> names_in(const Group& group) const;
+
+  AttachConfig config_;
+  Catalog catalog_;
+  std::mutex mutex_;
+  TensorNames names_;
+  struct Tree {
+    size_t count;
+    const void* first;
+  };
+  std::unordered_map<const void*, Tree> trees_;  // modules that were seen
+  std::unordered_map<const void*, Watched> optimizers_;
+  std::vector<std::unique_ptr<Group>> groups_;
+  std::unordered_map<const void*, Group*> group_of_;  // by tensor
+  int64_t groups_made_ = 0;
+  int64_t streams_ = 0;
+  bool done_ = false;
+};
+
+}  // namespace polyak

@@ -1,0 +1,75 @@
+#include "polyak/trainer/target_network.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "polyak/core/error.h"
+
+namespace polyak {
+
+void TargetOptions::visit(OptionVisitor& visitor) {
+  visitor.key("base_momentum", &base_momentum,
+              "Weight of the online network at the target's first updates (1 - decay).",
+              open_interval(0, 1));
+  visitor.key("end_momentum", &end_momentum, "The momentum that the cosine ends with.",
+              closed_interval(0, 1));
+  visitor.key("max_iters", &max_iters,
+              "Updates over which the momentum goes to end_momentum; null: the length of the run.",
+              at_least(1));
+  visitor.choice("target_update", &target_update, {"average", "copy", "never"},
+                 "What the target is: the online network's average, the online network itself, or "
+                 "what that was at first.");
+}
+
+TargetNetwork::TargetNetwork(std::string name, std::shared_ptr<torch::nn::Module> online,
+                             const TargetOptions& options, const Progress* progress)
+    : name_(std::move(name)),
+      online_(std::move(online)),
+      mode_(options.target_update),
+      progress_(progress) {
+  check_options(options, name_);
+  options_.momentum(options.base_momentum).end_momentum(options.end_momentum);
+  if (options.max_iters) {
+    options_.max_iters(*options.max_iters);
+  } else if (progress) {
+    options_.max_iters(std::max<int64_t>(progress->max_optimizer_steps, 1));  // 0: only evaluated
+  }
+  average_ = make_average();
+}
+
+std::shared_ptr<CosineEMA> TargetNetwork::make_average() const {
+  return std::make_shared<CosineEMA>(*online_, options_);
+}
+
+void TargetNetwork::register_in(torch::nn::Module& owner) const {
+  owner.register_module(name_, average_);
+}
+
+void TargetNetwork::clone_into(torch::nn::Module& owner,
+                               std::shared_ptr<torch::nn::Module> online) {
+  online_ = std::move(online);
+  const std::shared_ptr<CosineEMA> before = average_;
+  average_ = make_average();
+  average_->load_state(before->state(), before->steps());
+  register_in(owner);
+  cloned_ = true;
+}
+
+void TargetNetwork::update() {
+  if (cloned_) average_->rebind(*online_);
+  cloned_ = false;
+  if (mode_ == "copy") return average_->reset(*online_);
+  if (mode_ == "never") {
+    if (average_->steps() == 0) average_->update_parameters(*online_);
+    return;
+  }
+  if (progress_) {
+    const int64_t steps =
+        progress_->optimizer_steps < 0 ? progress_->iter : progress_->optimizer_steps;
+    if (average_->steps() > steps + 1) average_->reset(*online_);
+    if (average_->steps() > steps) return;
+  }
+  average_->update_parameters(*online_);
+}
+
+}  // namespace polyak

@@ -1,0 +1,406 @@
+"""`polyak attach` on programs that were compiled without Polyak: what they get, and what they must not notice.
+
+Usage: attach_test.py POLYAK LIBRARY PROGRAMS [unittest arguments]. PROGRAMS is the folder of trainer, scenario, replay
+and the others of tests/attach; LIBRARY is libpolyak_attach.so. Fashion-MNIST's Debian package must be there.
+"""
+import gzip
+import os
+import pathlib
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import unittest
+
+POLYAK = LIBRARY = PROGRAMS = None
+DATA = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+COSINE = """
+custom_hooks:
+  - {type: EMAHook, ema_type: CosineEMA, momentum: 0.1}
+max_iters: 20
+output_dir: out
+"""
+
+
+class AttachTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="polyak_attach_"))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def run_program(self, *command, status=0, **options):
+        done = subprocess.run([str(word) for word in command], cwd=self.folder, capture_output=True, text=True,
+                              timeout=280, **options)
+        self.assertEqual(done.returncode, status, f"{command}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def config(self, text=COSINE):
+        (self.folder / "averaging.yaml").write_text(text)
+        return "averaging.yaml"
+
+    def attach(self, *command, config=COSINE, status=0, **options):
+        return self.run_program(POLYAK, "attach", self.config(config), "--", *command, status=status, **options)
+
+    def scenario(self, *arguments, **options):
+        return self.attach(PROGRAMS / "scenario", *arguments, **options)
+
+    def refused(self, *command, says, config=COSINE):
+        done = self.run_program(POLYAK, "attach", self.config(config), "--", *command, status=2)
+        self.assertEqual(done.stdout, "")
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        for part in [says] if isinstance(says, str) else says:
+            self.assertIn(part, done.stderr)
+        self.assertEqual([], [path.name for path in self.folder.rglob("*.pt*")])
+
+    def files(self, folder="."):
+        return sorted(path.name for path in (self.folder / folder).iterdir() if path.is_file())
+
+    def messages(self, done):
+        """What attach said, without the line that it says always."""
+        lines = [line for line in done.stderr.splitlines() if line.startswith("polyak: ")]
+        self.assertRegex(lines[0], r"^polyak: attached to \w+; averages go to /")
+        return lines[1:]
+
+    def expect_replay(self, weights="steps", averages="averages", momentum=0.1, max_iters=20):
+        return self.run_program(PROGRAMS / "replay", f"{weights}.bin", f"out/{averages}.pth", momentum, max_iters).stdout
+
+
+class Optimizers(AttachTest):
+    def check(self, name):
+        done = self.scenario("optimizer", name)
+        self.assertEqual(self.messages(done), [])
+        self.assertIn("12 steps", self.expect_replay())
+        self.assertEqual(self.files("out"), ["averages.pth"])
+        files = self.files()
+        self.assertIn("model.averaged.pt", files)
+        self.assertNotIn("optimizer.averaged.pt", files)
+        # The sibling is loaded by the code that loads the original, and holds the averages.
+        self.run_program(PROGRAMS / "scenario", "optimizer", name, "model.averaged.pt")
+        self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
+
+    def test_sgd(self):
+        self.check("SGD")
+
+    def test_adam(self):
+        self.check("Adam")
+
+    def test_adamw(self):
+        self.check("AdamW")
+
+    def test_rmsprop(self):
+        self.check("RMSprop")
+
+    def test_adagrad(self):
+        self.check("Adagrad")
+
+    def test_lbfgs_evaluates_often_and_counts_once(self):
+        self.check("LBFGS")
+
+    def test_one_of_the_programs_own(self):
+        self.check("Descent")
+
+    def test_one_of_the_programs_own_that_zeroes_gradients_after_its_step(self):
+        self.scenario("step_before_zero_grad")
+        self.assertIn("12 steps", self.expect_replay())
+
+    def test_results_are_the_same_bits_without_attach(self):
+        for name in ("SGD", "LBFGS", "Descent"):
+            self.scenario("optimizer", name)
+            steps, model = (self.folder / "steps.bin").read_bytes(), (self.folder / "model.pt").read_bytes()
+            self.run_program(PROGRAMS / "scenario", "optimizer", name)
+            self.assertEqual(steps, (self.folder / "steps.bin").read_bytes())
+            self.assertEqual(model, (self.folder / "model.pt").read_bytes())
+
+
+class Models(AttachTest):
+    def test_groups_that_are_added_later_are_averaged_from_then_on(self):
+        self.scenario("groups_added_later")
+        self.assertIn("12 steps", self.expect_replay())
+        self.assertIn("model.averaged", self.files())
+
+    def test_optimizers_of_parts_of_one_model_average_their_parts(self):
+        self.scenario("parts")
+        self.assertIn("8 steps", self.expect_replay("first", "averages"))
+        self.assertIn("4 steps", self.expect_replay("second", "averages-2"))
+        self.assertIn("model.averaged.pt", self.files())
+
+    def test_a_new_optimizer_over_the_same_parameters_goes_on_with_their_average(self):
+        self.scenario("new_optimizer_each_epoch")
+        self.assertIn("12 steps", self.expect_replay())
+        self.assertEqual(self.files("out"), ["averages.pth"])
+
+    def test_optimizers_that_never_step_count_nothing(self):
+        self.scenario("spare_optimizers")
+        self.assertIn("12 steps", self.expect_replay())
+
+    def test_several_models_have_files_of_their_own(self):
+        self.scenario("models")
+        self.expect_replay("b", "averages")
+        self.expect_replay("a", "averages-2")
+        self.assertLess({"generator.averaged.pt", "discriminator.averaged.pt"}, set(self.files()))
+
+    def test_models_that_are_gone_are_written_and_not_kept(self):
+        self.assertEqual(self.scenario("folds").stdout, "0 models kept\n")
+        for fold in range(1, 5):
+            self.expect_replay(f"fold{fold}", "averages" if fold == 1 else f"averages-{fold}")
+
+    def test_tensors_without_names_have_stable_positions(self):
+        self.scenario("bare_tensors")
+        text = (self.folder / "out" / "averages.pth").read_bytes()
+        for name in (b"parameter_0", b"parameter_1"):
+            self.assertIn(name, text)
+
+    def test_torchscript_modules_are_averaged_where_they_are_saved(self):
+        done = self.scenario("script")
+        self.assertIn("averaged differs: 1, runs: [32, 4]", done.stderr)
+
+    def test_threads_that_train_models_of_their_own(self):
+        self.scenario("threads")
+        self.assertEqual(self.files("out"), ["averages-2.pth", "averages.pth"])
+        # Which thread comes first is not known.
+        names = ("averages", "averages-2")
+        for weights, file in zip("ab", names if self.replays("a", names[0]) else reversed(names)):
+            self.expect_replay(weights, file)
+        self.assertLess({"a.averaged.pt", "b.averaged.pt"}, set(self.files()))
+
+    def replays(self, weights, averages):
+        return subprocess.run([PROGRAMS / "replay", f"{weights}.bin", f"out/{averages}.pth", "0.1", "20"],
+                              cwd=self.folder, capture_output=True).returncode == 0
+
+    def test_several_averages_have_siblings_of_their_own(self):
+        self.scenario("optimizer", "SGD", config=COSINE.replace(
+            "max_iters", "  - {type: EMAHook, name: mean, ema_type: StochasticWeightAverage}\nmax_iters"))
+        self.assertLess({"model.averaged.pt", "model.averaged.mean.pt"}, set(self.files()))
+        self.expect_replay()
+
+
+class Files(AttachTest):
+    def test_streams_and_writers_get_numbered_files(self):
+        self.assertEqual(self.scenario("streams").stdout, "wrote 1\n")
+        self.assertEqual(self.files("out"), ["averages.pth", "stream-1.pt", "stream-2.pt"])
+        shutil.copy(self.folder / "out" / "stream-1.pt", self.folder / "s.pt")
+        self.run_program(PROGRAMS / "scenario", "optimizer", "SGD", "s.pt")
+        self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
+
+    def test_before_the_average_begins_there_is_no_sibling(self):
+        self.scenario("optimizer", "SGD", config=COSINE.replace("0.1", "0.1, begin_iter: 15"))
+        self.assertNotIn("model.averaged.pt", self.files())
+
+    def test_a_sibling_that_cannot_be_written_is_one_line_and_no_more(self):
+        (self.folder / "model.averaged.pt").mkdir()
+        done = self.scenario("optimizer", "SGD")
+        messages = self.messages(done)
+        self.assertEqual(len(messages), 1, done.stderr)
+        self.assertIn("model.averaged.pt", messages[0])
+        self.assertIn("it is a folder", messages[0])
+
+    def test_averages_are_written_every_so_many_steps(self):
+        self.scenario("ends", "SIGKILL", config=COSINE + "every: 4\n", status=-signal.SIGKILL)
+        self.expect_replay_of_first(8)
+
+    def expect_replay_of_first(self, steps):
+        # A step's weights in steps.bin end with an empty line; each has the same size.
+        text = (self.folder / "steps.bin").read_bytes()
+        self.assertEqual(len(text) % 10, 0)
+        (self.folder / "first.bin").write_bytes(text[:len(text) // 10 * steps])
+        self.assertIn(f"{steps} steps", self.expect_replay("first"))
+
+    def test_the_default_folder_is_named_after_the_config(self):
+        self.scenario("optimizer", "SGD", config=COSINE.replace("output_dir: out", ""))
+        self.assertEqual(self.files("work_dirs/averaging"), ["averages.pth"])
+
+
+class Ends(AttachTest):
+    def check(self, how, status, config=COSINE):
+        return self.scenario("ends", how, config=config, status=status)
+
+    def test_exit(self):
+        self.check("exit", 4)
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_quick_exit(self):
+        self.check("quick_exit", 8)
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_an_uncaught_exception_keeps_its_message_and_signal(self):
+        done = self.check("throw", -signal.SIGABRT)
+        self.assertIn("the disk is full", done.stderr)
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_sigterm_kills_as_it_would_and_leaves_the_last_write(self):
+        self.check("SIGTERM", -signal.SIGTERM, COSINE + "every: 5\n")
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_sigterm_with_a_handler_of_the_program(self):
+        self.check("handler", 3)
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_underscore_exit_leaves_the_last_write(self):
+        self.check("_exit", 6, COSINE + "every: 5\n")
+        self.assertIn("10 steps", self.expect_replay())
+        self.check("_exit", 6, COSINE.replace("output_dir: out", "output_dir: none"))
+        self.assertEqual(self.files("none"), [])
+
+    def test_exit_within_a_step(self):
+        self.scenario("exits_in_a_step", status=5)
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_an_exception_within_a_step_is_no_step(self):
+        self.scenario("throws_in_a_step")
+        self.assertIn("12 steps", self.expect_replay())
+
+    def test_exit_while_another_thread_trains(self):
+        self.scenario("exits_while_a_thread_trains", status=9)
+        self.assertIn("averages.pth", self.files("out"))
+
+    def test_a_forked_child_is_left_alone(self):
+        self.scenario("forks", status=7)
+        self.assertIn("12 steps", self.expect_replay())
+        self.assertIn("child.pt", self.files())
+        self.assertNotIn("child.averaged.pt", self.files())
+
+    def test_forks_beside_a_training_thread_do_not_hang(self):
+        self.scenario("forks_beside_a_training_thread")
+
+    def test_a_program_that_steps_nothing_is_told_so_once(self):
+        done = self.scenario("no_step")
+        self.assertEqual(self.messages(done), ["polyak: no step of an optimizer was seen; nothing was averaged"])
+        self.assertEqual(self.files("out"), [])
+        self.assertNotIn("model.averaged.pt", self.files())
+
+
+class Surroundings(AttachTest):
+    def test_the_program_sees_the_environment_that_it_was_given(self):
+        self.assertEqual(self.scenario("environment").stdout, "LD_PRELOAD=(unset)\n0\n")
+        preload = subprocess.run(["sh", "-c", "ldconfig -p | grep -m 1 -o '/.*libz.so.*'"], capture_output=True,
+                                 text=True, check=True).stdout.strip()
+        self.assertEqual(self.scenario("environment", env={**os.environ, "LD_PRELOAD": preload}).stdout,
+                         f"LD_PRELOAD={preload}\n0\n")
+
+    def test_a_program_is_found_in_path_and_gets_its_arguments_as_they_are(self):
+        path = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+        self.attach("scenario", "ends", "exit", "--", "--help", status=4, env=path)
+
+    def test_a_program_with_its_own_polyak_and_yaml_cpp(self):
+        bare = self.run_program(PROGRAMS / "embedded")
+        attached = self.attach(PROGRAMS / "embedded")
+        self.assertEqual(bare.stdout, attached.stdout)
+        self.assertEqual(len(bare.stdout.splitlines()), 4)
+        self.assertEqual(self.files("out"), ["averages.pth"])
+
+    def test_the_library_needs_libtorch_and_what_that_needs(self):
+        text = subprocess.run(["readelf", "-dW", LIBRARY], capture_output=True, text=True, check=True).stdout
+        needed = re.findall(r"NEEDED.*\[(.*)\]", text)
+        self.assertTrue(any(name.startswith("libtorch_cpu.so") for name in needed), needed)
+        allowed = re.compile(r"^(libtorch_cpu|libc10|libc10_cuda|libgomp[-\w]*|libiomp5|libomp|libstdc\+\+|libm|libgcc_s|"
+                             r"libc|libpthread|libdl|libasan|libubsan|libtsan|ld-linux[-\w]*)\.so")
+        self.assertEqual([name for name in needed if not allowed.match(name)], [])
+
+    def test_the_library_shows_what_it_stands_before_and_nothing_else(self):
+        text = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], capture_output=True, text=True, check=True).stdout
+        shown = [line.split()[-1] for line in text.splitlines()]
+        self.assertEqual(len([name for name in shown if "4stepE" in name]), 6)
+        others = [name for name in shown if not name.startswith(("_ZN5torch", "_ZNK5torch"))]
+        self.assertEqual(others, [])
+
+
+class Refusals(AttachTest):
+    def test_a_program_that_is_not_there(self):
+        self.refused("./nothing", says="./nothing: there is no such program")
+        self.refused("no_such_program", says=["no_such_program", "PATH"])
+
+    def test_a_file_that_is_not_executable(self):
+        (self.folder / "data").write_text("x")
+        self.refused("./data", says="chmod +x")
+
+    def write_program(self, text):
+        path = self.folder / "program"
+        path.write_bytes(text)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return "./program"
+
+    def test_a_script_says_where_attach_belongs(self):
+        self.refused(self.write_program(b"#!/bin/sh\nexec trainer\n"), says=["is a script", "polyak attach CONFIG --"])
+
+    def test_a_file_that_is_no_program(self):
+        self.refused(self.write_program(b"hello"), says="no ELF file")
+        self.refused(self.write_program(b""), says="no ELF file")
+        self.refused(self.write_program(b"\x7fELF"), says="no ELF file")
+
+    def test_a_program_without_libtorch_names_the_version_that_it_takes(self):
+        version = re.search(r"LibTorch (\S+)", self.run_program(POLYAK, "--version").stdout)[1]
+        self.refused("/bin/true", says=["loads no LibTorch", version])
+
+    def test_a_static_program(self):
+        self.refused(PROGRAMS / "static_program", says="linked statically")
+
+    def test_another_libtorch_names_both_versions(self):
+        version = re.search(r"LibTorch (\S+)", self.run_program(POLYAK, "--version").stdout)[1]
+        self.refused(PROGRAMS / "other_libtorch" / "other_program", says=["LibTorch 0.4.1", f"built with {version}"])
+
+    def test_wrong_configs(self):
+        program = PROGRAMS / "scenario"
+        for config, says in [
+                ("output_dir: out\n", "custom_hooks"),
+                ("custom_hooks: []\n", "custom_hooks: is empty"),
+                (COSINE.replace("max_iters: 20", ""), ["CosineEMA", "max_iters", "is required"]),
+                (COSINE.replace("momentum: 0.1", "momentm: 0.1"), ["averaging.yaml:3", "did you mean 'momentum'"]),
+                (COSINE.replace("EMAHook", "CheckpointHook"), ["custom_hooks[0].type", "attach takes EMAHook"]),
+                (COSINE.replace("0.1", "0.1, begin_epoch: 2"), ["begin_epoch", "use begin_iter"]),
+                (COSINE.replace("0.1", "0.1, begin_iter: 21"), ["begin_iter: is 21", "20 iteration"]),
+                (COSINE.replace("output_dir", "outputdir"), "did you mean 'output_dir'"),
+                (COSINE + "every: -1\n", "every"),
+                (COSINE.replace("out\n", "/proc/out\n"), ["output_dir", "/proc/out"])]:
+            self.refused(program, "no_step", config=config, says=says)
+
+    def test_a_command_line_without_a_program(self):
+        done = self.run_program(POLYAK, "attach", self.config(), status=2)
+        self.assertIn("-- PROGRAM", done.stderr)
+        done = self.run_program(POLYAK, "attach", self.config(), "--", status=2)
+        self.assertIn("-- PROGRAM", done.stderr)
+
+
+class FashionMnist(AttachTest):
+    CONFIG = """
+custom_hooks:
+  - {type: EMAHook, ema_type: CosineEMA, momentum: 0.1}
+max_iters: 400
+output_dir: out
+"""
+
+    def setUp(self):
+        super().setUp()
+        self.data = self.folder / "data"
+        self.data.mkdir()
+        for path in DATA.glob("*.gz"):
+            with gzip.open(path) as packed, open(self.data / path.stem, "wb") as plain:
+                shutil.copyfileobj(packed, plain)
+
+    def train(self, *arguments):
+        return ("trainer", "data", "--seed", 3, "--batches", 400, "--lr", 0.2, "--save", "model.pt", *arguments)
+
+    def test_the_averaged_file_loads_with_the_trainers_own_code_and_is_better(self):
+        name, *arguments = self.train("--dump", "steps.bin")
+        bare = self.run_program(PROGRAMS / name, *arguments)
+        steps = (self.folder / "steps.bin").read_bytes()
+        attached = self.attach(PROGRAMS / name, *arguments, config=self.CONFIG)
+        self.assertEqual(attached.stdout, bare.stdout)
+        self.assertEqual(self.messages(attached), [])
+        self.assertEqual((self.folder / "steps.bin").read_bytes(), steps)
+        self.assertIn("400 steps", self.expect_replay(max_iters=400))
+
+        evaluate = (PROGRAMS / "trainer", "data", "--evaluate")
+        raw = self.run_program(*evaluate, "model.pt")
+        averaged = self.run_program(*evaluate, "model.averaged.pt", "--dump", "loaded.bin")
+        self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
+        print(f"raw {raw.stdout.strip()}, averaged {averaged.stdout.strip()}", file=sys.stderr)
+        self.assertGreater(float(averaged.stdout), float(raw.stdout))
+
+
+if __name__ == "__main__":
+    POLYAK, LIBRARY, PROGRAMS = (str(pathlib.Path(word).resolve()) for word in sys.argv[1:4])
+    PROGRAMS = pathlib.Path(PROGRAMS)
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:])

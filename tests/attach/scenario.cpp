@@ -1,0 +1,493 @@
+// Small programs that train, and end, in every way that attach has to live with; none knows of it.
+//
+// scenario NAME [ARG ...]: files are written to the current folder; STEPS.bin holds the weights
+// after each step.
+#include <sys/wait.h>
+#include <torch/script.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "weights_dump.h"
+
+namespace {
+
+using Arguments = std::vector<std::string>;
+using OptimizerPtr = std::unique_ptr<torch::optim::Optimizer>;
+
+struct Net : torch::nn::Module {
+  explicit Net(int64_t width = 16) : first(8, width), norm(width), second(width, 4) {
+    register_module("first", first);
+    register_module("norm", norm);
+    register_module("second", second);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return second->forward(torch::relu(norm->forward(first->forward(x))));
+  }
+  torch::nn::Linear first;
+  torch::nn::BatchNorm1d norm;
+  torch::nn::Linear second;
+};
+
+/// An optimizer of the program's own: gradient descent, and nothing that LibTorch brings.
+class Descent : public torch::optim::Optimizer {
+ public:
+  explicit Descent(std::vector<torch::Tensor> parameters)
+      : Optimizer(std::move(parameters), std::make_unique<torch::optim::SGDOptions>(0.05)) {}
+  torch::Tensor step(LossClosure = nullptr) override {
+    torch::NoGradGuard no_grad;
+    for (auto& group : param_groups()) {
+      for (auto& parameter : group.params()) {
+        if (parameter.grad().defined()) parameter.add_(parameter.grad(), -0.05);
+      }
+    }
+    return {};
+  }
+};
+
+OptimizerPtr make_optimizer(const std::string& name, const std::vector<torch::Tensor>& parameters) {
+  if (name == "SGD") {
+    return std::make_unique<torch::optim::SGD>(
+        parameters, torch::optim::SGDOptions(0.05).momentum(0.9).nesterov(true));
+  }
+  if (name == "Adam") return std::make_unique<torch::optim::Adam>(parameters);
+  if (name == "AdamW") return std::make_unique<torch::optim::AdamW>(parameters);
+  if (name == "RMSprop") return std::make_unique<torch::optim::RMSprop>(parameters);
+  if (name == "Adagrad") return std::make_unique<torch::optim::Adagrad>(parameters);
+  if (name == "LBFGS") {
+    return std::make_unique<torch::optim::LBFGS>(parameters,
+                                                 torch::optim::LBFGSOptions(0.1).max_iter(4));
+  }
+  if (name == "Descent") return std::make_unique<Descent>(parameters);
+  throw std::invalid_argument(name);
+}
+
+class Steps {
+ public:
+  explicit Steps(const std::string& name) : file_(name + ".bin", std::ios::binary) {}
+  /// The parameters whose names start so.
+  void add(const torch::nn::Module& module, const std::string& start = "") {
+    torch::OrderedDict<std::string, torch::Tensor> chosen;
+    for (const auto& item : module.named_parameters()) {
+      if (item.key().rfind(start, 0) == 0) chosen.insert(item.key(), item.value());
+    }
+    dump_weights(file_, chosen);
+  }
+
+ private:
+  std::ofstream file_;
+};
+
+template <class Model>
+torch::Tensor loss_of(Model& model) {
+  const auto x = torch::randn({32, 8});
+  return (model.forward(x) - x.slice(1, 0, 4).tanh()).square().mean();
+}
+
+/// One turn of the usual loop.
+void turn(Net& model, torch::optim::Optimizer& optimizer) {
+  const auto x = torch::randn({32, 8});
+  optimizer.step([&] {
+    optimizer.zero_grad();
+    auto loss = (model.forward(x) - x.slice(1, 0, 4).tanh()).square().mean();
+    loss.backward();
+    return loss;
+  });
+}
+
+/// The same where a step takes no closure.
+void plain_turn(Net& model, torch::optim::Optimizer& optimizer) {
+  optimizer.zero_grad();
+  loss_of(model).backward();
+  optimizer.step();
+}
+
+void train(Net& model, torch::optim::Optimizer& optimizer, int steps, Steps& dump) {
+  for (int i = 0; i < steps; ++i) {
+    plain_turn(model, optimizer);
+    dump.add(model);
+  }
+}
+
+template <class Saved>
+void save(const Saved& saved, const std::string& path) {
+  torch::serialize::OutputArchive archive;
+  saved.save(archive);
+  archive.save_to(path);
+}
+
+// ---- optimizers and models
+
+int optimizer(const Arguments& arguments) {
+  Net model;
+  const OptimizerPtr chosen = make_optimizer(arguments.at(0), model.parameters());
+  Steps dump("steps");
+  for (int i = 0; i < 12; ++i) {
+    const bool closure = arguments[0] == "LBFGS" || i % 2 == 1;
+    closure&& arguments[0] != "Descent" ? turn(model, *chosen) : plain_turn(model, *chosen);
+    dump.add(model);
+  }
+  save(model, "model.pt");
+  if (arguments[0] != "LBFGS") save(*chosen, "optimizer.pt");  // whose save() fails in 1.13
+  if (arguments.size() > 1) {
+    torch::serialize::InputArchive archive;
+    archive.load_from(arguments[1]);
+    model.load(archive);
+    Steps("loaded").add(model);
+  }
+  return 0;
+}
+
+int step_before_zero_grad(const Arguments&) {
+  Net model;
+  Descent descent(model.parameters());
+  Steps dump("steps");
+  for (int i = 0; i < 12; ++i) {
+    loss_of(model).backward();
+    descent.step();
+    dump.add(model);
+    descent.zero_grad();
+  }
+  return 0;
+}
+
+int groups_added_later(const Arguments&) {
+  Net model;
+  torch::optim::SGD sgd(model.first->parameters(), 0.05);
+  Steps dump("steps");
+  for (int i = 0; i < 6; ++i) {
+    plain_turn(model, sgd);
+    dump.add(model, "first");
+  }
+  sgd.add_param_group(torch::optim::OptimizerParamGroup(model.second->parameters()));
+  for (int i = 0; i < 6; ++i) {
+    plain_turn(model, sgd);
+    dump.add(model, "first");
+  }
+  save(model, "model");
+  return 0;
+}
+
+int parts(const Arguments&) {
+  Net model;
+  std::cout << model.parameters().size() << " parameters" << std::endl;
+  torch::optim::SGD first(model.first->parameters(), 0.05);
+  torch::optim::Adam second(model.second->parameters(), 0.01);
+  Steps first_dump("first"), second_dump("second");
+  for (int i = 0; i < 8; ++i) {
+    first.zero_grad();
+    second.zero_grad();
+    loss_of(model).backward();
+    first.step();
+    first_dump.add(model, "first");
+    if (i % 2 == 0) continue;
+    second.step();
+    second_dump.add(model, "second");
+  }
+  save(model, "model.pt");
+  return 0;
+}
+
+int new_optimizer_each_epoch(const Arguments&) {
+  Net model;
+  Steps dump("steps");
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    torch::optim::SGD sgd(model.parameters(), 0.05 / (epoch + 1));
+    train(model, sgd, 4, dump);
+  }
+  return 0;
+}
+
+int spare_optimizers(const Arguments&) {
+  Net model;
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  torch::optim::Adam never_used(model.parameters());
+  torch::optim::RMSprop never_stepped(model.parameters());
+  Descent own(model.parameters());
+  Steps dump("steps");
+  for (int i = 0; i < 12; ++i) {
+    never_stepped.zero_grad();
+    train(model, sgd, 1, dump);
+    save(model, "model.pt");
+  }
+  return 0;
+}
+
+int models(const Arguments&) {
+  Net generator, discriminator;
+  torch::optim::Adam a(generator.parameters()), b(discriminator.parameters());
+  Steps a_dump("a"), b_dump("b");
+  for (int i = 0; i < 6; ++i) {
+    train(discriminator, b, 1, b_dump);
+    train(generator, a, 1, a_dump);
+  }
+  save(generator, "generator.pt");
+  save(discriminator, "discriminator.pt");
+  return 0;
+}
+
+int folds(const Arguments&) {
+  c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> before(
+      torch::Tensor().getIntrusivePtr());
+  int kept = 0;
+  for (int fold = 1; fold <= 4; ++fold) {
+    auto model = std::make_unique<Net>();
+    torch::optim::SGD sgd(model->parameters(), 0.05);
+    Steps dump("fold" + std::to_string(fold));
+    train(*model, sgd, 5, dump);
+    kept += fold > 1 && !before.expired() ? 1 : 0;
+    before = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(
+        model->first->weight.getIntrusivePtr());
+  }
+  std::cout << kept << " models kept" << std::endl;
+  return 0;
+}
+
+int bare_tensors(const Arguments&) {
+  auto w = torch::randn({8, 4}, torch::requires_grad());
+  auto b = torch::zeros({4}, torch::requires_grad());
+  torch::optim::SGD sgd({w, b}, 0.05);
+  Steps unused("unused");
+  for (int i = 0; i < 5; ++i) {
+    const auto x = torch::randn({32, 8});
+    sgd.zero_grad();
+    (x.mm(w) + b - x.slice(1, 0, 4)).square().mean().backward();
+    sgd.step();
+  }
+  return 0;
+}
+
+int script(const Arguments&) {
+  torch::jit::Module net("Net");
+  net.register_parameter("weight", torch::randn({8, 4}).set_requires_grad(true), false);
+  net.register_buffer("scale", torch::ones({1}));
+  net.define("def forward(self, x):\n  return x.mm(self.weight) * self.scale\n");
+  std::vector<torch::Tensor> parameters;
+  for (const auto& parameter : net.parameters()) parameters.push_back(parameter);
+  torch::optim::SGD sgd(parameters, 0.05);
+  const auto x = torch::randn({32, 8});
+  for (int i = 0; i < 5; ++i) {
+    sgd.zero_grad();
+    (net.forward({x}).toTensor() - x.slice(1, 0, 4)).square().mean().backward();
+    sgd.step();
+  }
+  const auto before = net.attr("weight").toTensor().clone();
+  net.save("script.pt");
+  if (!torch::equal(before, net.attr("weight").toTensor())) return 1;
+  std::ifstream averaged("script.averaged.pt");
+  if (!averaged) return 0;
+  auto loaded = torch::jit::load("script.averaged.pt");
+  std::cerr << "averaged differs: " << !torch::equal(loaded.attr("weight").toTensor(), before)
+            << ", runs: " << loaded.forward({x}).toTensor().sizes() << std::endl;
+  return 0;
+}
+
+// ---- files
+
+int streams(const Arguments&) {
+  Net model;
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  Steps dump("steps");
+  train(model, sgd, 5, dump);
+  std::ofstream file("program.pt", std::ios::binary);
+  torch::serialize::OutputArchive archive;
+  model.save(archive);
+  archive.save_to(file);
+  std::ostringstream text;
+  torch::serialize::OutputArchive other;
+  sgd.save(other);
+  other.save_to(text);
+  size_t bytes = 0;
+  torch::serialize::OutputArchive third;
+  model.save(third);
+  third.save_to([&](const void*, size_t size) {
+    bytes += size;
+    return size;
+  });
+  std::cout << "wrote " << (bytes > 1000) << std::endl;
+  return 0;
+}
+
+// ---- ends
+
+using Run = std::function<int(Net&, torch::optim::Optimizer&, Steps&)>;
+
+int ten_steps(const Run& end) {
+  Net model;
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  Steps dump("steps");
+  train(model, sgd, 10, dump);
+  return end(model, sgd, dump);
+}
+
+int forks(const Arguments&) {
+  return ten_steps([](Net& model, torch::optim::Optimizer& sgd, Steps& dump) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      torch::set_num_threads(1);
+      for (int i = 0; i < 3; ++i) plain_turn(model, sgd);
+      save(model, "child.pt");
+      std::exit(7);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    train(model, sgd, 2, dump);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+  });
+}
+
+int forks_beside_a_training_thread(const Arguments&) {
+  Net model;
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  std::atomic<bool> stop{false};
+  std::thread trainer([&] {
+    while (!stop) plain_turn(model, sgd);
+  });
+  int wrong = 0;
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      torch::optim::SGD own({torch::zeros({2}, torch::requires_grad())}, 0.1);
+      own.step();
+      ::alarm(10);  // a child that hangs dies of it
+      std::quick_exit(0);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    wrong += status == 0 ? 0 : 1;
+  }
+  stop = true;
+  trainer.join();
+  return wrong;
+}
+
+int threads(const Arguments&) {
+  const auto work = [](const std::string& name) {
+    Net model;
+    torch::optim::SGD sgd(model.parameters(), 0.05);
+    Steps dump(name);
+    train(model, sgd, 50, dump);
+    save(model, name + ".pt");
+  };
+  std::thread a(work, "a"), b(work, "b");
+  a.join();
+  b.join();
+  return 0;
+}
+
+int exits_in_a_step(const Arguments&) {
+  return ten_steps([](Net&, torch::optim::Optimizer& sgd, Steps&) {
+    sgd.step([]() -> torch::Tensor { std::exit(5); });
+    return 0;
+  });
+}
+
+int throws_in_a_step(const Arguments&) {
+  return ten_steps([](Net& model, torch::optim::Optimizer& sgd, Steps& dump) {
+    try {
+      sgd.step([]() -> torch::Tensor { throw std::runtime_error("no data"); });
+    } catch (const std::runtime_error&) {
+      train(model, sgd, 2, dump);
+    }
+    return 0;
+  });
+}
+
+int exits_while_a_thread_trains(const Arguments&) {
+  auto* model = new Net;
+  auto* sgd = new torch::optim::SGD(model->parameters(), 0.05);
+  std::atomic<int> steps{0};
+  std::thread([model, sgd, &steps] {
+    while (true) {
+      plain_turn(*model, *sgd);
+      ++steps;
+    }
+  }).detach();
+  while (steps < 5) std::this_thread::yield();
+  std::exit(9);
+}
+
+int ends(const Arguments& arguments) {
+  return ten_steps([&](Net&, torch::optim::Optimizer&, Steps&) -> int {
+    const std::string& how = arguments.at(0);
+    if (how == "exit") std::exit(4);
+    if (how == "_exit") ::_exit(6);
+    if (how == "quick_exit") std::quick_exit(8);
+    if (how == "throw") throw std::runtime_error("the disk is full");
+    if (how == "SIGTERM") ::raise(SIGTERM);
+    if (how == "SIGKILL") ::raise(SIGKILL);
+    if (how == "handler") {
+      std::signal(SIGTERM, [](int) { std::exit(3); });
+      ::raise(SIGTERM);
+    }
+    return 2;
+  });
+}
+
+int no_step(const Arguments&) {
+  Net model;
+  save(model, "model.pt");
+  return 0;
+}
+
+int environment(const Arguments&) {
+  const char* preload = std::getenv("LD_PRELOAD");
+  std::cout << "LD_PRELOAD=" << (preload ? preload : "(unset)") << std::endl;
+  return std::system("env | grep -c -e ^POLYAK_ATTACH -e libpolyak_attach; true");
+}
+
+/// For measuring: a model so small that a step takes microseconds.
+int tiny(const Arguments& arguments) {
+  torch::set_num_threads(1);
+  torch::nn::Linear net(4, 1);
+  torch::optim::SGD sgd(net->parameters(), 0.01);
+  const auto x = torch::randn({8, 4}), y = torch::randn({8, 1});
+  for (int i = 0; i < std::stoi(arguments.at(0)); ++i) {
+    sgd.zero_grad();
+    (net->forward(x) - y).square().mean().backward();
+    sgd.step();
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::map<std::string, std::function<int(const Arguments&)>> all = {
+      {"optimizer", optimizer},
+      {"step_before_zero_grad", step_before_zero_grad},
+      {"groups_added_later", groups_added_later},
+      {"parts", parts},
+      {"new_optimizer_each_epoch", new_optimizer_each_epoch},
+      {"spare_optimizers", spare_optimizers},
+      {"models", models},
+      {"folds", folds},
+      {"bare_tensors", bare_tensors},
+      {"script", script},
+      {"streams", streams},
+      {"forks", forks},
+      {"forks_beside_a_training_thread", forks_beside_a_training_thread},
+      {"threads", threads},
+      {"exits_in_a_step", exits_in_a_step},
+      {"throws_in_a_step", throws_in_a_step},
+      {"exits_while_a_thread_trains", exits_while_a_thread_trains},
+      {"ends", ends},
+      {"no_step", no_step},
+      {"environment", environment},
+      {"tiny", tiny},
+  };
+  torch::manual_seed(1);
+  return all.at(argv[1])(Arguments(argv + 2, argv + argc));
+}

@@ -1,0 +1,4 @@
+// Registers nothing.
+#include "polyak/loader/plugin.h"
+
+POLYAK_PLUGIN(/*catalog*/) {}

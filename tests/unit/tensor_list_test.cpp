@@ -1,0 +1,151 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/serialize.h>
+#include <torch/utils.h>
+
+#include <sstream>
+
+#include "polyak/polyak.h"
+#include "support/averages.h"
+
+namespace polyak::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+/// A trainer that owns one flat buffer; its model is views of it.
+struct FlatTrainer {
+  at::Tensor flat = at::zeros({10});
+  at::Tensor count = at::zeros({}, at::kLong);
+  Model model{{{"layer.weight", flat.slice(0, 0, 6).view({2, 3})},
+               {"layer.bias", flat.slice(0, 6, 8)},
+               {"scale", flat.slice(0, 8, 10), /*buffer=*/true},
+               {"count", count, /*buffer=*/true}}};
+};
+
+std::vector<float> values(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.detach().contiguous().view({-1});
+  return {flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel()};
+}
+
+TEST(TensorList, IsAveragedUnderItsNamesInItsOrder) {
+  FlatTrainer trainer;
+  trainer.flat.fill_(1);
+  ExponentialMovingAverage average(trainer.model, ema(0.25));
+  average.update_parameters(trainer.model);
+  trainer.flat.fill_(5);
+  trainer.count.fill_(7);
+  average.update_parameters(trainer.model);
+  std::vector<std::string> names;
+  for (const auto& item : average.named_averages()) names.push_back(item.key());
+  EXPECT_THAT(names, ElementsAre("layer.weight", "layer.bias", "scale", "count"));
+  EXPECT_THAT(values(average_of(average, "layer.bias")), ElementsAre(2, 2));
+  EXPECT_THAT(values(average_of(average, "scale")), ElementsAre(5, 5)) << "a buffer is copied";
+  EXPECT_EQ(average_of(average, "count").item<int64_t>(), 7);
+  EXPECT_EQ(average_of(average, "layer.weight").sizes(), (at::IntArrayRef{2, 3}));
+}
+
+TEST(TensorList, ASwapWritesIntoTheBufferAndKeepsAddresses) {
+  FlatTrainer trainer;
+  ExponentialMovingAverage average(trainer.model, ema(0.5));
+  average.update_parameters(trainer.model);
+  trainer.flat.copy_(at::arange(10, at::kFloat));
+  average.update_parameters(trainer.model);
+  std::vector<const void*> before, during;
+  for (const NamedTensor& item : trainer.model.tensors()) before.push_back(item.tensor.data_ptr());
+  {
+    const SwapGuard guard = average.swap(trainer.model);
+    for (const NamedTensor& item : trainer.model.tensors())
+      during.push_back(item.tensor.data_ptr());
+    // The trainer sees it through its flat buffer; the last two are a copied buffer.
+    EXPECT_THAT(values(trainer.flat), ElementsAre(0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 8, 9));
+    EXPECT_THROW(average.update_parameters(trainer.model), Error);
+  }
+  EXPECT_EQ(during, before);
+  EXPECT_THAT(values(trainer.flat), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9));
+}
+
+TEST(TensorList, AViewThatOverlapsAnotherComesBackWhole) {
+  at::Tensor flat = at::arange(4, at::kFloat);
+  const Model model({{"all", flat}, {"half", flat.slice(0, 0, 2)}});
+  ExponentialMovingAverage average(model, ema(0.5));
+  average.update_parameters(model);
+  flat.add_(2);
+  average.update_parameters(model);
+  {
+    const SwapGuard guard = average.swap(model);
+    EXPECT_THAT(values(flat), ElementsAre(1, 2, 3, 4));
+  }
+  EXPECT_THAT(values(flat), ElementsAre(2, 3, 4, 5));
+}
+
+TEST(TensorList, LeavesThatNeedAGradientCanBeSwapped) {
+  at::Tensor weight = at::zeros({3}).requires_grad_(true);
+  const Model model({{"weight", weight}});
+  ExponentialMovingAverage average(model, ema(0.5));
+  average.update_parameters(model);
+  {
+    torch::NoGradGuard no_grad;
+    weight.fill_(4);
+  }
+  average.update_parameters(model);
+  {
+    const SwapGuard guard = average.swap(model);
+    EXPECT_THAT(values(weight), ElementsAre(2, 2, 2));
+    EXPECT_TRUE(weight.requires_grad());
+  }
+  EXPECT_THAT(values(weight), ElementsAre(4, 4, 4));
+}
+
+TEST(TensorList, IsSavedUnderItsNames) {
+  FlatTrainer trainer;
+  trainer.flat.fill_(3);
+  auto average = std::make_shared<ExponentialMovingAverage>(trainer.model, ema(0.5));
+  average->update_parameters(trainer.model);
+  std::stringstream stream;
+  torch::serialize::OutputArchive out;
+  average->save(out);
+  out.save_to(stream);
+  FlatTrainer other;
+  ExponentialMovingAverage read(other.model, ema(0.5));
+  torch::serialize::InputArchive in;
+  in.load_from(stream);
+  read.load(in);
+  EXPECT_EQ(read.steps(), 1);
+  EXPECT_THAT(values(average_of(read, "layer.bias")), ElementsAre(3, 3));
+  read.copy_to(other.model);
+  EXPECT_THAT(values(other.flat), ElementsAre(3, 3, 3, 3, 3, 3, 3, 3, 3, 3));
+}
+
+TEST(TensorList, HasNoModuleToRunAndSaysSo) {
+  FlatTrainer trainer;
+  ExponentialMovingAverage average(trainer.model, ema(0.5));
+  EXPECT_THAT([&] { average.module(); }, ThrowsMessage<Error>(HasSubstr("list of tensors")));
+  EXPECT_FALSE(trainer.model.is_training());
+  trainer.model.train(true);
+  EXPECT_FALSE(trainer.model.is_training()) << "a list has no mode";
+}
+
+TEST(TensorList, HandlesOfOneListAreOneModelAndAnotherListIsAnother) {
+  FlatTrainer trainer;
+  const Model copy = trainer.model;  // NOLINT: a copy is what this is about
+  EXPECT_EQ(copy.identity(), trainer.model.identity());
+  EXPECT_NE(Model(trainer.model.tensors()).identity(), trainer.model.identity());
+}
+
+TEST(TensorList, WrongListsAreRefusedByName) {
+  const at::Tensor tensor = at::zeros({2});
+  auto make = [](std::vector<NamedTensor> tensors) { return [tensors] { Model model(tensors); }; };
+  EXPECT_THAT(make({{"a", tensor}, {"", tensor}}), ThrowsMessage<Error>(HasSubstr("no name")));
+  EXPECT_THAT(make({{"a", tensor}, {"a", tensor}}),
+              ThrowsMessage<Error>(AllOf(HasSubstr("a:"), HasSubstr("twice"))));
+  EXPECT_THAT(make({{"a", at::Tensor()}}),
+              ThrowsMessage<Error>(AllOf(HasSubstr("a:"), HasSubstr("undefined"))));
+}
+
+}  // namespace
+}  // namespace polyak::test
