@@ -40,7 +40,7 @@ bool is_open(const std::string& path) {
 
 /// An empty folder for one test.
 std::string new_folder(const std::string& name) {
-  const std::string folder = ::testing::TempDir() + "/polyak_loader_" + name;
+  std::string folder = ::testing::TempDir() + "/polyak_loader_" + name;
   fs::remove_all(folder);
   fs::create_directories(folder);
   return folder;
@@ -171,7 +171,7 @@ TEST(Loader, WhatIsNoLibraryIsRefusedInPlainWords) {
   const std::string folder = new_folder("no_library");
   expect_refusal(folder + "/missing.so", {"there is no such file"});
   expect_refusal(folder, {"is a folder"});
-  std::ofstream(folder + "/empty.so");
+  std::ofstream(folder + "/empty.so") << "";
   expect_refusal(folder + "/empty.so", {"is empty"});
   std::ofstream(folder + "/text.so") << std::string(1000, 'x');
   expect_refusal(folder + "/text.so", {"is no shared library", "lib*.so"});

@@ -37,7 +37,7 @@ using ::testing::ThrowsMessage;
 constexpr const char* kEma = "custom_hooks: [{type: EMAHook, momentum: 0.25}]";
 
 std::string new_folder(const std::string& name) {
-  const std::string folder = ::testing::TempDir() + "/polyak_loop_" + name;
+  std::string folder = ::testing::TempDir() + "/polyak_loop_" + name;
   fs::remove_all(folder);
   return folder;
 }

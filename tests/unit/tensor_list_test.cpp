@@ -139,7 +139,9 @@ TEST(TensorList, HandlesOfOneListAreOneModelAndAnotherListIsAnother) {
 
 TEST(TensorList, WrongListsAreRefusedByName) {
   const at::Tensor tensor = at::zeros({2});
-  auto make = [](std::vector<NamedTensor> tensors) { return [tensors] { Model model(tensors); }; };
+  auto make = [](const std::vector<NamedTensor>& tensors) {
+    return [tensors] { Model model(tensors); };
+  };
   EXPECT_THAT(make({{"a", tensor}, {"", tensor}}), ThrowsMessage<Error>(HasSubstr("no name")));
   EXPECT_THAT(make({{"a", tensor}, {"a", tensor}}),
               ThrowsMessage<Error>(AllOf(HasSubstr("a:"), HasSubstr("twice"))));
