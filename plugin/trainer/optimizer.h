@@ -27,7 +27,7 @@ class POLYAK_API Optimizer {
   static constexpr const char* kKind = "optimizer";
   struct Context {
     std::vector<at::Tensor> parameters;
-    std::vector<ParameterRule> rules;  // of each parameter; empty: they are all alike
+    std::vector<ParameterRule> rules = {};  // of each parameter; empty: they are all alike
   };
   virtual ~Optimizer();
 
