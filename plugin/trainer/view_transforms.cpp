@@ -275,7 +275,7 @@ RandomGrayscale::RandomGrayscale(const RandomGrayscaleOptions& options) : prob_(
 at::Tensor RandomGrayscale::apply(const at::Tensor& images, at::Generator random) const {
   check_channels(images, "RandomGrayscale");
   const at::Tensor chosen = pick(images.size(0), prob_, random);
-  const at::Tensor pixels = images.to(at::kFloat);
+  at::Tensor pixels = images.to(at::kFloat);
   if (images.size(1) == 1) return pixels;
   return change_some(pixels, chosen, [&](const at::Tensor& some, const at::Tensor&) {
     return mix(some, weights_).expand_as(some);
