@@ -354,18 +354,22 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
   });
 }
 
-void Session::finish() {
+void Session::write_groups() {
+  see_last_steps();
+  for (const auto& group : groups_) write(*group);
+}
+
+void Session::write_averages() {
   if (at_work) {
-    say("the program ended within an update; what came after the last write of the averages is "
-        "lost");
-    return;
+    say("the program ends within an update; the averages stay as they were last written");
   }
+  guarded("writing the averages", [&] { write_groups(); });
+}
+
+void Session::finish() {
   guarded("writing the averages", [&] {
-    see_last_steps();
-    for (const auto& group : groups_) write(*group);
-    if (groups_made_ == 0) {
-      say("no step of an optimizer was seen; nothing was averaged");
-    }
+    write_groups();
+    if (groups_made_ == 0) say("no step of an optimizer was seen; nothing was averaged");
     done_ = true;
   });
 }
