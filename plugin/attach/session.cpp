@@ -165,14 +165,16 @@ bool Session::changed(Watched& watched) {
 }
 
 void Session::zeroing_gradients(const Optimizer& optimizer) {
+  if (is_libtorchs(optimizer)) return;
   guarded("averaging", [&] {
     Watched& seen = watched(optimizer);
-    seen.of_program = !is_libtorchs(optimizer);
-    if (seen.of_program && !seen.intercepted && changed(seen)) step(seen);
+    seen.of_program = true;
+    if (!seen.intercepted && changed(seen)) step(seen);
   });
 }
 
 void Session::stepping(const Optimizer& optimizer) {
+  if (is_libtorchs(optimizer)) return;
   guarded("looking at an optimizer", [&] { watched(optimizer).intercepted = true; });
 }
 

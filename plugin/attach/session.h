@@ -48,6 +48,7 @@ class Session {
   /// Sees steps of a program's own optimizers, whose step() cannot be intercepted: after one there
   /// are gradients and other weights. Called before the gradients go.
   void zeroing_gradients(const Optimizer& optimizer);
+  /// An intercepted step begins: those of this optimizer need no looking for.
   void stepping(const Optimizer& optimizer);
   void stepped(const Optimizer& optimizer);
   /// The program saved a module to a file, or, with an empty path, elsewhere.
