@@ -44,10 +44,12 @@ void finish() {
   if (Session* here = session) here->finish();
 }
 
-/// Once more beside the one of the start: what LibTorch made since then is still there when this
-/// one runs.
-void finish_before_others() {
-  [[maybe_unused]] static const int registered = std::atexit(finish);
+/// Registered after a step, this comes before what LibTorch made until then goes; what the program
+/// itself does at its end may come later still.
+void write_at_exit() {
+  [[maybe_unused]] static const int registered = std::atexit([] {
+    if (Session* here = session) here->write_averages();
+  });
 }
 
 at::Tensor step(at::Tensor (*original_step)(Optimizer*, Closure), Optimizer* self,
@@ -56,7 +58,7 @@ at::Tensor step(at::Tensor (*original_step)(Optimizer*, Closure), Optimizer* sel
   at::Tensor loss = original_step(self, std::move(closure));
   if (Session* here = session) {
     here->stepped(*self);
-    finish_before_others();
+    write_at_exit();
   }
   return loss;
 }
@@ -106,18 +108,25 @@ void add_param_group(Optimizer* self, const torch::optim::OptimizerParamGroup& g
   if (Session* here = session) here->group_added(*self);
 }
 
+static void zeroing_gradients(const Optimizer& optimizer) {
+  Session* here = session;
+  if (!here) return;
+  here->zeroing_gradients(optimizer);
+  write_at_exit();
+}
+
 // LibTorch 1.13 and 2 differ in its arguments.
 #define POLYAK_ZERO_GRAD "_ZN5torch5optim9Optimizer9zero_gradE"
 void zero_grad(Optimizer* self) POLYAK_IN_PLACE_OF(POLYAK_ZERO_GRAD "v");
 void zero_grad(Optimizer* self) {
   static const auto real = original<void(Optimizer*)>(POLYAK_ZERO_GRAD "v");
-  if (Session* here = session) here->zeroing_gradients(*self);
+  zeroing_gradients(*self);
   real(self);
 }
 void zero_grad(Optimizer* self, bool set_to_none) POLYAK_IN_PLACE_OF(POLYAK_ZERO_GRAD "b");
 void zero_grad(Optimizer* self, bool set_to_none) {
   static const auto real = original<void(Optimizer*, bool)>(POLYAK_ZERO_GRAD "b");
-  if (Session* here = session) here->zeroing_gradients(*self);
+  zeroing_gradients(*self);
   real(self, set_to_none);
 }
 

@@ -165,14 +165,16 @@ bool Session::changed(Watched& watched) {
 }
 
 void Session::zeroing_gradients(const Optimizer& optimizer) {
+  if (is_libtorchs(optimizer)) return;
   guarded("averaging", [&] {
     Watched& seen = watched(optimizer);
-    seen.of_program = !is_libtorchs(optimizer);
-    if (seen.of_program && !seen.intercepted && changed(seen)) step(seen);
+    seen.of_program = true;
+    if (!seen.intercepted && changed(seen)) step(seen);
   });
 }
 
 void Session::stepping(const Optimizer& optimizer) {
+  if (is_libtorchs(optimizer)) return;
   guarded("looking at an optimizer", [&] { watched(optimizer).intercepted = true; });
 }
 
@@ -354,18 +356,22 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
   });
 }
 
-void Session::finish() {
+void Session::write_groups() {
+  see_last_steps();
+  for (const auto& group : groups_) write(*group);
+}
+
+void Session::write_averages() {
   if (at_work) {
-    say("the program ended within an update; what came after the last write of the averages is "
-        "lost");
-    return;
+    say("the program ends within an update; the averages stay as they were last written");
   }
+  guarded("writing the averages", [&] { write_groups(); });
+}
+
+void Session::finish() {
   guarded("writing the averages", [&] {
-    see_last_steps();
-    for (const auto& group : groups_) write(*group);
-    if (groups_made_ == 0) {
-      say("no step of an optimizer was seen; nothing was averaged");
-    }
+    write_groups();
+    if (groups_made_ == 0) say("no step of an optimizer was seen; nothing was averaged");
     done_ = true;
   });
 }

@@ -48,11 +48,14 @@ class Session {
   /// Sees steps of a program's own optimizers, whose step() cannot be intercepted: after one there
   /// are gradients and other weights. Called before the gradients go.
   void zeroing_gradients(const Optimizer& optimizer);
+  /// An intercepted step begins: those of this optimizer need no looking for.
   void stepping(const Optimizer& optimizer);
   void stepped(const Optimizer& optimizer);
   /// The program saved a module to a file, or, with an empty path, elsewhere.
   void saved(const torch::jit::Module& module, const std::string& path, const Export& write);
-  /// Writes what is not written yet; nothing is done after that.
+  /// Writes what is not written yet.
+  void write_averages();
+  /// The same for the last time: nothing is done after that.
   void finish();
 
  private:
@@ -86,6 +89,7 @@ class Session {
   void write(Group& group);
   void drop_groups_of_the_dead();
   void see_last_steps();
+  void write_groups();
   std::string in_output_dir(const std::string& name) const;
   AveragedTensors averages(const std::string& name) const;
   std::unordered_map<std::string, std::string> names_in(const Group& group) const;

@@ -256,6 +256,11 @@ class Ends(AttachTest):
         self.scenario("exits_while_a_thread_trains", status=9)
         self.assertIn("averages.pth", self.files("out"))
 
+    def test_what_the_program_saves_at_its_exit_has_a_sibling(self):
+        self.scenario("saves_at_exit")
+        self.assertIn("10 steps", self.expect_replay())
+        self.assertIn("model.averaged.pt", self.files())
+
     def test_a_forked_child_is_left_alone(self):
         self.scenario("forks", status=7)
         self.assertIn("12 steps", self.expect_replay())
@@ -275,8 +280,8 @@ class Ends(AttachTest):
 class Surroundings(AttachTest):
     def test_the_program_sees_the_environment_that_it_was_given(self):
         self.assertEqual(self.scenario("environment").stdout, "LD_PRELOAD=(unset)\n0\n")
-        preload = subprocess.run(["sh", "-c", "ldconfig -p | grep -m 1 -o '/.*libz.so.*'"], capture_output=True,
-                                 text=True, check=True).stdout.strip()
+        libraries = subprocess.run(["ldd", PROGRAMS / "replay"], capture_output=True, text=True, check=True).stdout
+        preload = re.search(r"libm\.so\.6 => (\S+)", libraries)[1]
         self.assertEqual(self.scenario("environment", env={**os.environ, "LD_PRELOAD": preload}).stdout,
                          f"LD_PRELOAD={preload}\n0\n")
 

@@ -436,6 +436,15 @@ int ends(const Arguments& arguments) {
   });
 }
 
+int saves_at_exit(const Arguments&) {
+  static Net& model = *new Net;
+  std::atexit([] { save(model, "model.pt"); });
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  Steps dump("steps");
+  train(model, sgd, 10, dump);
+  return 0;
+}
+
 int no_step(const Arguments&) {
   Net model;
   save(model, "model.pt");
@@ -484,6 +493,7 @@ int main(int argc, char** argv) {
       {"throws_in_a_step", throws_in_a_step},
       {"exits_while_a_thread_trains", exits_while_a_thread_trains},
       {"ends", ends},
+      {"saves_at_exit", saves_at_exit},
       {"no_step", no_step},
       {"environment", environment},
       {"tiny", tiny},
