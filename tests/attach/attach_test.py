@@ -376,6 +376,14 @@ max_iters: 400
 output_dir: out
 """
 
+    HOOKS = """
+custom_hooks:
+  - {type: EMAHook, ema_type: CosineEMA, momentum: 0.1}
+  - {type: CheckpointHook, by_epoch: false, interval: 400}
+max_iters: 400
+work_dir: hooks
+"""
+
     def setUp(self):
         super().setUp()
         self.data = self.folder / "data"
@@ -396,6 +404,13 @@ output_dir: out
         self.assertEqual(self.messages(attached), [])
         self.assertEqual((self.folder / "steps.bin").read_bytes(), steps)
         self.assertIn("400 steps", self.expect_replay(max_iters=400))
+
+        # The same trainer with Polyak's lines in it keeps the same average.
+        (self.folder / "hooks.yaml").write_text(self.HOOKS)
+        embedded = self.run_program(PROGRAMS / "trainer_with_hooks", *arguments, "--hooks", "hooks.yaml")
+        self.assertEqual(embedded.stdout, bare.stdout)
+        self.assertEqual((self.folder / "steps.bin").read_bytes(), steps)
+        self.run_program(PROGRAMS / "replay", "steps.bin", "hooks/iter_400.pth", 0.1, 400)
 
         evaluate = (PROGRAMS / "trainer", "data", "--evaluate")
         raw = self.run_program(*evaluate, "model.pt")

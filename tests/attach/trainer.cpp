@@ -1,7 +1,9 @@
-// A trainer in the manner of the C++ frontend's MNIST example, which knows nothing of Polyak.
+// A trainer in the manner of the C++ frontend's MNIST example, which knows nothing of Polyak; and,
+// compiled with WITH_POLYAK, the same with the lines that give it the hooks of a YAML file.
 //
 // trainer DATA [--epochs N] [--batches N] [--lr R] [--seed N] [--quiet] [--save FILE] [--dump FILE]
 // trainer DATA --evaluate FILE [--dump FILE]
+// trainer_with_hooks DATA --hooks CONFIG ...
 #include <torch/torch.h>
 
 #include <fstream>
@@ -10,6 +12,9 @@
 #include <string>
 
 #include "weights_dump.h"
+#ifdef WITH_POLYAK
+#include <polyak/polyak.h>
+#endif
 
 struct Net : torch::nn::Module {
   Net()
@@ -87,6 +92,9 @@ int main(int argc, char** argv) {
       std::move(data), /*batch_size=*/64);
   torch::optim::SGD optimizer(model.parameters(),
                               torch::optim::SGDOptions(number("--lr", 0.01)).momentum(0.5));
+#ifdef WITH_POLYAK
+  polyak::LoopHooks hooks(given["--hooks"], model, polyak::LoopHooksOptions().optimizer(optimizer));
+#endif
   const auto epochs = static_cast<int64_t>(number("--epochs", 1));
   const auto batches = static_cast<int64_t>(number("--batches", 1e9));
   for (int64_t epoch = 1; epoch <= epochs; ++epoch) {
@@ -99,11 +107,18 @@ int main(int argc, char** argv) {
       auto loss = torch::nll_loss(model.forward(batch.data), batch.target);
       loss.backward();
       optimizer.step();
+#ifdef WITH_POLYAK
+      hooks.after_step();
+      hooks.after_iter({{"loss", loss.item<double>()}});
+#endif
       sum += loss.item<double>();
       if (dump.is_open()) dump_weights(dump, model.named_parameters());
     }
     std::cout << "epoch " << epoch << " loss " << sum << std::endl;
   }
+#ifdef WITH_POLYAK
+  hooks.after_train();
+#endif
   if (given.count("--save")) {
     torch::serialize::OutputArchive archive;
     model.save(archive);

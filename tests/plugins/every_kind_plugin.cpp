@@ -140,8 +140,8 @@ class PixelModel : public torch::nn::Cloneable<PixelModel>, public polyak::Algor
     head_ = std::dynamic_pointer_cast<polyak::Head>(
         register_module("head", polyak::as_module(head_)->clone()));
   }
-  Losses loss(const at::Tensor& images, const at::Tensor& labels) override {
-    return {{"loss_plugin", head_->loss(predict(images), labels)}};
+  Losses loss(const polyak::Batch& batch) override {
+    return {{"loss_plugin", head_->loss(predict(batch.images()), batch.labels)}};
   }
   at::Tensor predict(const at::Tensor& images) override {
     return head_->forward(backbone_->forward(images));
@@ -163,8 +163,8 @@ struct PlainDescentOptions : polyak::Options {
 
 class PlainDescent : public polyak::Optimizer {
  public:
-  PlainDescent(std::vector<at::Tensor> parameters, const PlainDescentOptions& options)
-      : Optimizer(std::move(parameters), options.lr), lr_(options.lr) {}
+  PlainDescent(const Context& context, const PlainDescentOptions& options)
+      : Optimizer(context, options.lr), lr_(options.lr) {}
   void step() override {
     torch::NoGradGuard no_grad;
     for (at::Tensor parameter : parameters()) {
@@ -175,12 +175,12 @@ class PlainDescent : public polyak::Optimizer {
   void set_lr(double lr) override { lr_ = lr; }
 
  protected:
-  polyak::Value group() const override {
+  polyak::Value group(size_t) const override {
     polyak::Value group = polyak::Value::dict();
     group.set("lr", lr_);
     return group;
   }
-  void load_group(const polyak::Value& group) override { lr_ = group.at("lr").as_real(); }
+  void load_group(size_t, const polyak::Value& group) override { lr_ = group.at("lr").as_real(); }
   polyak::Value state_of(const at::Tensor&) const override { return polyak::Value::dict(); }
   void load_state_of(const at::Tensor&, const polyak::Value&) override {}
   void clear_state() override {}
@@ -270,7 +270,7 @@ POLYAK_PLUGIN(catalog) {
   catalog.of<polyak::Optimizer>().add<PlainDescentOptions>(
       "PlainDescent", "Of a plugin.",
       [](const PlainDescentOptions& options, const polyak::Optimizer::Context& context) {
-        return std::make_shared<PlainDescent>(context.parameters, options);
+        return std::make_shared<PlainDescent>(context, options);
       });
   catalog.of<polyak::ParamScheduler>().add<polyak::ParamSchedulerOptions>(
       "HalvingLR", "Of a plugin.",
