@@ -21,7 +21,7 @@ AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalo
 }
 
 void AttachedRunner::step() {
-  static const Scalars kNoLosses;
+  static const Scalars& kNoLosses = *new Scalars;  // never destroyed, as threads may outlive main
   ++progress_.optimizer_steps;
   hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, progress_.iter, kNoLosses); });
   ++progress_.iter;

@@ -86,7 +86,7 @@ bool is_libtorchs(const torch::optim::Optimizer& optimizer) {
 
 /// Gives entries of every dict within the names that the program has for them.
 void rename(Value& value, const std::unordered_map<std::string, std::string>& names) {
-  static const std::string kModule = "module.";  // before the names in ema_state_dict
+  const std::string kModule = "module.";  // before the names in ema_state_dict
   if (!value.is_dict()) return;
   for (auto& [key, entry] : value.entries()) {
     rename(entry, names);

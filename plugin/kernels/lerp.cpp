@@ -46,7 +46,8 @@ std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
 }
 
 const std::vector<Path>& paths() {
-  static const std::vector<Path> kPaths = [] {
+  // Never destroyed: a thread may still average while the process ends.
+  static const std::vector<Path>& kPaths = *new std::vector<Path>([] {
     std::vector<Path> found;
 #if defined(__x86_64__)
     // The compiler's builtin asks the operating system too, whether it keeps the registers.
@@ -61,7 +62,7 @@ const std::vector<Path>& paths() {
     found.push_back(portable_path());
     found.push_back(reference_path());
     return found;
-  }();
+  }());
   return kPaths;
 }
 

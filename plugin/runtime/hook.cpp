@@ -86,7 +86,7 @@ bool Hook::is_last_train_iter(const Runner& runner) {
 }
 
 const Scalars& Runner::logged() const {
-  static const Scalars none;
+  static const Scalars& none = *new Scalars;  // never destroyed, as threads may outlive main
   return none;
 }
 

