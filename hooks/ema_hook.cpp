@@ -175,7 +175,6 @@ void EMAHook::check_run(Runner& runner) {
         "never start",
         options_.begin_epoch(), progress.max_epochs);
   }
-  // A host that states no length has 0.
   if (progress.max_iters > 0 && options_.begin_iter() > progress.max_iters) {
     fail<ConfigError>(
         "EMAHook: begin_iter: is {}, but training ends after {} iteration(s); the average "

@@ -18,9 +18,14 @@ class CumulativeStatistics {
  public:
   template <class Layer>
   explicit CumulativeStatistics(Layer& layer)
-      : restore_([&layer, momentum = layer.options.momentum(),
-                  count = layer.num_batches_tracked.clone()] {
+      : restore_([&layer, momentum = layer.options.momentum(), mean = layer.running_mean.clone(),
+                  var = layer.running_var.clone(), count = layer.num_batches_tracked.clone()] {
           layer.options.momentum(momentum);
+          if (layer.num_batches_tracked.template item<int64_t>() == 0) {
+            // No forward pass led here: what predicts may be a part of the model.
+            layer.running_mean.copy_(mean);
+            layer.running_var.copy_(var);
+          }
           layer.num_batches_tracked.copy_(count);
         }) {
     layer.options.momentum(std::decay_t<decltype(layer.options.momentum())>());  // none: cumulative

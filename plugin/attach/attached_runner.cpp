@@ -20,6 +20,12 @@ AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalo
   hooks_.call([&](Hook& hook) { hook.before_train(*this); });
 }
 
+void AttachedRunner::set_tensors(std::vector<NamedTensor> tensors) {
+  model_ = Model(std::move(tensors));
+  // At once: the next list may stand at the address of one that an average knows.
+  for (const NamedAverage& item : averages()) item.average->rebind(model_);
+}
+
 void AttachedRunner::step() {
   static const Scalars& kNoLosses = *new Scalars;  // never destroyed, as threads may outlive main
   ++progress_.optimizer_steps;

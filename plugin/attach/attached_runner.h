@@ -26,7 +26,7 @@ class POLYAK_API AttachedRunner : public Runner {
   Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
 
   /// More tensors came; those there were must be among them, under their names.
-  void set_tensors(std::vector<NamedTensor> tensors) { model_ = Model(std::move(tensors)); }
+  void set_tensors(std::vector<NamedTensor> tensors);
   /// The optimizer stepped: one iteration, as hooks count.
   void step();
   /// What a checkpoint of this moment holds, the hooks' entries too.

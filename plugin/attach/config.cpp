@@ -52,6 +52,9 @@ void AttachConfig::visit(OptionVisitor& visitor) {
 }
 
 void AttachConfig::validate() const {
+  if (output_dir && output_dir->empty()) {
+    fail<ConfigError>("output_dir: must not be empty; name a folder, or leave it out");
+  }
   if (custom_hooks.items().empty()) custom_hooks.fail("is empty; name at least one EMAHook");
   for (const Node& hook : custom_hooks.items()) {
     const Node& type = hook.at("type");

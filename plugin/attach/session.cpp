@@ -179,7 +179,11 @@ void Session::stepping(const Optimizer& optimizer) {
 }
 
 void Session::stepped(const Optimizer& optimizer) {
-  guarded("averaging", [&] { step(watched(optimizer)); });
+  guarded("averaging", [&] {
+    Watched& seen = watched(optimizer);
+    seen.intercepted = true;
+    step(seen);
+  });
 }
 
 /// The steps that zeroing_gradients would have seen at the next turn of the loop.
@@ -220,12 +224,13 @@ void Session::find_groups(Watched& watched) {
 }
 
 void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {
+  const size_t before = group.tensors.size();
   for (NamedTensor item : tensors) {
     if (!group_of_.emplace(item.tensor.unsafeGetTensorImpl(), &group).second) continue;
     item.name = fmt::format("{}_{}", item.buffer ? "buffer" : "parameter", group.tensors.size());
     group.tensors.push_back(std::move(item));
   }
-  if (group.runner) group.runner->set_tensors(group.tensors);
+  if (group.runner && group.tensors.size() > before) group.runner->set_tensors(group.tensors);
 }
 
 /// So that what is written is the whole model: no optimizer knows of its buffers.
@@ -259,8 +264,12 @@ void Session::drop_groups_of_the_dead() {
     return std::all_of(group->tensors.begin(), group->tensors.end(),
                        [&](const NamedTensor& item) { return item.tensor.use_count() <= ours; });
   };
-  for (const auto& group : groups_) {
-    if (!dead(group)) continue;
+  // Asked once of each: the program's other threads let models go at any time.
+  const auto first_dead =
+      std::stable_partition(groups_.begin(), groups_.end(),
+                            [&](const std::unique_ptr<Group>& group) { return !dead(group); });
+  for (auto item = first_dead; item != groups_.end(); ++item) {
+    const std::unique_ptr<Group>& group = *item;
     write(*group);
     for (const NamedTensor& item : group->tensors) {
       group_of_.erase(item.tensor.unsafeGetTensorImpl());
@@ -270,7 +279,7 @@ void Session::drop_groups_of_the_dead() {
                         seen.groups.end());
     }
   }
-  groups_.erase(std::remove_if(groups_.begin(), groups_.end(), dead), groups_.end());
+  groups_.erase(first_dead, groups_.end());
   for (auto seen = optimizers_.begin(); seen != optimizers_.end();) {
     seen = alive(seen->second.parameters).empty() ? optimizers_.erase(seen) : std::next(seen);
   }

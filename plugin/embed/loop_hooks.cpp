@@ -69,12 +69,24 @@ int64_t divide_up(int64_t value, int64_t by) {
 
 // ---- the optimizer in a checkpoint: LibTorch's own archive, as bytes, since that holds every kind
 
+torch::serialize::InputArchive archive_of(const void* bytes, size_t size) {
+  torch::serialize::InputArchive archive;
+  archive.load_from(static_cast<const char*>(bytes), size);
+  return archive;
+}
+
 Value optimizer_state(const torch::optim::Optimizer& optimizer) {
   torch::serialize::OutputArchive archive;
   optimizer.save(archive);
   std::ostringstream stream;
   archive.save_to(stream);
   const std::string bytes = stream.str();
+  // A class of the user's own that does not override save() writes nothing, without a word.
+  if (bytes.size() < 4096 && archive_of(bytes.data(), bytes.size()).keys().empty()) {
+    fail<CheckpointError>(
+        "the optimizer's class saves nothing of its state; override its save() and load(), set "
+        "save_optimizer: false, or hand in none");
+  }
   const at::Tensor tensor = at::empty({static_cast<int64_t>(bytes.size())}, at::kByte);
   std::copy(bytes.begin(), bytes.end(), tensor.data_ptr<uint8_t>());
 
@@ -88,9 +100,8 @@ Value optimizer_state(const torch::optim::Optimizer& optimizer) {
 
 void load_optimizer_state(torch::optim::Optimizer& optimizer, const Value& state) {
   const at::Tensor bytes = state.at("libtorch_archive").as_tensor().contiguous();
-  torch::serialize::InputArchive archive;
-  archive.load_from(reinterpret_cast<const char*>(bytes.data_ptr<uint8_t>()),
-                    static_cast<size_t>(bytes.numel()));
+  torch::serialize::InputArchive archive =
+      archive_of(bytes.data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel()));
   optimizer.load(archive);
   const std::vector<Value>& rates = state.at("lr").items();
   // LibTorch 1.13 leaves options as they are.
@@ -323,6 +334,7 @@ bool LoopHooks::Loop::resume() {
     const Value* length = extra->find("epoch_length");
     if (progress_.by_epoch && length && length->as_int() == progress_.epoch_length) {
       batch_ = progress_.iter - progress_.epoch * progress_.epoch_length;
+      if (batch_ == progress_.epoch_length) ++progress_.epoch;  // written by its last iteration
       if (batch_ < 0 || batch_ >= progress_.epoch_length) batch_ = 0;
     }
   }

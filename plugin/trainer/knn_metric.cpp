@@ -59,6 +59,15 @@ void KnnAccuracy::fill_bank() {
   }
   bank_ = at::cat(features);
   labels_ = at::cat(labels).to(bank_.device());
+  if (bank_.size(0) < k_) {
+    fail<DataError>(
+        "KnnAccuracy: its data loader gave {} samples, but k asks for {} neighbours; "
+        "leave drop_last out",
+        bank_.size(0), k_);
+  }
+  if (labels_.min().item<int64_t>() < 0) {
+    fail<DataError>("KnnAccuracy: a sample of its data loader has no label; neighbours need them");
+  }
 }
 
 void KnnAccuracy::add(const at::Tensor& features, const at::Tensor& labels) {

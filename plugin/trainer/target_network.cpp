@@ -59,16 +59,13 @@ void TargetNetwork::update() {
   if (cloned_) average_->rebind(*online_);
   cloned_ = false;
   if (mode_ == "copy") return average_->reset(*online_);
-  if (mode_ == "never") {
-    if (average_->steps() == 0) average_->update_parameters(*online_);
-    return;
-  }
   if (progress_) {
     const int64_t steps =
         progress_->optimizer_steps < 0 ? progress_->iter : progress_->optimizer_steps;
     if (average_->steps() > steps + 1) average_->reset(*online_);
     if (average_->steps() > steps) return;
   }
+  if (mode_ == "never" && average_->steps() > 0) return;
   average_->update_parameters(*online_);
 }
 

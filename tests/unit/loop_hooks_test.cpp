@@ -590,6 +590,40 @@ TEST(LoopHooks, ResumeInsideAnEpochSaysHowManyBatchesAreDone) {
               IsEmpty());
 }
 
+TEST(LoopHooks, ResumeFromTheLastIterationOfAnEpochGoesOnWithTheNext) {
+  const std::string text = "work_dir: " + new_folder("boundary") +
+                           "\ncustom_hooks: [{type: CheckpointHook, interval: 5, by_epoch: false}]";
+  torch::nn::Linear net(1, 1);
+  const auto options = LoopHooksOptions().max_epochs(2).epoch_length(5);
+  log_of([&] {
+    LoopHooks hooks = make_hooks(text, net, options);
+    for (int i = 0; i < 5; ++i) iterate(hooks, net, i);
+  });
+  LoopHooks hooks = make_hooks(text, net, options);
+  EXPECT_TRUE(hooks.resume());
+  EXPECT_EQ(hooks.progress().iter, 5);
+  EXPECT_EQ(hooks.progress().epoch, 1);
+  EXPECT_EQ(hooks.batch(), 0);
+}
+
+/// Of one's own, and without a save().
+class Silent : public torch::optim::Optimizer {
+ public:
+  explicit Silent(std::vector<at::Tensor> parameters)
+      : Optimizer(std::move(parameters), std::make_unique<torch::optim::SGDOptions>(0.1)) {}
+  at::Tensor step(LossClosure) override { return {}; }
+};
+
+TEST(LoopHooks, AnOptimizerThatSavesNothingIsRefusedInACheckpoint) {
+  const std::string text = "work_dir: " + new_folder("silent") +
+                           "\ncustom_hooks: [{type: CheckpointHook, interval: 1, by_epoch: false}]";
+  torch::nn::Linear net(1, 1);
+  Silent optimizer(net->parameters());
+  LoopHooks hooks = make_hooks(text, net, LoopHooksOptions().optimizer(optimizer));
+  EXPECT_THAT([&] { iterate(hooks, net, 0); },
+              ThrowsMessage<CheckpointError>(HasSubstr("saves nothing of its state")));
+}
+
 TEST(LoopHooks, EveryOptimizerOfLibTorchSurvivesAResume) {
   const std::string text = "work_dir: " + new_folder("optimizers") +
                            "\ncustom_hooks: [{type: CheckpointHook, interval: 1}]";
