@@ -1,4 +1,4 @@
-// A plugin with one thing of every kind that a config can name.
+// A plugin with one thing of every kind that a config of a classifier can name.
 #include <ATen/ATen.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
