@@ -167,7 +167,7 @@ class PlainDescent : public polyak::Optimizer {
       : Optimizer(context, options.lr), lr_(options.lr) {}
   void step() override {
     torch::NoGradGuard no_grad;
-    for (at::Tensor parameter : parameters()) {
+    for (const at::Tensor& parameter : parameters()) {
       if (parameter.grad().defined()) parameter.sub_(parameter.grad() * lr_);
     }
   }
