@@ -23,7 +23,8 @@ torch::nn::Conv2d make_conv(int64_t in, int64_t out, int64_t kernel, int64_t str
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
 
-/// As torchvision and mmpretrain initialise residual networks.
+/// As torchvision and mmpretrain's self-supervised configs initialise residual networks (norms at
+/// the ends of blocks are not zeroed).
 torch::nn::Conv2d make_he_conv(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
   torch::nn::Conv2d conv = make_conv(in, out, kernel, stride);
   torch::nn::init::kaiming_normal_(conv->weight, 0, torch::kFanOut, torch::kReLU);

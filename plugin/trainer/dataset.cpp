@@ -11,11 +11,16 @@ namespace polyak {
 
 void DatasetOptions::visit(OptionVisitor& visitor) {
   visitor.key("limit", &limit, "Use the first samples only; null: all.", at_least(1));
+  visitor.key("labelled", &labelled,
+              "Only the first samples keep their labels, for semi-supervised learning; null: all.",
+              at_least(0));
   visitor.key("pipeline", &pipeline, "The transforms, a list.");
 }
 
 Dataset::Dataset(const DatasetOptions& options, const Context& context)
-    : limit_(options.limit), pipeline_(options.pipeline, *context.catalog) {}
+    : limit_(options.limit),
+      labelled_(options.labelled),
+      pipeline_(options.pipeline, *context.catalog) {}
 
 Dataset::~Dataset() = default;
 
@@ -25,6 +30,7 @@ int64_t Dataset::size() const {
 
 Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random) const {
   LabelledImages samples = read(indices);
+  if (labelled_) samples.labels.masked_fill_(indices >= *labelled_, -1);
   return {pipeline_.apply(std::move(samples.images), random), std::move(samples.labels)};
 }
 

@@ -17,6 +17,7 @@ namespace polyak {
 /// The keys that every dataset takes.
 struct POLYAK_API DatasetOptions : Options {
   std::optional<int64_t> limit;
+  std::optional<int64_t> labelled;
   Node pipeline;
   void visit(OptionVisitor& visitor) override;
 };
@@ -33,7 +34,10 @@ class POLYAK_API Dataset {
   /// Number of samples: the first `limit` of those there are.
   int64_t size() const;
   virtual int64_t num_classes() const = 0;
-  /// The samples of `indices` (int64 [N]) after the transforms of `pipeline`, on the CPU.
+  /// Whether `labelled` leaves samples without a label.
+  bool lacks_labels() const { return labelled_ && *labelled_ < size(); }
+  /// The samples of `indices` (int64 [N]) after the transforms of `pipeline`, on the CPU; the label
+  /// -1 says that there is none.
   Batch batch(const at::Tensor& indices, const at::Generator& random) const;
   /// Size of one image after the transforms, of the first view where there are several.
   ImageShape image_shape() const;
@@ -48,6 +52,7 @@ class POLYAK_API Dataset {
 
  private:
   std::optional<int64_t> limit_;
+  std::optional<int64_t> labelled_;
   Pipeline pipeline_;
 };
 

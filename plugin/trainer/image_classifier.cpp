@@ -70,23 +70,32 @@ at::Tensor LinearClsHead::loss(const at::Tensor& logits, const at::Tensor& label
 
 void ImageClassifierOptions::visit(OptionVisitor& visitor) {
   visitor.required("backbone", &backbone, "The backbone: from images to features.");
+  visitor.key("neck", &neck, "The neck between them; null: none.");
   visitor.required("head", &head, "The head: from features to logits, with its loss.");
   visitor.key("freeze_backbone", &freeze_backbone,
-              "Train the head alone; the backbone keeps its weights and statistics.");
+              "Train the rest alone; the backbone keeps its weights and statistics.");
 }
 
 ImageClassifier::ImageClassifier(const ImageClassifierOptions& options, const Context& context)
     : freeze_backbone_(options.freeze_backbone),
       backbone_(context.catalog->of<Backbone>().build(options.backbone, {context.image})),
+      neck_(options.neck.is_null()
+                ? nullptr
+                : context.catalog->of<Neck>().build(options.neck, {backbone_->features()})),
       head_(context.catalog->of<Head>().build(
-          options.head, {context.catalog, backbone_->features(), context.num_classes})) {
+          options.head, {context.catalog, neck_ ? neck_->out_channels() : backbone_->features(),
+                         context.num_classes})) {
   register_module("backbone", as_module(backbone_));
+  if (neck_) register_module("neck", as_module(neck_));
   register_module("head", as_module(head_));
 }
 
 void ImageClassifier::reset() {
   // Called on a copy only, which still holds the original's parts: it needs parts of its own.
   const auto backbone = register_module("backbone", as_module(backbone_)->clone());
+  if (neck_) {
+    neck_ = std::dynamic_pointer_cast<Neck>(register_module("neck", as_module(neck_)->clone()));
+  }
   const auto head = register_module("head", as_module(head_)->clone());
   backbone_ = std::dynamic_pointer_cast<Backbone>(backbone);
   head_ = std::dynamic_pointer_cast<Head>(head);
@@ -108,7 +117,8 @@ at::Tensor ImageClassifier::loss_of(const at::Tensor& logits, const at::Tensor& 
 }
 
 at::Tensor ImageClassifier::predict(const at::Tensor& images) {
-  return head_->forward(features(images));
+  const at::Tensor given = features(images);
+  return head_->forward(neck_ ? neck_->forward(given) : given);
 }
 
 }  // namespace polyak

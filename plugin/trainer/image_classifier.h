@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "polyak/config/options.h"
+#include "polyak/trainer/neck.h"
 #include "polyak/trainer/network.h"
 
 namespace polyak {
@@ -63,14 +64,15 @@ class POLYAK_API LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, pub
 
 struct POLYAK_API ImageClassifierOptions : Options {
   Node backbone;
+  Node neck;
   Node head;
   bool freeze_backbone = false;
   void visit(OptionVisitor& visitor) override;
 };
 
-/// A backbone and a head: mmpretrain's ImageClassifier. Tensors are named `backbone.*` and
-/// `head.*`. A frozen backbone keeps its weights and stays in eval mode, so that the head alone is
-/// trained: a linear probe.
+/// A backbone, maybe a neck, and a head: mmpretrain's ImageClassifier. Tensors are named
+/// `backbone.*`, `neck.*` and `head.*`. A frozen backbone keeps its weights and stays in eval mode,
+/// so that neck and head alone are trained: a linear probe.
 class POLYAK_API ImageClassifier : public torch::nn::Cloneable<ImageClassifier>, public Algorithm {
  public:
   ImageClassifier(const ImageClassifierOptions& options, const Context& context);
@@ -85,6 +87,7 @@ class POLYAK_API ImageClassifier : public torch::nn::Cloneable<ImageClassifier>,
 
   bool freeze_backbone_;
   std::shared_ptr<Backbone> backbone_;
+  std::shared_ptr<Neck> neck_;  // or null
   std::shared_ptr<Head> head_;
 };
 

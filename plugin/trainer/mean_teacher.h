@@ -35,6 +35,7 @@ class POLYAK_API MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public 
   MeanTeacher(const MeanTeacherOptions& options, const Context& context);
   void reset() override;
   int64_t num_views() const override { return 2; }
+  bool learns_without_labels() const override { return true; }
   Losses loss(const Batch& batch) override;
   /// @return the teacher's logits, float [N, classes]
   at::Tensor predict(const at::Tensor& images) override;

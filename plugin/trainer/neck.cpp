@@ -6,6 +6,15 @@
 #include "polyak/core/error.h"
 
 namespace polyak {
+namespace {
+
+void check_channels(const char* key, std::optional<int64_t> stated, int64_t given) {
+  if (stated.value_or(given) != given) {
+    fail<ConfigError>("{} is {}, but it is given {} features", key, *stated, given);
+  }
+}
+
+}  // namespace
 
 Neck::~Neck() = default;
 
@@ -27,10 +36,7 @@ void NonLinearNeckOptions::visit(OptionVisitor& visitor) {
 NonLinearNeck::NonLinearNeck(NonLinearNeckOptions options, const Context& context)
     : options_(std::move(options)), in_channels_(context.in_channels) {
   check_options(options_, "NonLinearNeck");
-  if (options_.in_channels.value_or(in_channels_) != in_channels_) {
-    fail<ConfigError>("NonLinearNeck: in_channels is {}, but it is given {} features",
-                      *options_.in_channels, in_channels_);
-  }
+  check_channels("NonLinearNeck: in_channels", options_.in_channels, in_channels_);
   NonLinearNeck::reset();
 }
 
@@ -64,6 +70,24 @@ at::Tensor NonLinearNeck::forward(const at::Tensor& features) {
     if (i < norms_.size()) x = norms_[i](x);
   }
   return x;
+}
+
+void ClsBatchNormNeckOptions::visit(OptionVisitor& visitor) {
+  visitor.key("input_features", &input_features, "Number of features; null: what it is given.",
+              at_least(1));
+}
+
+ClsBatchNormNeck::ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context)
+    : channels_(context.in_channels) {
+  check_options(options, "ClsBatchNormNeck");
+  check_channels("ClsBatchNormNeck: input_features", options.input_features, channels_);
+  ClsBatchNormNeck::reset();
+}
+
+void ClsBatchNormNeck::reset() {
+  bn_ = register_module(
+      "bn",
+      torch::nn::BatchNorm1d(torch::nn::BatchNorm1dOptions(channels_).affine(false).eps(1e-6)));
 }
 
 }  // namespace polyak

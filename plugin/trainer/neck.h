@@ -60,4 +60,24 @@ class POLYAK_API NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, pub
   std::vector<torch::nn::BatchNorm1d> norms_;  // one less than layers_ without a last one
 };
 
+struct POLYAK_API ClsBatchNormNeckOptions : Options {
+  std::optional<int64_t> input_features;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Batch normalisation without weights of its own: brings features to one scale before a linear
+/// probe (He et al. 2022, arXiv:2111.06377, appendix A), as mmpretrain's ClsBatchNormNeck.
+class POLYAK_API ClsBatchNormNeck : public torch::nn::Cloneable<ClsBatchNormNeck>, public Neck {
+ public:
+  /// @throws ConfigError when input_features differs from what the backbone gives
+  ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context);
+  void reset() override;
+  at::Tensor forward(const at::Tensor& features) override { return bn_(features); }
+  int64_t out_channels() const override { return channels_; }
+
+ private:
+  int64_t channels_;
+  torch::nn::BatchNorm1d bn_{nullptr};
+};
+
 }  // namespace polyak

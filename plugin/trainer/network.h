@@ -31,7 +31,7 @@ struct Batch {
   /// Each float [N, C, H, W]: one, or several views of the same images where the pipeline has a
   /// MultiView.
   std::vector<at::Tensor> views;
-  at::Tensor labels;  // int64 [N]
+  at::Tensor labels;  // int64 [N]; -1: none
 
   /// The first view.
   const at::Tensor& images() const { return views.front(); }
@@ -102,6 +102,8 @@ class POLYAK_API Algorithm {
   virtual ~Algorithm();
   /// How many views of each image loss() learns from: what the training data's pipeline must give.
   virtual int64_t num_views() const { return 1; }
+  /// Whether loss() takes samples without a label (-1).
+  virtual bool learns_without_labels() const { return false; }
   /// Scalar tensors by name. The sum of those with "loss" in their name is minimised; the others (a
   /// batch's accuracy, say) are only logged.
   /// @param batch on the model's device, with num_views() views

@@ -82,6 +82,8 @@ void register_self_supervised(Catalog& catalog) {
   add_with_context<NonLinearNeck, NonLinearNeckOptions>(
       catalog.of<Neck>(), "NonLinearNeck",
       "Fully connected layers with batch normalisation: projectors and predictors.");
+  add_with_context<ClsBatchNormNeck, ClsBatchNormNeckOptions>(
+      catalog.of<Neck>(), "ClsBatchNormNeck", "Brings features to one scale, for linear probes.");
   add_plain<CosineSimilarityLoss, CosineSimilarityLossOptions>(
       catalog.of<Loss>(), "CosineSimilarityLoss", "Minus the cosine of two rows.");
   auto& heads = catalog.of<PairHead>();

@@ -88,6 +88,7 @@ class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, pub
   TargetLearner(const TargetLearnerOptions& options, Form form, const Context& context);
   void reset() override;
   int64_t num_views() const override { return 2; }
+  bool learns_without_labels() const override { return true; }
   Losses loss(const Batch& batch) override;
   /// @return the backbone's features, float [N, F]
   at::Tensor predict(const at::Tensor& images) override;
@@ -113,6 +114,7 @@ class POLYAK_API SimSiam : public torch::nn::Cloneable<SimSiam>, public Algorith
   SimSiam(const SimSiamOptions& options, const Context& context);
   void reset() override;
   int64_t num_views() const override { return 2; }
+  bool learns_without_labels() const override { return true; }
   Losses loss(const Batch& batch) override;
   /// @return the backbone's features, float [N, F]
   at::Tensor predict(const at::Tensor& images) override;

@@ -41,8 +41,10 @@ void TrainLoopOptions::visit(OptionVisitor& visitor) {
   visitor.key("val_interval", &val_interval,
               "Epochs or iterations between validations; null: 1 epoch, 1000 iterations.",
               at_least(1));
-  visitor.key("val_begin", &val_begin, "First epoch or iteration that may be validated.",
-              at_least(0));
+  visitor.key(
+      "val_begin", &val_begin,
+      "First epoch or iteration after which a validation may run; 0: one before training too.",
+      at_least(0));
   visitor.key("dynamic_intervals", &dynamic_intervals,
               "Changes of val_interval: a list of [epoch or iteration, interval from there on].");
 }

@@ -289,6 +289,11 @@ void TrainRunner::set_up_training() {
                     views, model_->num_views(),
                     model_->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
   }
+  if (train_loader_->dataset().lacks_labels() && !model_->learns_without_labels()) {
+    options_.train_dataloader.fail(
+        "its dataset has samples without a label (`labelled`), and the model learns from labels; "
+        "MeanTeacher learns without");
+  }
   std::vector<NamedTensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
@@ -324,6 +329,7 @@ Scalars TrainRunner::train() {
   load_checkpoint();
   optim_->start(progress_.iter, progress_.max_iters);
   hooks_.call([&](Hook& hook) { hook.before_train(*this); });
+  if (progress_.iter == 0) validate_if_due();  // val_begin: 0
   // Only now, so that copies of the model and hooks that draw numbers leave training as it is
   // without them.
   if (cpu_random_state_.defined()) {

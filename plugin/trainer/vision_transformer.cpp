@@ -63,7 +63,8 @@ torch::nn::Linear make_linear(int64_t in, int64_t out, int64_t out_of_each) {
 }
 
 /// [1, 1 + rows * columns, size]: zeros for the class token, then for each patch a quarter of the
-/// values each for sine and cosine of its column and of its row, at frequencies from 1 to 1e-4.
+/// values each for sine and cosine of its row and of its column, at frequencies from 1 to 1e-4: in
+/// this order, as the reference's meshgrid, which names them the other way round, lays them out.
 at::Tensor position_embedding(int64_t rows, int64_t columns, int64_t size) {
   const int64_t quarter = size / 4;
   const at::Tensor frequency =
@@ -72,7 +73,7 @@ at::Tensor position_embedding(int64_t rows, int64_t columns, int64_t size) {
   const at::Tensor row = at::arange(rows, at::kDouble).repeat_interleave(columns);
   const at::Tensor at_column = at::outer(column, frequency), at_row = at::outer(row, frequency);
   const at::Tensor patches =
-      at::cat({at_column.sin(), at_column.cos(), at_row.sin(), at_row.cos()}, 1);
+      at::cat({at_row.sin(), at_row.cos(), at_column.sin(), at_column.cos()}, 1);
   return at::cat({at::zeros({1, size}, at::kDouble), patches}).unsqueeze(0).to(at::kFloat);
 }
 

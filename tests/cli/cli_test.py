@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 
 POLYAK = CONFIGS = None
 
@@ -53,6 +54,17 @@ custom_hooks:
     evaluate_on_origin: true
   - {type: PreciseBNHook, num_samples: 64}
 """
+
+
+def write_png(path, width, height, noise):
+    """An RGB image of random blocks."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    line = b"".join(noise.randbytes(3) * 10 for _ in range(width // 10))
+    rows = b"".join(b"\0" + line for _ in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) +
+                     chunk(b"IEND", b""))
 
 
 class CommandTest(unittest.TestCase):
@@ -246,7 +258,27 @@ class Train(CommandTest):
                 weights = f"load_from=work_dirs/{name}/epoch_2.pth"
                 learned = self.train(probe, "--work-dir", "probe", "--cfg-options", *small, weights)
                 self.assertGreaterEqual(len(self.table(learned)), 2)
-                self.train(probe, "--work-dir", "random", "--cfg-options", *small, "load_from=null")
+                untrained = self.train(probe, "--work-dir", "random", "--cfg-options", *small, "load_from=null")
+                self.assertNotEqual(self.table(learned), self.table(untrained))
+
+    def test_configs_of_the_papers_sizes_train_two_steps(self):
+        noise = random.Random(0)
+        for i in range(4):
+            path = self.folder / "images" / "train" / f"class_{i % 2}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_png(path, 300, 260, noise)
+        small = ["train_dataloader.dataset.data_root=images", "train_dataloader.batch_size=2",
+                 "optim_wrapper.accumulative_counts=1", "train_cfg.max_epochs=1"]
+        files = sorted(CONFIGS.glob("*_imagenet.yaml"))
+        self.assertGreaterEqual(len(files), 3)
+        for path in files:
+            with self.subTest(config=path.name):
+                self.run_polyak("check", path, "--cfg-options", *small)
+                self.train(path, "--cfg-options", *small, "default_hooks.logger.interval=1",
+                           "default_hooks.checkpoint.interval=-1")
+                steps = [row for row in self.scalars(f"work_dirs/{path.stem}") if "loss" in row]
+                self.assertEqual([row["step"] for row in steps], [1, 2])
+                self.assertTrue(all(math.isfinite(row["loss"]) for row in steps))
 
 
 class Test(CommandTest):

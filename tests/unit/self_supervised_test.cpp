@@ -275,6 +275,8 @@ TEST_F(SelfSupervised, ACopyOfTheAlgorithmHasATargetOfItsOwn) {
 TEST_F(SelfSupervised, SimSiamPullsNoGradientThroughTheOtherBranch) {
   std::string text = kByol;
   text.replace(0, text.find("backbone"), "{type: SimSiam, ");
+  const std::string end = "with_last_bn: false}}}";
+  text.replace(text.find(end), end.size(), "with_last_bn: false, with_last_bias: true}}}");
   const auto model = make<SimSiam>(text);
   const at::Tensor view_1 = at::rand({5, 1, 6, 6}), view_2 = at::rand({5, 1, 6, 6});
   const at::Tensor loss = loss_of(*model, view_1, view_2);
@@ -286,6 +288,23 @@ TEST_F(SelfSupervised, SimSiamPullsNoGradientThroughTheOtherBranch) {
     EXPECT_TRUE(item.value().grad().defined()) << item.key();
   }
   EXPECT_EQ(model->predict(view_1).sizes()[1], 4);
+
+  // Predictions that depend on nothing: what reaches the encoder then came through the targets.
+  module->zero_grad();
+  {
+    const torch::NoGradGuard no_grad;
+    module->named_parameters()["head.predictor.fc1.weight"].zero_();
+  }
+  loss_of(*model, view_1, view_2).backward();
+  for (const auto& item : module->named_parameters()) {
+    const at::Tensor gradient = item.value().grad();
+    const double size = gradient.defined() ? gradient.abs().max().item<double>() : 0;
+    if (item.key() == "head.predictor.fc1.bias") {
+      EXPECT_GT(size, 0);
+    } else if (item.key().rfind("head", 0) != 0) {
+      EXPECT_EQ(size, 0) << item.key();
+    }
+  }
 }
 
 TEST_F(SelfSupervised, AMeanTeacherLearnsFromLabelsThatAreThereAndPredictsByItsAverage) {

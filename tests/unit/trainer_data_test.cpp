@@ -142,6 +142,16 @@ TEST_F(Loading, CutsAnEpochIntoBatches) {
       ThrowsMessage<ConfigError>(HasSubstr("gives no batch")));
 }
 
+TEST_F(Loading, OnlyTheFirstSamplesKeepTheirLabels) {
+  DataLoader some = loader("{batch_size: 6, dataset: {type: RandomImages, size: 6, labelled: 2}}",
+                           /*shuffle=*/false);
+  const at::Tensor has_label = some.batch(0, 0).labels >= 0;
+  EXPECT_TRUE(at::equal(has_label, at::tensor({1, 1, 0, 0, 0, 0}).to(at::kBool)));
+  EXPECT_TRUE(some.dataset().lacks_labels());
+  EXPECT_FALSE(
+      loader("{dataset: {type: RandomImages, size: 6, labelled: 6}}").dataset().lacks_labels());
+}
+
 TEST_F(Loading, ABatchDependsOnSeedEpochAndNumberAlone) {
   const std::string text =
       "{batch_size: 4, dataset: {type: RandomImages, size: 40, pipeline: ["

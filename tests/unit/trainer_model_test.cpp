@@ -203,17 +203,17 @@ TEST_F(Transformers, AttendAsLibTorchsOwnAttention) {
   EXPECT_TRUE(at::allclose(ours.forward(tokens), wanted, 1e-4, 1e-5));
 }
 
-TEST_F(Transformers, PositionsAreSinesOfColumnAndRow) {
+TEST_F(Transformers, PositionsAreSinesOfRowAndColumn) {
   const auto vit = make_vit(kSmallVit);
   const at::Tensor positions = vit->named_parameters()["pos_embed"];
   ASSERT_EQ(positions.sizes(), (std::vector<int64_t>{1, 17, 16}));
   EXPECT_EQ(positions[0][0].abs().sum().item<float>(), 0);
   // The patch in row 2, column 3: frequency 1e4^(-1/4) is the second of each quarter.
   const at::Tensor patch = positions[0][1 + 2 * 4 + 3];
-  EXPECT_NEAR(patch[1].item<double>(), std::sin(0.3), 1e-6);
-  EXPECT_NEAR(patch[5].item<double>(), std::cos(0.3), 1e-6);
-  EXPECT_NEAR(patch[9].item<double>(), std::sin(0.2), 1e-6);
-  EXPECT_NEAR(patch[13].item<double>(), std::cos(0.2), 1e-6);
+  EXPECT_NEAR(patch[1].item<double>(), std::sin(0.2), 1e-6);
+  EXPECT_NEAR(patch[5].item<double>(), std::cos(0.2), 1e-6);
+  EXPECT_NEAR(patch[9].item<double>(), std::sin(0.3), 1e-6);
+  EXPECT_NEAR(patch[13].item<double>(), std::cos(0.3), 1e-6);
 }
 
 TEST_F(Transformers, SizesThatDoNotFitAreRefused) {

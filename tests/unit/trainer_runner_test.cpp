@@ -510,6 +510,35 @@ p:
                   "gives 2 view(s) of an image, the model learns from 1; leave MultiView")));
 }
 
+TEST_F(Running, AModelThatLearnsFromLabelsRefusesSamplesWithout) {
+  EXPECT_THAT([&] { TrainRunner(config({"train_dataloader.dataset.labelled=3"}), catalog_); },
+              ThrowsMessage<ConfigError>(HasSubstr("MeanTeacher learns without")));
+
+  Node teacher = config({"train_dataloader.dataset.labelled=3"});
+  teacher.find("model")->set("type", "MeanTeacher");
+  teacher.find("train_dataloader")
+      ->find("dataset")
+      ->set("pipeline",
+            parse_config("p: [{type: MultiView, num_views: 2, transforms: [[{type: RandomFlip}]]}]")
+                .at("p"));
+  TrainRunner runner(teacher, catalog_);
+  runner.train();
+  EXPECT_FALSE(runner.validations().empty());
+}
+
+TEST_F(Running, ValidatesBeforeTrainingWhereValBeginIsZero) {
+  TrainRunner runner(config({"train_cfg.val_begin=0"}), catalog_);
+  runner.train();
+  ASSERT_FALSE(runner.validations().empty());
+  EXPECT_EQ(runner.validations().front().number, 0);
+  TrainRunner usual(config(), catalog_);
+  usual.train();
+  EXPECT_EQ(usual.validations().front().number, 1);
+  EXPECT_EQ(runner.validations().size(), usual.validations().size() + 1);
+  // It leaves training as it is without it.
+  EXPECT_EQ(runner.validations().back().metrics, usual.validations().back().metrics);
+}
+
 TEST_F(Running, DefaultHooksAreReplacedByName) {
   auto types = [](const char* defaults, const char* custom) {
     std::vector<std::string> names;
