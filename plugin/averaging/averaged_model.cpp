@@ -25,6 +25,9 @@ bool is_half(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16;
 }
 
+constexpr size_t kSmallBytes = 16 << 10;  // from here on a tensor's own length hides where it lies
+constexpr int64_t kLine = 64;             // of the caches, and what vectors like to be aligned to
+
 /// The largest part of a number that rounding its average may take away.
 double rounding_of(at::ScalarType type, bool compensated) {
   switch (type) {
@@ -288,6 +291,35 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
   model_class_ = model.class_name();
   bound_to_ = model.identity();
   settle_precision();
+  gather_small_averages();
+}
+
+/// Lays small averages side by side, in the order in which updates go through them: alone, each
+/// would be a place in memory that the CPU does not foresee. Each keeps a storage of its own.
+void AveragedModel::gather_small_averages() {
+  const auto is_small = [](const at::Tensor& tensor) {
+    return tensor.is_cpu() && tensor.numel() > 0 && tensor.nbytes() <= kSmallBytes &&
+           tensor.is_non_overlapping_and_dense();
+  };
+  const auto room_for = [](const at::Tensor& tensor) {
+    return (static_cast<int64_t>(tensor.nbytes()) + kLine - 1) / kLine * kLine;
+  };
+  int64_t bytes = 0;
+  for (const Slot& slot : slots_) bytes += is_small(slot.average) ? room_for(slot.average) : 0;
+  const at::Tensor memory = at::empty({bytes}, at::kByte);
+  auto* room = static_cast<char*>(memory.data_ptr());
+  for (Slot& slot : slots_) {
+    at::Tensor& average = slot.average;
+    if (!is_small(average)) continue;
+    const at::Tensor there = at::from_blob(
+        room, average.sizes(), average.strides(),
+        [memory](void*) { /* held for as long as it is used */ }, average.options());
+    room += room_for(average);
+    there.copy_(average);
+    average.set_data(there);
+    if (!average.is_same(slot.held)) continue;
+    for (at::Tensor& tied : slot.also) tied.set_data(there);
+  }
 }
 
 void AveragedModel::settle_precision() {

@@ -35,9 +35,11 @@ std::optional<kernels::DType> kernel_type(at::ScalarType type) {
   }
 }
 
-/// A number that changes when sizes or strides do.
-uint64_t shape_of(const c10::TensorImpl& tensor) {
-  uint64_t hash = 0;
+/// A number that changes when elements come to lie elsewhere. Of a contiguous tensor the count says
+/// all, and it stands beside what else is read here: sizes would be one more cache line.
+uint64_t layout_of(const c10::TensorImpl& tensor) {
+  if (tensor.is_contiguous()) return static_cast<uint64_t>(tensor.numel());
+  uint64_t hash = 1;
   for (const int64_t size : tensor.sizes()) hash = hash * 1000003 + static_cast<uint64_t>(size);
   for (const int64_t stride : tensor.strides()) {
     hash = hash * 1000003 + static_cast<uint64_t>(stride);
@@ -145,7 +147,8 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     const Slot& slot = slots[i];
     const c10::TensorImpl* from = slot.source.unsafeGetTensorImpl();
     const c10::TensorImpl* to = slot.average.unsafeGetTensorImpl();
-    seen_.push_back({from, to, from->data(), to->unsafe_storage(), shape_of(*from), from->dtype()});
+    seen_.push_back(
+        {from, to, from->data(), to->unsafe_storage(), layout_of(*from), from->dtype()});
     on_gpu_ = on_gpu_ || slot.source.is_cuda() || slot.average.is_cuda();
     const bool is_number = is_averageable(slot.average);
     const bool averaged_slot = is_number && (!slot.buffer || update_buffers);
@@ -174,7 +177,7 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
 }
 
 bool Plan::Seen::is_current() const {
-  return source->data() == source_data && shape_of(*source) == shape &&
+  return source->data() == source_data && layout_of(*source) == layout &&
          source->dtype() == source_type &&
          average->unsafe_storage().unsafeGetStorageImpl() == average_storage.unsafeGetStorageImpl();
 }

@@ -98,7 +98,7 @@ class Plan {
     const c10::TensorImpl* average;
     const void* source_data;
     c10::Storage average_storage;
-    uint64_t shape;  // of sizes and strides
+    uint64_t layout;  // of elements within the data
     caffe2::TypeMeta source_type;
 
     bool is_current() const;

@@ -84,8 +84,7 @@ void prefetch_ahead(const Element* read) {
   }
 }
 
-/// Models larger than the caches are read faster than with what the CPU prefetches by itself. Only
-/// within a span: what lies behind a small one is not known.
+/// Models larger than the caches are read faster than with what the CPU prefetches by itself.
 template <bool kBelowHalf, class Average, class Source>
 void lerp_ahead(Average* __restrict average, const Source* __restrict source, int64_t size,
                 Average weight) {
@@ -165,9 +164,27 @@ void lerp_from(const Span& span, double weight) {
   }
 }
 
+constexpr int64_t kSpansAhead = 4;  // spans between what is read and what is asked for
+
+/// Asks for the start of a span, all of a small one: they lie anywhere, so that a CPU foresees
+/// none.
+void prefetch_start(const Span& span) {
+  const int64_t size = span.size < kAhead ? span.size : kAhead;
+  const auto ask = [](const void* array, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64) {
+      __builtin_prefetch(static_cast<const char*>(array) + line);
+    }
+  };
+  ask(span.average, size * (span.average_type == DType::float64 ? 8 : 4));
+  ask(span.source, size * (span.source_type == DType::float64   ? 8
+                           : span.source_type == DType::float32 ? 4
+                                                                : 2));
+}
+
 void lerp_spans(const Span* spans, size_t count, double weight) {
   if (weight == 0) return;  // not 0 * infinity
-  for (const Span* span = spans; span != spans + count; ++span) {
+  for (const Span *span = spans, *end = spans + count; span != end; ++span) {
+    if (end - span > kSpansAhead) prefetch_start(span[kSpansAhead]);
     switch (span->source_type) {
       case DType::float64:
         lerp_from<double>(*span, weight);
