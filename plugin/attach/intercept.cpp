@@ -63,19 +63,20 @@ at::Tensor step(at::Tensor (*original_step)(Optimizer*, Closure), Optimizer* sel
   return loss;
 }
 
-/// Of exports that call each other the outermost is the program's.
+/// Of functions that call each other the outermost is the program's.
 class Nesting {
  public:
-  Nesting() { ++depth_; }
+  explicit Nesting(int& depth) : depth_(depth) { ++depth_; }
   ~Nesting() { --depth_; }
   Nesting(const Nesting&) = delete;
   Nesting& operator=(const Nesting&) = delete;
   bool is_outermost() const { return depth_ == 1; }
 
  private:
-  static thread_local int depth_;
+  int& depth_;
 };
-thread_local int Nesting::depth_ = 0;
+thread_local int exports = 0;
+thread_local int zero_grads = 0;
 
 }  // namespace
 
@@ -108,10 +109,11 @@ void add_param_group(Optimizer* self, const torch::optim::OptimizerParamGroup& g
   if (Session* here = session) here->group_added(*self);
 }
 
-static void zeroing_gradients(const Optimizer& optimizer) {
+template <class Zeroed>
+static void zeroing_gradients(const Zeroed& zeroed) {
   Session* here = session;
   if (!here) return;
-  here->zeroing_gradients(optimizer);
+  here->zeroing_gradients(zeroed);
   write_at_exit();
 }
 
@@ -132,6 +134,16 @@ void zero_grad(Optimizer* self, bool set_to_none) {
 
 // ---- modules
 
+#define POLYAK_MODULE_ZERO_GRAD "_ZN5torch2nn6Module9zero_gradEb"
+void module_zero_grad(torch::nn::Module* self, bool set_to_none)
+    POLYAK_IN_PLACE_OF(POLYAK_MODULE_ZERO_GRAD);
+void module_zero_grad(torch::nn::Module* self, bool set_to_none) {
+  static const auto real = original<void(torch::nn::Module*, bool)>(POLYAK_MODULE_ZERO_GRAD);
+  const Nesting nesting(zero_grads);  // a module calls its children
+  if (nesting.is_outermost()) zeroing_gradients(*self);
+  real(self, set_to_none);
+}
+
 // Every way to a module's parameters leads here, and whoever asks has the whole tree alive.
 #define POLYAK_NAMED_PARAMETERS "_ZNK5torch2nn6Module16named_parametersB5cxx11Eb"
 using NamedParameters = torch::OrderedDict<std::string, at::Tensor>;
@@ -143,10 +155,38 @@ NamedParameters named_parameters(const torch::nn::Module* self, bool recurse) {
   NamedParameters parameters = real(self, recurse);
   Session* here = session;
   if (here && recurse && !parameters.is_empty()) {
-    here->module_seen(*self, parameters.size(), parameters[0].value());
+    // The handle asks for const nothing, and changes nothing.
+    here->module_seen(const_cast<torch::nn::Module&>(*self), parameters.size(),
+                      parameters[0].value());
   }
   return parameters;
 }
+
+static const at::Tensor& tensor_of(const at::Tensor& item) {
+  return item;
+}
+static const at::Tensor& tensor_of(const torch::jit::NameTensor& item) {
+  return item.value;
+}
+
+// TorchScript's lists are walked by the program, so both ways are here.
+#define POLYAK_SCRIPT_PARAMETERS(name, List, symbol)                                  \
+  List name(const torch::jit::Module* self, bool recurse) POLYAK_IN_PLACE_OF(symbol); \
+  List name(const torch::jit::Module* self, bool recurse) {                           \
+    static const auto real = original<List(const torch::jit::Module*, bool)>(symbol); \
+    List parameters = real(self, recurse);                                            \
+    Session* here = session;                                                          \
+    if (here && recurse && parameters.size() > 0) {                                   \
+      here->module_seen(*self, parameters.size(), tensor_of(*parameters.begin()));    \
+    }                                                                                 \
+    return parameters;                                                                \
+  }
+
+#define POLYAK_SCRIPT_LIST "_ZNK5torch3jit6Module10parametersEb"
+#define POLYAK_SCRIPT_NAMED_LIST "_ZNK5torch3jit6Module16named_parametersEb"
+POLYAK_SCRIPT_PARAMETERS(script_parameters, torch::jit::parameter_list, POLYAK_SCRIPT_LIST)
+POLYAK_SCRIPT_PARAMETERS(script_named_parameters, torch::jit::named_parameter_list,
+                         POLYAK_SCRIPT_NAMED_LIST)
 
 // ---- saving: torch::save, OutputArchive::save_to and jit::Module::save all lead here
 
@@ -174,7 +214,7 @@ template <class Target>
 void export_module(ExportTo<Target>* real, const Module& module, Target target,
                    const std::string& path, const ExtraFiles& extra_files, bool bytecode,
                    bool debug_info, bool flatbuffer) {
-  const Nesting nesting;
+  const Nesting nesting(exports);
   real(module, target, extra_files, bytecode, debug_info, flatbuffer);
   Session* here = session;
   if (!here || !nesting.is_outermost()) return;
@@ -205,8 +245,10 @@ POLYAK_EXPORT(export_to_file, const std::string&, POLYAK_EXPORT_TO_FILE, target)
 namespace {
 
 void check_symbols() {
-  for (const char* symbol : {POLYAK_ADD_PARAM_GROUP, POLYAK_NAMED_PARAMETERS, POLYAK_EXPORT_TO_SINK,
-                             POLYAK_EXPORT_TO_STREAM, POLYAK_EXPORT_TO_FILE}) {
+  for (const char* symbol :
+       {POLYAK_ADD_PARAM_GROUP, POLYAK_MODULE_ZERO_GRAD, POLYAK_NAMED_PARAMETERS,
+        POLYAK_SCRIPT_LIST, POLYAK_SCRIPT_NAMED_LIST, POLYAK_EXPORT_TO_SINK,
+        POLYAK_EXPORT_TO_STREAM, POLYAK_EXPORT_TO_FILE}) {
     if (!dlsym(RTLD_NEXT, symbol)) {
       fail<Error>("this LibTorch has no {}, so attach cannot work with it", symbol);
     }

@@ -1,5 +1,6 @@
 #include "polyak/attach/session.h"
 
+#include <torch/nn/module.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
@@ -12,6 +13,7 @@
 #include <filesystem>
 #include <numeric>
 #include <typeinfo>
+#include <unordered_set>
 
 #include "polyak/attach/sibling.h"
 #include "polyak/averaging/register.h"
@@ -128,16 +130,15 @@ Session::Session(AttachConfig config) : config_(std::move(config)) {
 
 // ---- what the program shows
 
-void Session::module_seen(const torch::nn::Module& module, size_t count, const at::Tensor& first) {
+void Session::module_seen(const Model& module, size_t count, const at::Tensor& first) {
   guarded("looking at a module", [&] {
-    const auto [seen, is_new] = trees_.try_emplace(&module, Tree{count, nullptr});
+    const auto [seen, is_new] = trees_.try_emplace(module.identity(), Tree{count, nullptr});
     if (!is_new && seen->second.count == count &&
         seen->second.first == first.unsafeGetTensorImpl()) {
       return;
     }
     seen->second = {count, first.unsafeGetTensorImpl()};
-    // The handle asks for const nothing, and changes nothing.
-    names_.add_tree(Model(const_cast<torch::nn::Module&>(module)).tensors());
+    names_.add_tree(module.tensors());
   });
 }
 
@@ -152,7 +153,17 @@ Session::Watched& Session::watched(const Optimizer& optimizer) {
 }
 
 void Session::group_added(const Optimizer& optimizer) {
-  guarded("looking at an optimizer", [&] { watched(optimizer); });
+  guarded("looking at an optimizer", [&] {
+    // Steps of one before it would be in the versions that it begins with.
+    see_steps(not_intercepted_with(alive(parameters_of(optimizer))));
+    // The base class's constructor adds groups: whatever was known of this address is gone.
+    if (typeid(optimizer) == typeid(Optimizer)) optimizers_.erase(&optimizer);
+    watched(optimizer);
+    for (auto seen = optimizers_.begin(); seen != optimizers_.end();) {
+      const bool dead = alive(seen->second.parameters).empty();
+      seen = dead ? optimizers_.erase(seen) : std::next(seen);
+    }
+  });
 }
 
 bool Session::changed(Watched& watched) {
@@ -173,9 +184,26 @@ void Session::zeroing_gradients(const Optimizer& optimizer) {
   });
 }
 
+/// Loops that zero the gradients of a model instead. What class an optimizer is of is not asked, as
+/// it may be gone; LibTorch's are known by their first step.
+void Session::zeroing_gradients(const torch::nn::Module& module) {
+  guarded("averaging", [&] {
+    if (not_intercepted().empty()) return;
+    const auto optimizers = not_intercepted_with(module.parameters());
+    for (Watched* seen : optimizers) seen->of_program = true;
+    see_steps(optimizers);
+  });
+}
+
 void Session::stepping(const Optimizer& optimizer) {
-  if (is_libtorchs(optimizer)) return;
-  guarded("looking at an optimizer", [&] { watched(optimizer).intercepted = true; });
+  guarded("averaging", [&] {
+    const auto known = optimizers_.find(&optimizer);
+    if (known != optimizers_.end() && known->second.intercepted) return;
+    Watched& seen = watched(optimizer);
+    seen.intercepted = true;
+    // One of the program's own may have gone before.
+    see_steps(not_intercepted_with(alive(seen.parameters)));
+  });
 }
 
 void Session::stepped(const Optimizer& optimizer) {
@@ -186,10 +214,33 @@ void Session::stepped(const Optimizer& optimizer) {
   });
 }
 
-/// The steps that zeroing_gradients would have seen at the next turn of the loop.
-void Session::see_last_steps() {
+std::vector<Session::Watched*> Session::not_intercepted() {
+  std::vector<Watched*> found;
   for (auto& [address, seen] : optimizers_) {
-    if (seen.of_program && !seen.intercepted && changed(seen)) step(seen);
+    if (!seen.intercepted) found.push_back(&seen);
+  }
+  return found;
+}
+
+/// Those that have one of the tensors.
+std::vector<Session::Watched*> Session::not_intercepted_with(
+    const std::vector<at::Tensor>& tensors) {
+  std::unordered_set<const void*> wanted;
+  for (const at::Tensor& tensor : tensors) wanted.insert(tensor.unsafeGetTensorImpl());
+  std::vector<Watched*> found = not_intercepted();
+  const auto has_none = [&](const Watched* seen) {
+    return std::none_of(
+        seen->parameters.begin(), seen->parameters.end(),
+        [&](const WeakTensor& parameter) { return wanted.count(parameter._unsafe_get_target()); });
+  };
+  found.erase(std::remove_if(found.begin(), found.end(), has_none), found.end());
+  return found;
+}
+
+/// Steps that zeroing_gradients would have seen at the next turn of the loop.
+void Session::see_steps(const std::vector<Watched*>& optimizers) {
+  for (Watched* seen : optimizers) {
+    if (seen->of_program && changed(*seen)) step(*seen);
   }
 }
 
@@ -198,16 +249,29 @@ void Session::see_last_steps() {
 void Session::step(Watched& watched) {
   if (watched.groups.empty()) find_groups(watched);
   for (Group* group : watched.groups) step(*group);
+  if (not_intercepted().empty()) return;
+  // Another optimizer of these parameters must not take this step for its own.
+  for (Watched* other : not_intercepted_with(alive(watched.parameters))) {
+    other->versions = sum_of_versions(alive(other->parameters));
+  }
 }
 
 void Session::find_groups(Watched& watched) {
   std::vector<NamedTensor> fresh;
   for (const at::Tensor& parameter : alive(watched.parameters)) {
     const auto known = group_of_.find(parameter.unsafeGetTensorImpl());
-    if (known == group_of_.end()) {
+    if (!can_be_averaged(parameter)) {
+      if (!std::exchange(left_out_, true)) {
+        const std::string name = names_.name_of(parameter);
+        say(fmt::format(
+            "{}: is sparse, quantized or a meta tensor and has no average; it is saved as it is",
+            name.empty() ? "a parameter" : name));
+      }
+    } else if (known == group_of_.end()) {
       fresh.push_back({"", parameter, false});
-    } else if (std::find(watched.groups.begin(), watched.groups.end(), known->second) ==
-               watched.groups.end()) {
+    } else if (parameter.requires_grad() &&  // a frozen one may stand beside what another steps
+               std::find(watched.groups.begin(), watched.groups.end(), known->second) ==
+                   watched.groups.end()) {
       watched.groups.push_back(known->second);
     }
   }
@@ -280,9 +344,6 @@ void Session::drop_groups_of_the_dead() {
     }
   }
   groups_.erase(first_dead, groups_.end());
-  for (auto seen = optimizers_.begin(); seen != optimizers_.end();) {
-    seen = alive(seen->second.parameters).empty() ? optimizers_.erase(seen) : std::next(seen);
-  }
 }
 
 // ---- files
@@ -336,7 +397,7 @@ AveragedTensors Session::averages(const std::string& name) const {
 void Session::saved(const torch::jit::Module& module, const std::string& path,
                     const Export& write) {
   guarded("saving averaged weights", [&] {
-    see_last_steps();
+    see_steps(not_intercepted());
     int64_t stream = 0;
     for (const Node& hook : config_.custom_hooks.items()) {
       const Node* named = hook.find("name");
@@ -366,7 +427,7 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
 }
 
 void Session::write_groups() {
-  see_last_steps();
+  see_steps(not_intercepted());
   for (const auto& group : groups_) write(*group);
 }
 

@@ -18,12 +18,6 @@
 #include "polyak/attach/tensor_names.h"
 #include "polyak/registry/registry.h"
 
-namespace torch {
-namespace nn {
-class Module;
-}
-}  // namespace torch
-
 namespace polyak {
 
 /// One line on standard error, whatever became of the program's streams.
@@ -43,11 +37,12 @@ class Session {
   explicit Session(AttachConfig config);
 
   /// The program asked a module for its `count` parameters, of which `first` is the first.
-  void module_seen(const torch::nn::Module& module, size_t count, const at::Tensor& first);
+  void module_seen(const Model& module, size_t count, const at::Tensor& first);
   void group_added(const Optimizer& optimizer);
   /// Sees steps of a program's own optimizers, whose step() cannot be intercepted: after one there
   /// are gradients and other weights. Called before the gradients go.
   void zeroing_gradients(const Optimizer& optimizer);
+  void zeroing_gradients(const torch::nn::Module& module);
   /// An intercepted step begins: those of this optimizer need no looking for.
   void stepping(const Optimizer& optimizer);
   void stepped(const Optimizer& optimizer);
@@ -74,13 +69,16 @@ class Session {
     std::vector<Group*> groups;  // empty until a step with these parameters
     int64_t versions = 0;        // of the parameters: the sum grows with each change
     bool intercepted = false;    // its steps are seen as they happen
-    bool of_program = false;     // of a class that is not LibTorch's
+    bool of_program = false;     // its steps show in what they change
   };
 
   template <class Work>
   void guarded(const char* doing, Work work);
   Watched& watched(const Optimizer& optimizer);
   bool changed(Watched& watched);
+  std::vector<Watched*> not_intercepted();
+  std::vector<Watched*> not_intercepted_with(const std::vector<at::Tensor>& tensors);
+  void see_steps(const std::vector<Watched*>& optimizers);
   void step(Watched& watched);
   void find_groups(Watched& watched);
   void add_to(Group& group, const std::vector<NamedTensor>& tensors);
@@ -88,7 +86,6 @@ class Session {
   void step(Group& group);
   void write(Group& group);
   void drop_groups_of_the_dead();
-  void see_last_steps();
   void write_groups();
   std::string in_output_dir(const std::string& name) const;
   AveragedTensors averages(const std::string& name) const;
@@ -108,6 +105,7 @@ class Session {
   std::unordered_map<const void*, Group*> group_of_;  // by tensor
   int64_t groups_made_ = 0;
   int64_t streams_ = 0;
+  bool left_out_ = false;  // a parameter, which was said
   bool done_ = false;
 };
 

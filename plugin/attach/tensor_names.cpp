@@ -5,6 +5,11 @@
 
 namespace polyak {
 
+bool can_be_averaged(const at::Tensor& tensor) {
+  return tensor.layout() == at::kStrided && tensor.has_storage() && !tensor.is_meta() &&
+         !tensor.is_quantized();
+}
+
 void TensorNames::add_tree(const std::vector<NamedTensor>& tensors) {
   forget_the_dead();
   std::set<int64_t> trees;
@@ -15,8 +20,8 @@ void TensorNames::add_tree(const std::vector<NamedTensor>& tensors) {
   // A part of a tree that is known belongs to it; a tree that joins several parts is a new one.
   const int64_t tree = trees.size() == 1 ? *trees.begin() : ++trees_;
   for (const NamedTensor& item : tensors) {
-    add(item.tensor, item.name);
-    Entry& entry = entries_.at(item.tensor.unsafeGetTensorImpl());
+    Entry& entry = entry_of(item.tensor);
+    if (entry.tree == 0 || entry.name.size() < item.name.size()) entry.name = item.name;
     if (entry.tree != tree) ++generation_;
     entry.tree = tree;
     entry.buffer = item.buffer;
@@ -24,9 +29,14 @@ void TensorNames::add_tree(const std::vector<NamedTensor>& tensors) {
 }
 
 void TensorNames::add(const at::Tensor& tensor, const std::string& name) {
+  Entry& entry = entry_of(tensor);
+  if (entry.tree == 0 && entry.name.size() < name.size()) entry.name = name;
+}
+
+TensorNames::Entry& TensorNames::entry_of(const at::Tensor& tensor) {
   const auto [entry, is_new] = entries_.try_emplace(
-      tensor.unsafeGetTensorImpl(), Entry{WeakTensor(tensor.getIntrusivePtr()), name});
-  if (!is_new && entry->second.name.size() < name.size()) entry->second.name = name;
+      tensor.unsafeGetTensorImpl(), Entry{WeakTensor(tensor.getIntrusivePtr()), ""});
+  return entry->second;
 }
 
 std::string TensorNames::name_of(const at::Tensor& tensor) const {
@@ -46,7 +56,7 @@ std::vector<NamedTensor> TensorNames::beside(const std::vector<NamedTensor>& ten
     auto alive = entry.tensor.lock();
     if (!alive) continue;
     at::Tensor tensor(std::move(alive));
-    if (entry.buffer || !tensor.requires_grad()) {
+    if ((entry.buffer || !tensor.requires_grad()) && can_be_averaged(tensor)) {
       found.push_back({entry.name, std::move(tensor), entry.buffer});
     }
   }

@@ -4,6 +4,7 @@ Usage: attach_test.py POLYAK LIBRARY PROGRAMS [unittest arguments]. PROGRAMS is 
 and the others of tests/attach; LIBRARY is libpolyak_attach.so. Fashion-MNIST's Debian package must be there.
 """
 import gzip
+import math
 import os
 import pathlib
 import re
@@ -64,8 +65,14 @@ class AttachTest(unittest.TestCase):
         self.assertRegex(lines[0], r"^polyak: attached to \w+; averages go to /")
         return lines[1:]
 
-    def expect_replay(self, weights="steps", averages="averages", momentum=0.1, max_iters=20):
-        return self.run_program(PROGRAMS / "replay", f"{weights}.bin", f"out/{averages}.pth", momentum, max_iters).stdout
+    def expect_replay(self, weights="steps", averages="averages", momentum=0.1, max_iters=20, *more):
+        return self.run_program(PROGRAMS / "replay", f"{weights}.bin", f"out/{averages}.pth", momentum, max_iters,
+                                *more).stdout
+
+    def expect_averages_in(self, file, averages="averages", start=""):
+        """The file is loaded by the code that loads the original, and holds the averages of what starts so."""
+        self.run_program(PROGRAMS / "scenario", "load", file, start)
+        self.run_program(PROGRAMS / "replay", "loaded.bin", f"out/{averages}.pth")
 
 
 class Optimizers(AttachTest):
@@ -74,12 +81,8 @@ class Optimizers(AttachTest):
         self.assertEqual(self.messages(done), [])
         self.assertIn("12 steps", self.expect_replay())
         self.assertEqual(self.files("out"), ["averages.pth"])
-        files = self.files()
-        self.assertIn("model.averaged.pt", files)
-        self.assertNotIn("optimizer.averaged.pt", files)
-        # The sibling is loaded by the code that loads the original, and holds the averages.
-        self.run_program(PROGRAMS / "scenario", "optimizer", name, "model.averaged.pt")
-        self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
+        self.assertNotIn("optimizer.averaged.pt", self.files())
+        self.expect_averages_in("model.averaged.pt")
 
     def test_sgd(self):
         self.check("SGD")
@@ -106,31 +109,64 @@ class Optimizers(AttachTest):
         self.scenario("step_before_zero_grad")
         self.assertIn("12 steps", self.expect_replay())
 
+    def test_one_of_the_programs_own_each_epoch(self):
+        self.scenario("new_descent_each_epoch")
+        self.assertIn("12 steps", self.expect_replay())
+
+    def test_one_of_the_programs_own_for_the_warm_up(self):
+        self.scenario("descent_warms_up")
+        self.assertIn("12 steps", self.expect_replay())
+
+    def test_one_of_the_programs_own_where_another_was(self):
+        self.scenario("optimizers_in_one_place")
+        self.assertIn("12 steps", self.expect_replay())
+
+    def test_those_of_the_programs_own_where_models_zero_their_gradients(self):
+        self.scenario("models_zero_gradients")
+        self.assertIn("6 steps", self.expect_replay("b", "averages"))
+        self.assertIn("6 steps", self.expect_replay("a", "averages-2"))
+
     def test_results_are_the_same_bits_without_attach(self):
-        for name in ("SGD", "LBFGS", "Descent"):
-            self.scenario("optimizer", name)
-            steps, model = (self.folder / "steps.bin").read_bytes(), (self.folder / "model.pt").read_bytes()
-            self.run_program(PROGRAMS / "scenario", "optimizer", name)
-            self.assertEqual(steps, (self.folder / "steps.bin").read_bytes())
-            self.assertEqual(model, (self.folder / "model.pt").read_bytes())
+        for arguments, dump, model in ((("optimizer", "SGD"), "steps.bin", "model.pt"),
+                                       (("optimizer", "LBFGS"), "steps.bin", "model.pt"),
+                                       (("models_zero_gradients",), "a.bin", "generator.pt")):
+            self.scenario(*arguments)
+            before = [(self.folder / name).read_bytes() for name in (dump, model)]
+            self.run_program(PROGRAMS / "scenario", *arguments)
+            self.assertEqual(before, [(self.folder / name).read_bytes() for name in (dump, model)])
 
 
 class Models(AttachTest):
     def test_groups_that_are_added_later_are_averaged_from_then_on(self):
         self.scenario("groups_added_later")
         self.assertIn("12 steps", self.expect_replay())
-        self.assertIn("model.averaged", self.files())
+        self.expect_averages_in("model.averaged", start="first")
+        self.expect_averages_in("model.averaged", start="second")
 
     def test_optimizers_of_parts_of_one_model_average_their_parts(self):
         self.scenario("parts")
         self.assertIn("8 steps", self.expect_replay("first", "averages"))
         self.assertIn("4 steps", self.expect_replay("second", "averages-2"))
-        self.assertIn("model.averaged.pt", self.files())
+        self.expect_averages_in("model.averaged.pt", "averages", "first")
+        self.expect_averages_in("model.averaged.pt", "averages-2", "second.weight")
 
     def test_a_new_optimizer_over_the_same_parameters_goes_on_with_their_average(self):
         self.scenario("new_optimizer_each_epoch")
         self.assertIn("12 steps", self.expect_replay())
         self.assertEqual(self.files("out"), ["averages.pth"])
+
+    def test_buffers_are_averaged_if_the_config_says_so(self):
+        self.scenario("optimizer", "SGD", config=COSINE.replace("0.1", "0.1, update_buffers: true"))
+        self.expect_replay("steps", "averages", 0.1, 20, "update_buffers")
+        self.expect_averages_in("model.averaged.pt")
+
+    def test_tensors_that_cannot_be_averaged_are_left_out(self):
+        self.assertEqual(self.messages(self.scenario("odd_tensors")), [])
+        self.expect_replay()
+        messages = self.messages(self.scenario("odd_tensors", "stepped"))
+        self.assertEqual(messages, ["polyak: far: is sparse, quantized or a meta tensor and has no average; it is saved "
+                                    "as it is"])
+        self.assertIn("12 steps", self.expect_replay())
 
     def test_optimizers_that_never_step_count_nothing(self):
         self.scenario("spare_optimizers")
@@ -140,7 +176,8 @@ class Models(AttachTest):
         self.scenario("models")
         self.expect_replay("b", "averages")
         self.expect_replay("a", "averages-2")
-        self.assertLess({"generator.averaged.pt", "discriminator.averaged.pt"}, set(self.files()))
+        self.expect_averages_in("discriminator.averaged.pt", "averages")
+        self.expect_averages_in("generator.averaged.pt", "averages-2")
 
     def test_models_that_are_gone_are_written_and_not_kept(self):
         self.assertEqual(self.scenario("folds").stdout, "0 models kept\n")
@@ -154,8 +191,10 @@ class Models(AttachTest):
             self.assertIn(name, text)
 
     def test_torchscript_modules_are_averaged_where_they_are_saved(self):
-        done = self.scenario("script")
+        done = self.scenario("script", config=COSINE.replace("0.1", "0.1, update_buffers: true"))
         self.assertIn("averaged differs: 1, runs: [32, 4]", done.stderr)
+        self.assertIn("3 tensors, 5 steps", self.expect_replay("steps", "averages", 0.1, 20, "update_buffers"))
+        self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
 
     def test_threads_that_train_models_of_their_own(self):
         self.scenario("threads")
@@ -173,17 +212,17 @@ class Models(AttachTest):
     def test_several_averages_have_siblings_of_their_own(self):
         self.scenario("optimizer", "SGD", config=COSINE.replace(
             "max_iters", "  - {type: EMAHook, name: mean, ema_type: StochasticWeightAverage}\nmax_iters"))
-        self.assertLess({"model.averaged.pt", "model.averaged.mean.pt"}, set(self.files()))
         self.expect_replay()
+        self.expect_averages_in("model.averaged.pt")
+        self.run_program(PROGRAMS / "scenario", "load", "model.averaged.mean.pt")
+        self.run_program(PROGRAMS / "replay", "steps.bin", "loaded.bin", "mean")
 
 
 class Files(AttachTest):
     def test_streams_and_writers_get_numbered_files(self):
         self.assertEqual(self.scenario("streams").stdout, "wrote 1\n")
         self.assertEqual(self.files("out"), ["averages.pth", "stream-1.pt", "stream-2.pt"])
-        shutil.copy(self.folder / "out" / "stream-1.pt", self.folder / "s.pt")
-        self.run_program(PROGRAMS / "scenario", "optimizer", "SGD", "s.pt")
-        self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
+        self.expect_averages_in("out/stream-1.pt")
 
     def test_before_the_average_begins_there_is_no_sibling(self):
         self.scenario("optimizer", "SGD", config=COSINE.replace("0.1", "0.1, begin_iter: 15"))
@@ -236,6 +275,21 @@ class Ends(AttachTest):
 
     def test_sigterm_with_a_handler_of_the_program(self):
         self.check("handler", 3)
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_sigint_and_abort_leave_the_last_write(self):
+        self.check("SIGINT", -signal.SIGINT, COSINE + "every: 5\n")
+        self.assertIn("10 steps", self.expect_replay())
+        self.check("abort", -signal.SIGABRT, COSINE + "every: 5\n")
+        self.assertIn("10 steps", self.expect_replay())
+
+    def test_a_terminate_handler_of_the_program_is_its_own(self):
+        done = self.check("terminate", 11)
+        self.assertEqual(self.messages(done), [])
+        self.assertEqual(self.files("out"), [])
+
+    def test_exit_from_another_thread(self):
+        self.check("thread", 12)
         self.assertIn("10 steps", self.expect_replay())
 
     def test_underscore_exit_leaves_the_last_write(self):
@@ -419,6 +473,14 @@ work_dir: hooks
         self.run_program(PROGRAMS / "replay", "loaded.bin", "out/averages.pth")
         print(f"raw {raw.stdout.strip()}, averaged {averaged.stdout.strip()}", file=sys.stderr)
         self.assertGreater(float(averaged.stdout), float(raw.stdout))
+
+
+class Overhead(AttachTest):
+    def test_the_measurement_works(self):
+        done = self.run_program(sys.executable, pathlib.Path(__file__).parents[1] / "bench" / "attach_overhead.py", POLYAK,
+                                PROGRAMS, "--only", "tiny", "--rounds", 1, "--steps", 2000)
+        ratio = re.search(r"tiny: median ratio (\S+) ", done.stdout)
+        self.assertTrue(math.isfinite(float(ratio[1])), done.stdout)
 
 
 if __name__ == "__main__":

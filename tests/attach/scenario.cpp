@@ -14,6 +14,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -32,6 +33,7 @@ struct Net : torch::nn::Module {
     register_module("first", first);
     register_module("norm", norm);
     register_module("second", second);
+    second->bias.set_requires_grad(false);  // as in fine-tuning
   }
   torch::Tensor forward(const torch::Tensor& x) {
     return second->forward(torch::relu(norm->forward(first->forward(x))));
@@ -77,14 +79,11 @@ OptimizerPtr make_optimizer(const std::string& name, const std::vector<torch::Te
 class Steps {
  public:
   explicit Steps(const std::string& name) : file_(name + ".bin", std::ios::binary) {}
-  /// The parameters whose names start so.
+  /// What has a name that starts so.
   void add(const torch::nn::Module& module, const std::string& start = "") {
-    torch::OrderedDict<std::string, torch::Tensor> chosen;
-    for (const auto& item : module.named_parameters()) {
-      if (item.key().rfind(start, 0) == 0) chosen.insert(item.key(), item.value());
-    }
-    dump_weights(file_, chosen);
+    dump_weights(file_, module, start);
   }
+  void add(const torch::jit::Module& module) { dump_weights(file_, module); }
 
  private:
   std::ofstream file_;
@@ -100,7 +99,7 @@ torch::Tensor loss_of(Model& model) {
 void turn(Net& model, torch::optim::Optimizer& optimizer) {
   const auto x = torch::randn({32, 8});
   optimizer.step([&] {
-    optimizer.zero_grad();
+    model.zero_grad();
     auto loss = (model.forward(x) - x.slice(1, 0, 4).tanh()).square().mean();
     loss.backward();
     return loss;
@@ -121,6 +120,14 @@ void train(Net& model, torch::optim::Optimizer& optimizer, int steps, Steps& dum
   }
 }
 
+std::vector<torch::Tensor> trainable(const torch::nn::Module& model) {
+  std::vector<torch::Tensor> result;
+  for (const auto& parameter : model.parameters()) {
+    if (parameter.requires_grad()) result.push_back(parameter);
+  }
+  return result;
+}
+
 template <class Saved>
 void save(const Saved& saved, const std::string& path) {
   torch::serialize::OutputArchive archive;
@@ -132,7 +139,7 @@ void save(const Saved& saved, const std::string& path) {
 
 int optimizer(const Arguments& arguments) {
   Net model;
-  const OptimizerPtr chosen = make_optimizer(arguments.at(0), model.parameters());
+  const OptimizerPtr chosen = make_optimizer(arguments.at(0), trainable(model));
   Steps dump("steps");
   for (int i = 0; i < 12; ++i) {
     const bool closure = arguments[0] == "LBFGS" || i % 2 == 1;
@@ -141,12 +148,16 @@ int optimizer(const Arguments& arguments) {
   }
   save(model, "model.pt");
   if (arguments[0] != "LBFGS") save(*chosen, "optimizer.pt");  // whose save() fails in 1.13
-  if (arguments.size() > 1) {
-    torch::serialize::InputArchive archive;
-    archive.load_from(arguments[1]);
-    model.load(archive);
-    Steps("loaded").add(model);
-  }
+  return 0;
+}
+
+/// What the program's own code finds in a file.
+int load(const Arguments& arguments) {
+  Net model;
+  torch::serialize::InputArchive archive;
+  archive.load_from(arguments.at(0));
+  model.load(archive);
+  Steps("loaded").add(model, arguments.size() > 1 ? arguments[1] : "");
   return 0;
 }
 
@@ -194,7 +205,7 @@ int parts(const Arguments&) {
     first_dump.add(model, "first");
     if (i % 2 == 0) continue;
     second.step();
-    second_dump.add(model, "second");
+    second_dump.add(model, "second.weight");  // the bias stands beside the first part
   }
   save(model, "model.pt");
   return 0;
@@ -207,6 +218,87 @@ int new_optimizer_each_epoch(const Arguments&) {
     torch::optim::SGD sgd(model.parameters(), 0.05 / (epoch + 1));
     train(model, sgd, 4, dump);
   }
+  // Under a name of its own, which is no name of the model's.
+  torch::serialize::OutputArchive nested, archive;
+  model.save(nested);
+  archive.write("model", nested);
+  archive.save_to("nested.pt");
+  return 0;
+}
+
+int new_descent_each_epoch(const Arguments&) {
+  Net model;
+  Steps dump("steps");
+  OptimizerPtr descent;
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    descent = std::make_unique<Descent>(model.parameters());  // the last one is still there
+    train(model, *descent, 4, dump);
+    save(model, "model.pt");
+  }
+  return 0;
+}
+
+int descent_warms_up(const Arguments&) {
+  Net model;
+  Descent descent(model.parameters());
+  torch::optim::SGD sgd(model.parameters(), 0.05);
+  Steps dump("steps");
+  train(model, descent, 4, dump);
+  for (int i = 0; i < 8; ++i) {
+    train(model, sgd, 1, dump);
+    save(model, "model.pt");
+  }
+  return 0;
+}
+
+/// One after the other at the same address.
+int optimizers_in_one_place(const Arguments&) {
+  Net model;
+  Steps dump("steps");
+  alignas(torch::optim::SGD) unsigned char place[sizeof(torch::optim::SGD) + sizeof(Descent)];
+  auto* sgd = new (place) torch::optim::SGD(model.parameters(), 0.05);
+  train(model, *sgd, 4, dump);
+  sgd->~SGD();
+  auto* descent = new (place) Descent(model.parameters());
+  train(model, *descent, 4, dump);
+  descent->~Descent();
+  sgd = new (place) torch::optim::SGD(model.parameters(), 0.05);
+  train(model, *sgd, 4, dump);
+  sgd->~SGD();
+  return 0;
+}
+
+/// In the manner of the DCGAN example, where nobody calls an optimizer's zero_grad().
+int models_zero_gradients(const Arguments&) {
+  Net generator, discriminator;
+  Descent a(generator.parameters()), b(discriminator.parameters());
+  Steps a_dump("a"), b_dump("b");
+  for (int i = 0; i < 6; ++i) {
+    discriminator.zero_grad();
+    loss_of(discriminator).backward();
+    loss_of(discriminator).backward();
+    b.step();
+    b_dump.add(discriminator);
+    generator.zero_grad();
+    loss_of(generator).backward();
+    a.step();
+    a_dump.add(generator);
+  }
+  save(generator, "generator.pt");
+  return 0;
+}
+
+/// A model with what cannot be averaged: no reason to leave the rest of it alone.
+int odd_tensors(const Arguments& arguments) {
+  Net model;
+  auto parameters = trainable(model);
+  model.register_buffer("graph", torch::eye(4).to_sparse());
+  model.register_buffer("shape", torch::empty({2}, torch::kMeta));
+  model.register_parameter("far", torch::empty({2}, torch::kMeta));
+  if (!arguments.empty()) parameters = model.parameters();
+  torch::optim::SGD sgd(parameters, 0.05);
+  Steps dump("steps");
+  train(model, sgd, 12, dump);
   return 0;
 }
 
@@ -219,6 +311,7 @@ int spare_optimizers(const Arguments&) {
   Steps dump("steps");
   for (int i = 0; i < 12; ++i) {
     never_stepped.zero_grad();
+    model.zero_grad();
     train(model, sgd, 1, dump);
     save(model, "model.pt");
   }
@@ -273,15 +366,21 @@ int script(const Arguments&) {
   torch::jit::Module net("Net");
   net.register_parameter("weight", torch::randn({8, 4}).set_requires_grad(true), false);
   net.register_buffer("scale", torch::ones({1}));
-  net.define("def forward(self, x):\n  return x.mm(self.weight) * self.scale\n");
+  net.register_parameter("bias", torch::randn({4}).set_requires_grad(false), false);
+  net.define("def forward(self, x):\n  return x.mm(self.weight) * self.scale + self.bias\n");
   std::vector<torch::Tensor> parameters;
-  for (const auto& parameter : net.parameters()) parameters.push_back(parameter);
+  for (const auto& parameter : net.parameters()) {
+    if (parameter.requires_grad()) parameters.push_back(parameter);
+  }
   torch::optim::SGD sgd(parameters, 0.05);
   const auto x = torch::randn({32, 8});
+  Steps dump("steps");
   for (int i = 0; i < 5; ++i) {
+    net.attr("scale").toTensor().add_(0.125);
     sgd.zero_grad();
     (net.forward({x}).toTensor() - x.slice(1, 0, 4)).square().mean().backward();
     sgd.step();
+    dump.add(net);
   }
   const auto before = net.attr("weight").toTensor().clone();
   net.save("script.pt");
@@ -289,6 +388,7 @@ int script(const Arguments&) {
   std::ifstream averaged("script.averaged.pt");
   if (!averaged) return 0;
   auto loaded = torch::jit::load("script.averaged.pt");
+  Steps("loaded").add(loaded);
   std::cerr << "averaged differs: " << !torch::equal(loaded.attr("weight").toTensor(), before)
             << ", runs: " << loaded.forward({x}).toTensor().sizes() << std::endl;
   return 0;
@@ -428,6 +528,13 @@ int ends(const Arguments& arguments) {
     if (how == "throw") throw std::runtime_error("the disk is full");
     if (how == "SIGTERM") ::raise(SIGTERM);
     if (how == "SIGKILL") ::raise(SIGKILL);
+    if (how == "SIGINT") ::raise(SIGINT);
+    if (how == "abort") std::abort();
+    if (how == "thread") std::thread([] { std::exit(12); }).join();
+    if (how == "terminate") {
+      std::set_terminate([] { ::_exit(11); });
+      throw std::runtime_error("the disk is full");
+    }
     if (how == "handler") {
       std::signal(SIGTERM, [](int) { std::exit(3); });
       ::raise(SIGTERM);
@@ -476,10 +583,16 @@ int tiny(const Arguments& arguments) {
 int main(int argc, char** argv) {
   const std::map<std::string, std::function<int(const Arguments&)>> all = {
       {"optimizer", optimizer},
+      {"load", load},
       {"step_before_zero_grad", step_before_zero_grad},
       {"groups_added_later", groups_added_later},
       {"parts", parts},
       {"new_optimizer_each_epoch", new_optimizer_each_epoch},
+      {"new_descent_each_epoch", new_descent_each_epoch},
+      {"descent_warms_up", descent_warms_up},
+      {"optimizers_in_one_place", optimizers_in_one_place},
+      {"models_zero_gradients", models_zero_gradients},
+      {"odd_tensors", odd_tensors},
       {"spare_optimizers", spare_optimizers},
       {"models", models},
       {"folds", folds},

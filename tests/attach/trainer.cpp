@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
     torch::serialize::InputArchive archive;
     archive.load_from(given["--evaluate"]);
     model.load(archive);
-    if (dump.is_open()) dump_weights(dump, model.named_parameters());
+    if (dump.is_open()) dump_weights(dump, model);
     std::cout << accuracy_of(model, folder) << std::endl;
     return 0;
   }
@@ -112,7 +112,7 @@ int main(int argc, char** argv) {
       hooks.after_iter({{"loss", loss.item<double>()}});
 #endif
       sum += loss.item<double>();
-      if (dump.is_open()) dump_weights(dump, model.named_parameters());
+      if (dump.is_open()) dump_weights(dump, model);
     }
     std::cout << "epoch " << epoch << " loss " << sum << std::endl;
   }

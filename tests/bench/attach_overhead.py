@@ -1,6 +1,6 @@
 """What `polyak attach` costs: paired runs of a program, bare and attached, in turn, on one thread.
 
-Usage: attach_overhead.py POLYAK PROGRAMS [--rounds N] [--batches N] [--steps N]
+Usage: attach_overhead.py POLYAK PROGRAMS [--only PROGRAM] [--rounds N] [--batches N] [--steps N]
 
 PROGRAMS is the build's tests/attach. Two programs: the MNIST-style trainer on Fashion-MNIST, and, as the worst case,
 a linear layer of 5 numbers whose step takes tens of microseconds. Starting costs the same however long a program
@@ -61,6 +61,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("polyak", type=pathlib.Path)
     parser.add_argument("programs", type=pathlib.Path)
+    parser.add_argument("--only", choices=("trainer", "tiny"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batches", type=int, default=600)
     parser.add_argument("--steps", type=int, default=100000)
@@ -69,14 +70,16 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "averaging.yaml").write_text(CONFIG)
-        (folder / "data").mkdir()
-        for path in DATA.glob("*.gz"):
-            with gzip.open(path) as packed, open(folder / "data" / path.stem, "wb") as plain:
-                shutil.copyfileobj(packed, plain)
-        measure("trainer", polyak, programs / "trainer", arguments.batches,
-                lambda steps: ["data", "--batches", steps], folder, arguments.rounds)
-        measure("tiny", polyak, programs / "scenario", arguments.steps, lambda steps: ["tiny", steps], folder,
-                arguments.rounds)
+        if arguments.only != "tiny":
+            (folder / "data").mkdir()
+            for path in DATA.glob("*.gz"):
+                with gzip.open(path) as packed, open(folder / "data" / path.stem, "wb") as plain:
+                    shutil.copyfileobj(packed, plain)
+            measure("trainer", polyak, programs / "trainer", arguments.batches,
+                    lambda steps: ["data", "--batches", steps], folder, arguments.rounds)
+        if arguments.only != "trainer":
+            measure("tiny", polyak, programs / "scenario", arguments.steps, lambda steps: ["tiny", steps], folder,
+                    arguments.rounds)
 
 
 if __name__ == "__main__":

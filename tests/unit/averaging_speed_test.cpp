@@ -163,6 +163,32 @@ TEST(Update, RefusesAShapeThatChanged) {
   EXPECT_EQ(average.steps(), 1);
 }
 
+TEST(Update, SeesAMatrixThatWasTransposedInPlace) {
+  torch::NoGradGuard no_grad;
+  torch::nn::Linear net(3, 3);  // square: neither storage, size nor dtype tells
+  ExponentialMovingAverage average(net, ema(0.25));
+  average.update_parameters(net);
+  const at::Tensor before = average_of(average, "weight").clone();
+  net->weight.t_();
+  average.update_parameters(net);
+  EXPECT_TRUE(at::allclose(average_of(average, "weight"), before * 0.75 + net->weight * 0.25));
+}
+
+TEST(Update, SmallAveragesLieSideBySideWithStoragesOfTheirOwn) {
+  torch::nn::Linear net(4, 3);
+  at::Tensor kept;
+  {
+    ExponentialMovingAverage average(net, ema(0.5));
+    average.update_parameters(net);
+    const at::Tensor weight = average_of(average, "weight"), bias = average_of(average, "bias");
+    EXPECT_EQ(weight.storage().nbytes(), weight.nbytes());
+    EXPECT_EQ(bias.storage_offset(), 0);
+    EXPECT_EQ(static_cast<char*>(bias.data_ptr()) - static_cast<char*>(weight.data_ptr()), 64);
+    kept = bias;
+  }
+  EXPECT_TRUE(at::equal(kept, net->bias));  // lives on without the average
+}
+
 TEST(Update, WithWeightZeroLeavesTheAverageAloneWhateverTheModelHolds) {
   Mixed net;
   CosineEMA average(net, CosineEMAOptions().momentum(0.5).max_iters(2));
