@@ -31,7 +31,7 @@ int64_t Dataset::size() const {
 Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random) const {
   LabelledImages samples = read(indices);
   if (labelled_) samples.labels.masked_fill_(indices >= *labelled_, -1);
-  return {pipeline_.apply(std::move(samples.images), random), std::move(samples.labels)};
+  return {pipeline_.apply(samples.images, random), std::move(samples.labels)};
 }
 
 int64_t Dataset::num_views() const {
