@@ -40,7 +40,7 @@ PairNetworks::PairNetworks(const PairOptions& options, const Algorithm::Context&
                                                  {context.catalog, neck->out_channels()})),
       encoder(std::make_shared<Encoder>(backbone, neck)) {}
 
-void PairNetworks::register_in(torch::nn::Module& owner) {
+void PairNetworks::register_in(torch::nn::Module& owner) const {
   owner.register_module("backbone", as_module(backbone));
   owner.register_module("neck", as_module(neck));
   owner.register_module("head", as_module(head));

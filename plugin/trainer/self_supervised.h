@@ -58,7 +58,7 @@ struct POLYAK_API SimSiamOptions : Options {
 struct POLYAK_API PairNetworks {
   PairNetworks(const PairOptions& options, const Algorithm::Context& context);
   /// Makes them children of the algorithm: `backbone`, `neck`, `head`.
-  void register_in(torch::nn::Module& owner);
+  void register_in(torch::nn::Module& owner) const;
   /// Exchanges them for copies, which become children of the algorithm that a copy is made for.
   void clone_into(torch::nn::Module& owner);
 
