@@ -183,7 +183,7 @@ bool Plan::Seen::is_current() const {
 }
 
 bool Plan::is_current() const {
-  // Of ten thousand small tensors this takes nearly as long as their update, in six cache lines
+  // Of ten thousand small tensors this takes nearly as long as their update, in five cache lines
   // each that no processor foresees (asking for them ahead did not help): threads share it too.
   std::atomic<bool> current{true};
   const auto count = static_cast<int64_t>(seen_.size());
