@@ -50,7 +50,7 @@ else
 fi
 if [[ -n $sanitize ]]; then
   folder=${sanitize//,/-}-$torch_name
-  # -O1 compiles in two thirds of -O3's time, and the tests take as long.
+  # Compiling is most of this leg, and -O1 is what the presets of sanitizers use.
   options+=(-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DPOLYAK_SANITIZE="$sanitize")
   # shellcheck source=.ci/sanitizers.sh
   source "$POLYAK_ROOT/.ci/sanitizers.sh"

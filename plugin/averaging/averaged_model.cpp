@@ -25,7 +25,7 @@ bool is_half(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16;
 }
 
-constexpr size_t kSmallBytes = 16 << 10;  // from here on a tensor's own length hides where it lies
+constexpr size_t kSmallBytes = 16 << 10;  // beyond, CPUs foresee what follows within the tensor
 constexpr int64_t kLine = 64;             // of the caches, and what vectors like to be aligned to
 
 /// The largest part of a number that rounding its average may take away.
