@@ -50,8 +50,8 @@ else
 fi
 if [[ -n $sanitize ]]; then
   folder=${sanitize//,/-}-$torch_name
-  # Compiling is most of this leg, and -O1 is what the presets of sanitizers use.
-  options+=(-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DPOLYAK_SANITIZE="$sanitize")
+  # Compiling is most of this leg: -O1 is what the presets of sanitizers use, and benchmarks have none to find.
+  options+=(-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DPOLYAK_SANITIZE="$sanitize" -DPOLYAK_BENCHMARKS=OFF)
   # shellcheck source=.ci/sanitizers.sh
   source "$POLYAK_ROOT/.ci/sanitizers.sh"
 fi

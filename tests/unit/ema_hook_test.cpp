@@ -11,6 +11,7 @@
 #include "polyak/core/log.h"
 #include "polyak/hooks/precise_bn_hook.h"
 #include "support/fake_runner.h"
+#include "support/own_folder.h"
 
 namespace polyak::test {
 namespace {
@@ -252,7 +253,7 @@ TEST_F(EMAHookTest, AHalfPrecisionAverageResumesExactlyThroughAFile) {
   Value checkpoint = Value::dict();
   checkpoint.set("state_dict", state_dict_of(net_));
   hook_->before_save_checkpoint(runner_, checkpoint);
-  const std::string file = ::testing::TempDir() + "/half.pth";
+  const std::string file = own_folder() + "/half.pth";
   write_pth(file, checkpoint);
   Value loaded = read_pth(file);
   EXPECT_EQ(loaded.at("state_dict").at("weight").as_tensor().scalar_type(), at::kBFloat16);
@@ -276,7 +277,7 @@ TEST_F(EMAHookTest, ACompensatedAverageResumesExactlyThroughAFile) {
   Value checkpoint = Value::dict();
   checkpoint.set("state_dict", state_dict_of(net_));
   hook_->before_save_checkpoint(runner_, checkpoint);
-  const std::string file = ::testing::TempDir() + "/compensated.pth";
+  const std::string file = own_folder() + "/compensated.pth";
   write_pth(file, checkpoint);
   Value loaded = read_pth(file);
 

@@ -17,6 +17,7 @@
 #include "polyak/config/load.h"
 #include "polyak/loader/plugin.h"
 #include "polyak/runtime/hook.h"
+#include "support/own_folder.h"
 
 namespace polyak::test {
 namespace {
@@ -40,7 +41,7 @@ bool is_open(const std::string& path) {
 
 /// An empty folder for one test.
 std::string new_folder(const std::string& name) {
-  std::string folder = ::testing::TempDir() + "/polyak_loader_" + name;
+  std::string folder = own_folder() + "/" + name;
   fs::remove_all(folder);
   fs::create_directories(folder);
   return folder;

@@ -23,6 +23,7 @@
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/runner.h"
 #include "support/averages.h"
+#include "support/own_folder.h"
 
 namespace polyak::test {
 namespace {
@@ -37,7 +38,7 @@ using ::testing::ThrowsMessage;
 constexpr const char* kEma = "custom_hooks: [{type: EMAHook, momentum: 0.25}]";
 
 std::string new_folder(const std::string& name) {
-  std::string folder = ::testing::TempDir() + "/polyak_loop_" + name;
+  std::string folder = own_folder() + "/" + name;
   fs::remove_all(folder);
   return folder;
 }
