@@ -128,12 +128,19 @@ std::string LoadReport::text() const {
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 
+/// The tables that graphs read which captured updates, and the plan that they were made from.
+struct AveragedModel::Captured {
+  std::vector<Plan::Place> places;
+  std::weak_ptr<const Plan> plan;
+};
+
 AveragedModel::AveragedModel(const Model& model, Settings settings, ModuleFactory factory)
     : torch::nn::Module("AveragedModel"),
       settings_(std::move(settings)),
       precision_(precision_of(settings_.precision)),
       factory_(std::move(factory)) {
   steps_ = register_buffer("steps", at::zeros({}, at::kLong));
+  steps_at_ = steps_.data_ptr();
   bind(model);
 }
 
@@ -359,7 +366,32 @@ void AveragedModel::settle_precision(Slot& slot) const {
   }
 }
 
+void AveragedModel::count(int64_t steps) {
+  counted_ = steps;
+  *steps_.data_ptr<int64_t>() = steps;
+}
+
+/// Who copies a state dict into the tensors of a model that has this for a child knows nothing of
+/// averages that are kept apart: another count of steps tells of it. One that stands elsewhere in
+/// memory tells that an average of the whole model is swapped in, with tensors of its own.
+void AveragedModel::take_in_what_was_loaded() const {
+  if (steps_.data_ptr() == steps_at_ && steps() != counted_) take_module_in();
+}
+
+void AveragedModel::take_module_in() const {
+  torch::NoGradGuard no_grad;
+  for (const Slot& slot : slots_) {
+    if (!slot.average.is_same(slot.held)) slot.average.copy_(slot.held);
+    if (slot.lost.defined()) slot.lost.zero_();
+  }
+  steps_at_ = steps_.data_ptr();
+  counted_ = steps();
+}
+
 void AveragedModel::refresh_module() const {
+  finish();
+  take_in_what_was_loaded();
+  if (steps_.data_ptr() != steps_at_) return;  // an average of the whole is swapped in
   torch::NoGradGuard no_grad;
   for (const Slot& slot : slots_) {
     if (!slot.average.is_same(slot.held)) slot.held.copy_(slot.average);
@@ -378,23 +410,44 @@ void AveragedModel::fence() {
 }
 
 void AveragedModel::prepare_replay() {
+  finish();
+  take_in_what_was_loaded();
   if (!captured_) {
     fail<Error>("prepare_replay: no CUDA graph has captured an update of this average{}",
                 DeviceTables::has_kernel(c10::kCUDA) ? "" : "; this build has no CUDA kernel");
   }
-  if (!plan_ || !plan_->is_current() || !plan_->devices().is_same(*captured_)) {
+  if (!plan_ || captured_->plan.lock() != plan_ || !plan_->is_current()) {
     fail<Error>(
         "prepare_replay: the tensors of the model or the average were moved since the graph was "
         "captured; capture it anew");
   }
   const int64_t k = steps();
-  captured_->set_weight(k % settings_.interval == 0 ? weight(k) : 0.0);
-  ++*steps_.data_ptr<int64_t>();
+  const bool averages = k % settings_.interval == 0;
+  // Which graph is replayed is not known.
+  for (const Plan::Place& place : captured_->places) {
+    place.tables->set_turns(
+        place.row, kernels::CudaTurn{averages ? weight(k) : 0.0, averages, /*copies=*/true});
+  }
+  count(k + 1);
+}
+
+/// After an update was captured.
+void AveragedModel::keep_for_replays() {
+  if (!captured_ || captured_->plan.lock() != plan_) {
+    captured_.reset(new Captured{{}, plan_});
+  }
+  const Plan::Place& place = plan_->place();
+  const bool known =
+      std::any_of(captured_->places.begin(), captured_->places.end(),
+                  [&](const Plan::Place& other) { return other.tables == place.tables; });
+  if (place.tables && !known) captured_->places.push_back(place);
 }
 
 /// Sees to it that the plan fits the model as it is now.
 void AveragedModel::prepare(const Model& model) {
   finish();
+  if (steps() != counted_) take_module_in();
+  steps_at_ = steps_.data_ptr();
   if (is_swapped()) {
     fail<Error>(
         "update_parameters: the averaged weights are in the model; let the guard of swap() go "
@@ -404,7 +457,7 @@ void AveragedModel::prepare(const Model& model) {
   if (!plan_ || !plan_->is_current()) {
     for (const Slot& slot : slots_) check_shape(slot.name, slot.source, slot.average);
     settle_precision();
-    plan_ = std::make_unique<Plan>(slots_, settings_.update_buffers, settings_.skip_nonfinite);
+    plan_ = std::make_shared<Plan>(slots_, settings_.update_buffers, settings_.skip_nonfinite);
   }
 }
 
@@ -440,7 +493,7 @@ void AveragedModel::count_skipped() {
   if ((skipped_ & (skipped_ - 1)) == 0) {  // 1, 2, 4, 8, ...: a run that went bad says so, briefly
     const auto bad = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& slot) {
       return (!slot.buffer || settings_.update_buffers) && is_averageable(slot.source) &&
-             !is_finite_by_aten(slot.source);
+             !are_finite_by_aten({slot.source});
     });
     log_warning(
         "{}: {} holds a NaN or an infinity; the average stays as it was ({} update(s) skipped so "
@@ -486,45 +539,49 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
     AveragedModel* average;
     double weight;
     bool averages;
+    bool skipped;
   };
   c10::SmallVector<Turn, 8> turns;
   std::optional<bool> finite[2];  // asked once for all that average the same tensors
   for (AveragedModel* average : averages) {
+    bool skipped = false;
     if (average->settings_.skip_nonfinite) {
       std::optional<bool>& known = finite[average->settings_.update_buffers ? 1 : 0];
       if (!known) known = average->plan_->model_is_finite(average->slots_);
-      if (!*known) {
-        average->count_skipped();
-        continue;
-      }
+      skipped = !*known;
+      if (skipped) average->count_skipped();
     }
     const int64_t k = average->steps();
-    const bool averages_now = k > 0 && k % average->settings_.interval == 0;
-    turns.push_back({average, averages_now ? average->weight(k) : 0.0, averages_now});
+    const bool averages_now = !skipped && k > 0 && k % average->settings_.interval == 0;
+    turns.push_back({average, averages_now ? average->weight(k) : 0.0, averages_now, skipped});
   }
-
+  // Those that do nothing this time are here too, since GPUs need other tables for other averages.
   c10::SmallVector<Plan::Share, 8> shares;
   for (const Turn& turn : turns) {
-    AveragedModel* average = turn.average;
-    if (average->steps() == 0) {
-      average->copy_model();
-    } else if (average->plan_->offload()) {
-      average->average_in_background(turn.weight, turn.averages);
-    } else if (turn.averages || average->plan_->is_captured_now()) {
-      shares.push_back({average->plan_.get(), &average->slots_, turn.weight});
-    }
-    if (turn.averages) average->warn_if_stalled();
+    const AveragedModel& average = *turn.average;
+    const Plan::Share share{average.plan_.get(), &average.slots_, turn.weight,
+                            turn.averages || average.plan_->is_captured_now(),
+                            !turn.skipped && average.steps() > 0};
+    average.plan_->offload() ? Plan::place_on_gpus(share) : shares.push_back(share);
   }
-  Plan::average(shares);
+  Plan::place_on_gpus(shares);
+
   for (const Turn& turn : turns) {
-    AveragedModel* average = turn.average;
-    if (average->steps() > 0 && !average->plan_->offload()) {
-      average->plan_->copy_buffers(average->slots_);
+    if (turn.skipped) continue;
+    if (turn.average->steps() == 0) {
+      turn.average->copy_model();
+    } else if (turn.average->plan_->offload()) {
+      turn.average->average_in_background(turn.weight, turn.averages);
     }
-    if (average->plan_->is_captured_now()) {
-      average->captured_ = std::make_unique<DeviceTables>(average->plan_->devices());
+    if (turn.averages) turn.average->warn_if_stalled();
+  }
+  Plan::update(shares);
+  for (const Turn& turn : turns) {
+    if (turn.skipped) continue;
+    if (turn.average->plan_->is_captured_now()) {
+      turn.average->keep_for_replays();
     } else {
-      ++*average->steps_.data_ptr<int64_t>();
+      turn.average->count(turn.average->steps() + 1);
     }
   }
 }
@@ -537,9 +594,12 @@ void AveragedModel::average_in_background(double weight, bool averages) {
   if (!background_) background_ = std::make_unique<Background>();
   background_->start([this, weight, averages] {
     plan_->offload()->wait();
-    if (averages) Plan::run_kernels(Plan::Share{plan_.get(), &slots_, weight});
+    if (averages) {
+      Plan::run_kernels(Plan::Share{plan_.get(), &slots_, weight, averages, /*copies=*/false});
+    }
     plan_->copy_arrived_buffers();
   });
+  Plan::run_on_gpus(Plan::Share{plan_.get(), &slots_, weight, averages, /*copies=*/true});
   if (averages) plan_->run_aten(slots_, weight);
   plan_->copy_other_buffers(slots_);
 }
@@ -548,6 +608,7 @@ void AveragedModel::average_in_background(double weight, bool averages) {
 
 SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
   finish();
+  take_in_what_was_loaded();
   if (is_swapped() || steps() == 0) return {};
   torch::NoGradGuard no_grad;
   bind(model);
@@ -596,13 +657,13 @@ std::vector<NamedTensor> AveragedModel::swapped_out() const {
 
 torch::OrderedDict<std::string, at::Tensor> AveragedModel::named_averages() const {
   finish();
+  take_in_what_was_loaded();
   torch::OrderedDict<std::string, at::Tensor> averages("name");
   for (const auto& [name, slot] : names_) averages.insert(name, slots_[slot].average);
   return averages;
 }
 
 std::vector<NamedTensor> AveragedModel::state() {
-  finish();
   refresh_module();
   std::vector<NamedTensor> state;
   for (const auto& [name, slot] : names_)
@@ -612,6 +673,7 @@ std::vector<NamedTensor> AveragedModel::state() {
 
 LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int64_t steps) {
   finish();
+  take_in_what_was_loaded();
   torch::NoGradGuard no_grad;
   LoadReport report;
   std::set<std::string> given;
@@ -636,13 +698,14 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
   for (const auto& [name, slot] : names_) {
     if (!given.count(name)) report.missing.push_back(name);
   }
-  *steps_.data_ptr<int64_t>() = steps;
+  count(steps);
   refresh_module();
   return report;
 }
 
 std::vector<NamedTensor> AveragedModel::compensation() const {
   finish();
+  take_in_what_was_loaded();
   std::vector<NamedTensor> compensation;
   for (const auto& [name, slot] : names_) {
     if (slots_[slot].lost.defined()) {
@@ -654,6 +717,7 @@ std::vector<NamedTensor> AveragedModel::compensation() const {
 
 void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
   finish();
+  take_in_what_was_loaded();
   std::unordered_map<std::string, size_t> slot_of(names_.begin(), names_.end());
   for (const NamedTensor& value : values) {
     auto found = slot_of.find(value.name);
@@ -665,15 +729,17 @@ void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
 
 void AveragedModel::reset(const Model& model) {
   finish();
+  take_in_what_was_loaded();
   if (is_swapped()) fail<Error>("reset: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
   copy_model();
-  *steps_.data_ptr<int64_t>() = 0;
+  count(0);
 }
 
 void AveragedModel::copy_to(const Model& model) {
   finish();
+  take_in_what_was_loaded();
   if (is_swapped()) fail<Error>("copy_to: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
@@ -683,6 +749,7 @@ void AveragedModel::copy_to(const Model& model) {
 
 void AveragedModel::rebind(const Model& model) {
   finish();
+  take_in_what_was_loaded();
   if (is_swapped()) fail<Error>("rebind: let the guard of swap() go first");
   bind(model);
 }
@@ -727,6 +794,7 @@ void AveragedModel::to(torch::Device device, bool non_blocking) {
 /// is.
 void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& moved) {
   finish();
+  take_in_what_was_loaded();
   torch::NoGradGuard no_grad;
   for (Slot& slot : slots_) {
     if (slot.average.is_same(slot.held)) slot.average = slot.held.variable_data();  // uncast so far
@@ -739,15 +807,10 @@ void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& mov
 void AveragedModel::load(torch::serialize::InputArchive& archive) {
   finish();
   torch::nn::Module::load(archive);
-  torch::NoGradGuard no_grad;
-  for (const Slot& slot : slots_) {
-    if (!slot.average.is_same(slot.held)) slot.average.copy_(slot.held);
-    if (slot.lost.defined()) slot.lost.zero_();
-  }
+  take_module_in();
 }
 
 void AveragedModel::save(torch::serialize::OutputArchive& archive) const {
-  finish();
   refresh_module();
   torch::nn::Module::save(archive);
 }

@@ -21,7 +21,6 @@ namespace polyak {
 
 struct Slot;
 class Background;
-class DeviceTables;
 class Plan;
 enum class Precision;
 
@@ -51,8 +50,10 @@ struct LoadReport {
 /// the processor (in the default floating-point mode). LibTorch's operations average other tensors.
 ///
 /// It is a torch::nn::Module with the buffer `steps` (int64, on the CPU) and the child `module`, a
-/// copy of the model with the averaged weights, and can be registered in another module. A model
-/// that cannot be cloned still averages, swaps and saves; only module() needs a copy that runs.
+/// copy of the model with the averaged weights, and can be registered in another module. When
+/// values are copied into all its tensors, as loading a state dict does, the average goes on from
+/// them; another count of steps tells it. A model that cannot be cloned still averages, swaps and
+/// saves; only module() needs a copy that runs.
 ///
 /// Not safe from several threads at once. The model must outlive every call that is given it.
 class POLYAK_API AveragedModel : public torch::nn::Module {
@@ -81,11 +82,12 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void defer_fence(bool defer) { defer_fence_ = defer; }
   void fence();
 
-  /// For CUDA graphs. update_parameters can be captured, after the first update, which copies: then
-  /// it neither counts nor sets a weight. Before each replay this sets, on the current stream, the
-  /// weight of the update that the replay makes, and counts it. The graph works on the tensors that
-  /// were captured: swap with SwapMode::copy. Needs a build with our CUDA kernel, and a model and
-  /// an average of dense real tensors on GPUs; capturing anything else is refused.
+  /// For CUDA graphs. update_parameters and update_together can be captured, after the first
+  /// update, which copies: then they neither count nor set a weight. Before each replay this sets,
+  /// on the current stream, the weight of the update that the replay makes, and counts it; each
+  /// average of an update_together needs its own call. The graph works on the tensors that were
+  /// captured: swap with SwapMode::copy. Needs a build with our CUDA kernel, and a model and an
+  /// average of dense real tensors on GPUs; capturing anything else is refused.
   /// @throws Error when no update was captured, or the model's tensors were moved since
   void prepare_replay();
 
@@ -143,6 +145,11 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
     return typed;
   }
 
+  /// Gives the tensors of the child `module` the averages' values, where those are kept in another
+  /// dtype: for who reads them as the tensors of a larger model. Model::tensors() does it, an
+  /// update of an average of the larger model does not.
+  void refresh_module() const;
+
   /// The rule's name and options, as a config would give them.
   virtual std::string rule_name() const = 0;
   virtual Node rule_options() const = 0;
@@ -190,11 +197,14 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void gather_small_averages();
   void settle_precision();
   void settle_precision(Slot& slot) const;
-  void refresh_module() const;
+  void take_module_in() const;
+  void take_in_what_was_loaded() const;
+  void count(int64_t steps);
   void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
   void finish() const;
   void prepare(const Model& model);
   void average_in_background(double weight, bool averages);
+  void keep_for_replays();
   void check_capture() const;
   void copy_model();
   void count_skipped();
@@ -209,6 +219,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   std::string clone_error_;  // why there is no module that runs; empty when there is one
   std::shared_ptr<torch::nn::Module> module_;
   at::Tensor steps_;
+  mutable const void* steps_at_ = nullptr;  // in memory
+  mutable int64_t counted_ = 0;             // what it should hold
   int64_t skipped_ = 0;
   bool defer_fence_ = false;
   bool stall_checked_ = false;
@@ -216,8 +228,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   std::vector<Slot> slots_;
   std::vector<std::pair<std::string, size_t>>
       names_;  // every name in the model's order, and its slot
-  std::unique_ptr<Plan> plan_;
-  std::unique_ptr<DeviceTables> captured_;  // of the last capture: a graph reads them
+  std::shared_ptr<Plan> plan_;
+  struct Captured;
+  std::unique_ptr<Captured> captured_;
   std::unique_ptr<Background> background_;  // uses the plan: goes first
   const void* bound_to_ = nullptr;
   std::weak_ptr<SwapGuard::State> swap_;

@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <unordered_map>
+
 namespace polyak {
 namespace {
 
@@ -43,8 +46,14 @@ void narrow_compensated(const at::Tensor& wide, const at::Tensor& average, const
   lost.copy_(units.masked_fill(unit.eq(0), 0).clamp(-32768, 32767));
 }
 
-bool is_finite_by_aten(const at::Tensor& tensor) {
-  return at::isfinite(tensor).all().item<bool>();
+bool are_finite_by_aten(const std::vector<at::Tensor>& tensors) {
+  std::unordered_map<c10::Device, std::vector<at::Tensor>> answers;
+  for (const at::Tensor& tensor : tensors) {
+    answers[tensor.device()].push_back(at::isfinite(tensor).all());
+  }
+  return std::all_of(answers.begin(), answers.end(), [](const auto& of_device) {
+    return at::stack(of_device.second).all().template item<bool>();
+  });
 }
 
 }  // namespace polyak

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "polyak/averaging/slot.h"
 
 // The same arithmetic as the kernels by LibTorch's own operations, for every tensor that no kernel
@@ -18,7 +20,7 @@ at::Tensor widen_compensated(const at::Tensor& average, const at::Tensor& lost);
 /// Rounds a float64 tensor to float32 and what that loses, in int16.
 void narrow_compensated(const at::Tensor& wide, const at::Tensor& average, const at::Tensor& lost);
 
-/// Whether no element is NaN or infinite. Waits for the tensor's device.
-bool is_finite_by_aten(const at::Tensor& tensor);
+/// Whether no element is NaN or infinite. Waits for the tensors' devices, once for each.
+bool are_finite_by_aten(const std::vector<at::Tensor>& tensors);
 
 }  // namespace polyak

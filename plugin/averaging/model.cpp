@@ -5,6 +5,7 @@
 
 #include <unordered_set>
 
+#include "polyak/averaging/averaged_model.h"
 #include "polyak/core/error.h"
 
 namespace polyak {
@@ -12,6 +13,7 @@ namespace {
 
 void collect(const torch::nn::Module& module, const std::string& prefix,
              std::vector<NamedTensor>& out) {
+  if (const auto* average = dynamic_cast<const AveragedModel*>(&module)) average->refresh_module();
   for (const auto& item : module.named_parameters(/*recurse=*/false)) {
     out.push_back({prefix + item.key(), item.value(), false});
   }

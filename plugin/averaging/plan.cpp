@@ -118,9 +118,15 @@ size_t ChunkTable::chunk_at(int64_t byte) const {
                              starts_.begin());
 }
 
-void Plan::Copies::add(const Slot& slot, const at::Tensor& source, size_t i) {
-  if (source.is_cpu() && slot.average.is_cpu() && !source.is_neg() && !source.is_conj() &&
-      source.scalar_type() == slot.average.scalar_type() && same_order(source, slot.average)) {
+void Plan::Copies::add(const Slot& slot, const at::Tensor& source, size_t i,
+                       std::vector<kernels::CudaCopy>* on_gpu) {
+  const bool same_bytes = source.device() == slot.average.device() && !source.is_neg() &&
+                          !source.is_conj() && source.scalar_type() == slot.average.scalar_type() &&
+                          same_order(source, slot.average);
+  if (same_bytes && on_gpu) {
+    on_gpu->push_back(
+        {slot.average.data_ptr(), source.data_ptr(), static_cast<int64_t>(source.nbytes())});
+  } else if (same_bytes && source.is_cpu()) {
     plain.push_back({slot.average.data_ptr(), source.data_ptr(), source.nbytes()});
   } else {
     by_aten.push_back(i);
@@ -149,7 +155,8 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     const c10::TensorImpl* to = slot.average.unsafeGetTensorImpl();
     seen_.push_back(
         {from, to, from->data(), to->unsafe_storage(), layout_of(*from), from->dtype()});
-    on_gpu_ = on_gpu_ || slot.source.is_cuda() || slot.average.is_cuda();
+    on_gpu_ = on_gpu_ || DeviceTables::has_kernel(slot.source.device()) ||
+              DeviceTables::has_kernel(slot.average.device());
     const bool is_number = is_averageable(slot.average);
     const bool averaged_slot = is_number && (!slot.buffer || update_buffers);
     const at::Tensor source = source_on_host(slot, averaged_slot);
@@ -157,12 +164,15 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
     if (check_finite && averaged_slot) {
       span&& slot.source.is_cpu() ? checked.push_back(*span) : checked_by_aten_.push_back(i);
     }
+    const c10::Device device = slot.average.device();
+    kernels::CudaRow* on_gpu =
+        DeviceTables::has_kernel(device) ? &on_gpus_[device.index()] : nullptr;
     if (slot.buffer && !update_buffers) {
-      buffers_.add(slot, source, i);
+      buffers_.add(slot, source, i, on_gpu ? &on_gpu->copied : nullptr);
     } else if (!is_number) {
-      integers_.add(slot, source, i);
-    } else if (span && !slot.average.is_cpu()) {
-      devices_.add(slot.average.device(), *span);
+      integers_.add(slot, source, i, on_gpu ? &on_gpu->copied_with_it : nullptr);
+    } else if (span && on_gpu) {
+      on_gpu->averaged.push_back(*span);
     } else if (span) {
       // Buffers last, so that averages with and without them have the same chunks in front.
       (slot.buffer ? averaged_buffers : averaged).push_back(*span);
@@ -172,7 +182,6 @@ Plan::Plan(const std::vector<Slot>& slots, bool update_buffers, bool check_finit
   }
   averaged.insert(averaged.end(), averaged_buffers.begin(), averaged_buffers.end());
   averaged_ = ChunkTable(averaged);
-  devices_.build();
   checked_ = ChunkTable(checked);
 }
 
@@ -200,8 +209,11 @@ bool Plan::model_is_finite(const std::vector<Slot>& slots) const {
   checked_.share_out([&](size_t first, size_t last) {
     if (!kernels::all_finite(checked_.data() + first, last - first)) finite = false;
   });
-  return finite && std::all_of(checked_by_aten_.begin(), checked_by_aten_.end(),
-                               [&](size_t i) { return is_finite_by_aten(slots[i].source); });
+  if (!finite || checked_by_aten_.empty()) return finite;
+  std::vector<at::Tensor> sources;
+  sources.reserve(checked_by_aten_.size());
+  for (const size_t i : checked_by_aten_) sources.push_back(slots[i].source);
+  return are_finite_by_aten(sources);
 }
 
 bool Plan::can_be_captured(bool always_averages) const {
@@ -220,14 +232,57 @@ at::Tensor Plan::source_on_host(const Slot& slot, bool averaged) {
   return offload_->add(slot.source, slot.buffer);
 }
 
-void Plan::copy_buffers(const std::vector<Slot>& slots) const {
-  buffers_.copy_plain();
-  buffers_.copy_by_aten(slots);
+void Plan::update(c10::ArrayRef<Share> shares) {
+  c10::SmallVector<Share, 8> averaging;
+  for (const Share& share : shares) {
+    if (share.averages) averaging.push_back(share);
+  }
+  run_kernels(averaging);
+  run_on_gpus(shares);
+  for (const Share& share : averaging) share.plan->run_aten(*share.slots, share.weight);
+  for (const Share& share : shares) {
+    if (!share.copies) continue;
+    share.plan->buffers_.copy_plain();
+    share.plan->buffers_.copy_by_aten(*share.slots);
+  }
 }
 
-void Plan::average(c10::ArrayRef<Share> shares) {
-  run_kernels(shares);
-  for (const Share& share : shares) share.plan->run_aten(*share.slots, share.weight);
+void Plan::place_on_gpus(c10::ArrayRef<Share> shares) {
+  std::shared_ptr<const DeviceTables> tables;
+  size_t rows = 0;
+  bool same = true;
+  for (const Share& share : shares) {
+    if (share.plan->on_gpus_.empty()) continue;
+    const Place& place = share.plan->place_;
+    if (rows == 0) tables = place.tables;
+    same = same && place.tables && place.tables == tables && place.row == rows;
+    ++rows;
+  }
+  if (rows == 0 || (same && tables->rows() == rows)) return;
+
+  std::vector<const DeviceRows*> all;
+  for (const Share& share : shares) {
+    if (!share.plan->on_gpus_.empty()) all.push_back(&share.plan->on_gpus_);
+  }
+  tables = std::make_shared<const DeviceTables>(all);
+  rows = 0;
+  for (const Share& share : shares) {
+    if (!share.plan->on_gpus_.empty()) share.plan->place_ = {tables, rows++};
+  }
+}
+
+void Plan::run_on_gpus(c10::ArrayRef<Share> shares) {
+  c10::SmallVector<kernels::CudaTurn, 8> turns;
+  const DeviceTables* tables = nullptr;
+  for (const Share& share : shares) {
+    if (share.plan->on_gpus_.empty()) continue;
+    tables = share.plan->place_.tables.get();
+    turns.push_back({share.weight, share.averages, share.copies});
+  }
+  if (!tables) return;
+  // A graph gets its turns at each replay.
+  if (!DeviceTables::is_capturing()) tables->set_turns(0, turns);
+  tables->update();
 }
 
 void Plan::run_kernels(c10::ArrayRef<Share> shares) {
@@ -254,11 +309,6 @@ void Plan::run_kernels(c10::ArrayRef<Share> shares) {
 }
 
 void Plan::run_aten(const std::vector<Slot>& slots, double weight) const {
-  if (!devices_.empty()) {
-    // A graph gets its weight at each replay.
-    if (!DeviceTables::is_capturing()) devices_.set_weight(weight);
-    devices_.lerp();
-  }
   for (const size_t i : by_aten_) lerp_by_aten(slots[i], weight);
   integers_.copy_by_aten(slots);
 }

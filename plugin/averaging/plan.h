@@ -59,31 +59,40 @@ class Plan {
   /// Whether no number that is averaged is NaN or infinite in the model; only of a plan that was
   /// made to check.
   bool model_is_finite(const std::vector<Slot>& slots) const;
-  /// Copies the buffers that are not averaged.
-  void copy_buffers(const std::vector<Slot>& slots) const;
 
-  /// One of several averages over the same model.
+  /// The part of one of several averages over the same model in an update.
   struct Share {
     const Plan* plan;
     const std::vector<Slot>* slots;
     double weight;
+    bool averages;  // and copies the integers that go with it
+    bool copies;    // the buffers that are not averaged
   };
-  /// Averages, and copies the integers that go with it: chunk by chunk for all, so that the model's
-  /// weights are read from memory once.
-  static void average(c10::ArrayRef<Share> shares);
+  /// Does what the shares say: chunk by chunk for all on the CPU, and in one launch on a GPU, so
+  /// that the model's weights are read from memory once.
+  static void update(c10::ArrayRef<Share> shares);
 
-  /// What our kernels on GPUs do of an update.
-  const DeviceTables& devices() const { return devices_; }
+  /// Makes tables on GPUs for these averages together, unless the last ones were for the same.
+  /// @throws Error where a GPU lacks the memory, or this build code for it
+  static void place_on_gpus(c10::ArrayRef<Share> shares);
+  /// The part of update() that our kernels do on GPUs, after place_on_gpus.
+  static void run_on_gpus(c10::ArrayRef<Share> shares);
+  /// Where the last update had its work on GPUs; no tables where it had none there.
+  struct Place {
+    std::shared_ptr<const DeviceTables> tables;
+    size_t row = 0;
+  };
+  const Place& place() const { return place_; }
   /// Whether an update now would be recorded into a CUDA graph. Asks CUDA only where model or
-  /// average is on a GPU: to ask would open one that nobody uses.
+  /// average is on a GPU with our kernel: to ask would open one that nobody uses.
   bool is_captured_now() const { return on_gpu_ && DeviceTables::is_capturing(); }
   /// Whether a CUDA graph of an update would do what an update does, if each of them averages, or
   /// not: for that our kernels must do all that depends on the weight.
   bool can_be_captured(bool always_averages) const;
 
   /// Where the model is on another device than a CPU average: brings its weights to the host. With
-  /// one, an update is these steps instead of average() and copy_buffers(): copy(), wait(), then
-  /// what run_kernels() and copy_arrived_buffers() do in any thread, and the rest in the caller's.
+  /// one, an update is these steps instead of update(): copy(), wait(), then what run_kernels() and
+  /// copy_arrived_buffers() do in any thread, and the rest in the caller's.
   Offload* offload() const { return offload_.get(); }
   static void run_kernels(c10::ArrayRef<Share> shares);
   void run_aten(const std::vector<Slot>& slots, double weight) const;
@@ -112,7 +121,8 @@ class Plan {
     std::vector<Bytes> plain;
     std::vector<size_t> by_aten;
 
-    void add(const Slot& slot, const at::Tensor& source, size_t i);
+    void add(const Slot& slot, const at::Tensor& source, size_t i,
+             std::vector<kernels::CudaCopy>* on_gpu);
     void copy_plain() const;
     void copy_by_aten(const std::vector<Slot>& slots) const;
   };
@@ -123,7 +133,8 @@ class Plan {
   std::unique_ptr<Offload> offload_;
   std::vector<Seen> seen_;
   ChunkTable averaged_;
-  DeviceTables devices_;
+  DeviceRows on_gpus_;
+  mutable Place place_;
   bool on_gpu_ = false;
   std::vector<size_t> by_aten_;
   Copies integers_;

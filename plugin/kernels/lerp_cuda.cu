@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "polyak/kernels/lerp_cuda_loops.h"
 
 namespace polyak::kernels {
@@ -9,14 +11,19 @@ namespace {
 
 // Four blocks on a multiprocessor leave 64 registers a thread, and then 128 KB are on their way to
 // it at any time: more than memory's speed times its delay.
-__global__ void __launch_bounds__(kCudaThreads, 4)
-    lerp_pieces(const CudaPiece* __restrict__ pieces, uint32_t count, uint32_t for_blocks,
-                const double* __restrict__ weight) {
-  lerp_thread(pieces, count, for_blocks, weight, blockIdx.x, threadIdx.x);
+__global__ void __launch_bounds__(kCudaThreads, 4) lerp_pieces(const CudaLaunch launch) {
+  lerp_thread(launch, blockIdx.x, threadIdx.x);
 }
 
-__global__ void store(double* where, double value) {
-  *where = value;
+/// Turns travel as a launch's arguments, which are taken at the call: a copy would read the
+/// caller's memory later.
+struct Turns {
+  static constexpr size_t kMost = 32;
+  CudaTurn at[kMost];
+};
+
+__global__ void store(CudaTurn* where, const Turns turns, uint32_t count) {
+  if (threadIdx.x < count) where[threadIdx.x] = turns.at[threadIdx.x];
 }
 
 void check(cudaError_t error, const char* what, int device) {
@@ -82,18 +89,18 @@ cudaError_t upload(void* to, const void* from, size_t bytes) {
 
 struct CudaTable::State {
   int device;
-  uint32_t count;
-  uint32_t for_blocks;
+  CudaLaunch launch{};
   uint32_t blocks;
-  std::unique_ptr<void, FreeOnDevice> memory;  // the weight, in a piece's place, and the pieces
+  std::unique_ptr<void, FreeOnDevice> memory;  // the rows' turns, and the pieces
 
-  double* weight() const { return static_cast<double*>(memory.get()); }
-  CudaPiece* pieces() const { return static_cast<CudaPiece*>(memory.get()) + 1; }
+  CudaTurn* turns() const { return static_cast<CudaTurn*>(memory.get()); }
 
-  State(const std::vector<Span>& spans, int on) : device(on), memory(nullptr, {on}) {
-    CudaPieces cut = cut_for_cuda(spans);
-    count = static_cast<uint32_t>(cut.all.size());
-    for_blocks = static_cast<uint32_t>(cut.for_blocks);
+  State(const std::vector<CudaRow>& rows, int on) : device(on), memory(nullptr, {on}) {
+    const CudaPieces cut = cut_for_cuda(rows);
+    launch.rows = static_cast<uint32_t>(cut.rows);
+    launch.columns = static_cast<uint32_t>(cut.columns);
+    launch.for_blocks = static_cast<uint32_t>(cut.for_blocks);
+    launch.copies_from = static_cast<uint32_t>(cut.copies_from);
     blocks = static_cast<uint32_t>(cut.blocks());
 
     const OnDevice scope(device);
@@ -104,17 +111,23 @@ struct CudaTable::State {
     check(cudaFuncGetAttributes(&unused, lerp_pieces), "load the averaging kernel", device);
     check(cudaFuncGetAttributes(&unused, store), "load the averaging kernel", device);
 
-    cut.all.insert(cut.all.begin(), CudaPiece{});  // zeros: a weight of 0
-    const size_t bytes = cut.all.size() * sizeof(CudaPiece);
+    // In the places of pieces, so that what follows is aligned for them.
+    const size_t places = (cut.rows * sizeof(CudaTurn) + sizeof(CudaPiece) - 1) / sizeof(CudaPiece);
+    std::vector<CudaPiece> content(places);  // zeros: turns that do nothing
+    content.insert(content.end(), cut.all.begin(), cut.all.end());
+    const size_t bytes = content.size() * sizeof(CudaPiece);
+    if (bytes == 0) return;
     void* allocated = nullptr;
     check(cudaMalloc(&allocated, bytes), "allocate the table of what to average", device);
     memory.reset(allocated);
-    check(upload(allocated, cut.all.data(), bytes), "upload the table of what to average", device);
+    check(upload(allocated, content.data(), bytes), "upload the table of what to average", device);
+    launch.pieces = static_cast<const CudaPiece*>(allocated) + places;
+    launch.turns = turns();
   }
 };
 
-CudaTable::CudaTable(const std::vector<Span>& spans, int device)
-    : state_(std::make_unique<State>(spans, device)) {}
+CudaTable::CudaTable(const std::vector<CudaRow>& rows, int device)
+    : state_(std::make_unique<State>(rows, device)) {}
 CudaTable::~CudaTable() = default;
 CudaTable::CudaTable(CudaTable&&) noexcept = default;
 CudaTable& CudaTable::operator=(CudaTable&&) noexcept = default;
@@ -123,23 +136,29 @@ int CudaTable::device() const {
   return state_->device;
 }
 
-void CudaTable::set_weight(double weight, void* stream) {
+void CudaTable::set_turns(size_t first_row, const CudaTurn* turns, size_t count, void* stream) {
   const OnDevice scope(state_->device);
   check(scope.error(), "use the device", state_->device);
-  // By a kernel, whose arguments are taken at the launch: a copy would read this variable later.
-  double* where = state_->weight();
-  void* arguments[] = {&where, &weight};
-  check(cudaLaunchKernel(store, dim3(1), dim3(1), arguments, 0, static_cast<cudaStream_t>(stream)),
-        "set the averaging weight", state_->device);
+  if (first_row + count > state_->launch.rows) {
+    fail_on_cuda("set the turns", state_->device, "the table has fewer rows");
+  }
+  for (size_t done = 0; done < count; done += Turns::kMost) {
+    CudaTurn* where = state_->turns() + first_row + done;
+    Turns batch;
+    auto size = static_cast<uint32_t>(std::min(count - done, Turns::kMost));
+    std::copy_n(turns + done, size, batch.at);
+    void* arguments[] = {&where, &batch, &size};
+    check(cudaLaunchKernel(store, dim3(1), dim3(uint32_t(Turns::kMost)), arguments, 0,
+                           static_cast<cudaStream_t>(stream)),
+          "set the averaging weights", state_->device);
+  }
 }
 
-void CudaTable::lerp(void* stream) const {
-  if (state_->count == 0) return;
+void CudaTable::update(void* stream) const {
+  if (state_->blocks == 0) return;
   const OnDevice scope(state_->device);
   check(scope.error(), "use the device", state_->device);
-  const CudaPiece* pieces = state_->pieces();
-  const double* weight = state_->weight();
-  void* arguments[] = {&pieces, &state_->count, &state_->for_blocks, &weight};
+  void* arguments[] = {&state_->launch};
   check(cudaLaunchKernel(lerp_pieces, dim3(state_->blocks), dim3(uint32_t(kCudaThreads)), arguments,
                          0, static_cast<cudaStream_t>(stream)),
         "launch the averaging kernel", state_->device);

@@ -83,7 +83,8 @@ POLYAK_ELEMENT void walk(Average* __restrict average, const Source* __restrict s
   constexpr int kLarger = int(sizeof(Average) > sizeof(Source) ? sizeof(Average) : sizeof(Source));
   constexpr int kAtOnce = kWidth == 1 ? 4 : (kLost ? 32 : 64) / (kLarger * kWidth);
   for (uint32_t first = team.rank; first < count; first += kAtOnce * team.size) {
-    Packs<kWidth, kLost, Average, Source> packs[kAtOnce];
+    // With no values of their own, what is not read would keep registers of another row's.
+    Packs<kWidth, kLost, Average, Source> packs[kAtOnce] = {};
     POLYAK_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       const uint32_t i = first + k * team.size;
@@ -106,7 +107,7 @@ POLYAK_ELEMENT void walk(Average* __restrict average, const Source* __restrict s
 }
 
 template <bool kLost, class Average, class Source>
-POLYAK_ELEMENT void lerp_piece(const CudaPiece& piece, Team team, double weight) {
+POLYAK_ELEMENT void lerp_typed(const CudaPiece& piece, Team team, double weight) {
   constexpr int kVector = int(kCudaVector);
   auto* average = static_cast<Average*>(piece.average);
   const auto* source = static_cast<const Source*>(piece.source);
@@ -124,28 +125,15 @@ POLYAK_ELEMENT void lerp_piece(const CudaPiece& piece, Team team, double weight)
 template <class Source>
 POLYAK_ELEMENT void lerp_from(const CudaPiece& piece, Team team, double weight) {
   if (piece.average_type == DType::float64) {
-    lerp_piece<false, double, Source>(piece, team, weight);
+    lerp_typed<false, double, Source>(piece, team, weight);
   } else if (!piece.lost) {
-    lerp_piece<false, float, Source>(piece, team, weight);
+    lerp_typed<false, float, Source>(piece, team, weight);
   } else {
-    lerp_piece<true, float, Source>(piece, team, weight);
+    lerp_typed<true, float, Source>(piece, team, weight);
   }
 }
 
-/// The whole of a thread, given by its block's number and its own within the block.
-POLYAK_ELEMENT void lerp_thread(const CudaPiece* __restrict pieces, uint32_t count,
-                                uint32_t for_blocks, const double* __restrict weight_in_memory,
-                                uint32_t block, uint32_t thread) {
-  constexpr uint32_t kThreads = kCudaThreads, kWarps = kCudaWarps, kWarpThreads = kThreads / kWarps;
-  const bool whole_block = block < for_blocks;
-  const uint32_t index =
-      whole_block ? block : for_blocks + (block - for_blocks) * kWarps + thread / kWarpThreads;
-  if (index >= count) return;
-  const Team team =
-      whole_block ? Team{kThreads, thread} : Team{kWarpThreads, thread % kWarpThreads};
-  const CudaPiece piece = pieces[index];
-  const double weight = *weight_in_memory;
-  if (weight == 0) return;  // as on the CPU: not 0 * infinity
+POLYAK_ELEMENT void lerp_piece(const CudaPiece& piece, Team team, double weight) {
   switch (piece.source_type) {
     case DType::float64:
       lerp_from<double>(piece, team, weight);
@@ -159,6 +147,57 @@ POLYAK_ELEMENT void lerp_thread(const CudaPiece* __restrict pieces, uint32_t cou
     case DType::bfloat16:
       lerp_from<BFloat16>(piece, team, weight);
       break;
+  }
+}
+
+template <class Unit>
+POLYAK_ELEMENT void copy_units(const CudaPiece& piece, Team team) {
+  auto* to = static_cast<Unit*>(piece.average);
+  const auto* from = static_cast<const Unit*>(piece.source);
+  const uint32_t count = piece.size / sizeof(Unit);
+  for (uint32_t i = team.rank; i < count; i += team.size) to[i] = from[i];
+}
+
+POLYAK_ELEMENT void copy_piece(const CudaPiece& piece, Team team) {
+  const uintptr_t ends = reinterpret_cast<uintptr_t>(piece.average) |
+                         reinterpret_cast<uintptr_t>(piece.source) | piece.size;
+  if (ends % 16 == 0) {
+    copy_units<Pack<uint32_t, 4>>(piece, team);
+  } else if (ends % 4 == 0) {
+    copy_units<uint32_t>(piece, team);
+  } else {
+    copy_units<uint8_t>(piece, team);
+  }
+}
+
+/// What the launch is given. In memory that does not change meanwhile.
+struct CudaLaunch {
+  const CudaPiece* pieces;
+  const CudaTurn* turns;  // of the rows
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t for_blocks;
+  uint32_t copies_from;
+};
+
+/// The whole of a thread, given by its block's number and its own within the block.
+POLYAK_ELEMENT void lerp_thread(const CudaLaunch& launch, uint32_t block, uint32_t thread) {
+  constexpr uint32_t kThreads = kCudaThreads, kWarps = kCudaWarps, kWarpThreads = kThreads / kWarps;
+  const bool whole_block = block < launch.for_blocks;
+  const uint32_t column = whole_block ? block
+                                      : launch.for_blocks + (block - launch.for_blocks) * kWarps +
+                                            thread / kWarpThreads;
+  if (column >= launch.columns) return;
+  const Team team =
+      whole_block ? Team{kThreads, thread} : Team{kWarpThreads, thread % kWarpThreads};
+  for (uint32_t row = 0; row < launch.rows; ++row) {
+    const CudaPiece piece = launch.pieces[size_t{row} * launch.columns + column];
+    const CudaTurn turn = launch.turns[row];
+    if (column >= launch.copies_from) {
+      if (piece.at_each_update ? turn.copies : turn.averages) copy_piece(piece, team);
+    } else if (piece.size > 0 && turn.averages && turn.weight != 0) {  // not 0 * infinity
+      lerp_piece(piece, team, turn.weight);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
-// cuda_bench [ROUNDS]: what an update costs on this GPU, as JSON: the kernel against a device copy
-// that moves the same bytes, and against what LibTorch offers.
+// cuda_bench [ROUNDS]: what an update costs on this GPU, as JSON for table.py: update_parameters
+// against a device copy that moves the same bytes, and against what LibTorch offers; and three
+// averages in one pass against three passes. Each way is checked first.
 //
 // In each round every way runs once (as a batch of calls, in an order that turns); a figure is the
 // median over rounds, and a ratio the median of the rounds' ratios. Times are of the stream,
@@ -15,12 +16,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bench/shapes.h"
+#include "polyak/averaging/averaged_model.h"
+#include "polyak/averaging/exponential_moving_average.h"
 #include "polyak/kernels/lerp_cuda.h"
 
 namespace {
@@ -62,6 +66,7 @@ struct Way {
     cudaEvent_t start, end;
     require(cudaEventCreate(&start));
     require(cudaEventCreate(&end));
+    run();  // averages that come and go get new tables
     require(cudaEventRecord(start, stream()));
     for (int call = 0; call < calls; ++call) run();
     require(cudaEventRecord(end, stream()));
@@ -93,21 +98,52 @@ kernels::DType kernel_type(at::ScalarType type) {
                                  : kernels::DType::float32;
 }
 
+/// Gives the averages known values, updates once, and compares with the formula.
+void check(const Way& way, const std::vector<at::Tensor>& averages,
+           const std::vector<at::Tensor>& sources) {
+  for (const at::Tensor& average : averages) average.fill_(0.25);
+  way.run();
+  for (size_t i = 0; i < averages.size(); ++i) {
+    const at::Tensor expected =
+        at::full_like(averages[i], 0.25).lerp_(sources[i].to(at::kFloat), kWeight);
+    // mul_.add_ rounds twice, at values up to 6.
+    if (!at::allclose(averages[i], expected, 1e-6, 1e-6)) {
+      throw std::runtime_error(way.name + " gives something else than an update");
+    }
+  }
+}
+
 Json measure(const std::string& name, const Shapes& shapes, at::ScalarType type, int rounds) {
   const auto on_gpu = at::TensorOptions(at::kCUDA);
-  std::vector<at::Tensor> averages, sources;
-  std::vector<kernels::Span> spans;
-  int64_t values = 0, bytes = 0;
+  std::vector<polyak::NamedTensor> named;
+  std::vector<at::Tensor> sources;
   for (const auto& shape : shapes) {
-    averages.push_back(at::randn(shape, on_gpu));
     sources.push_back(at::randn(shape, on_gpu.dtype(type)));
-    spans.push_back({averages.back().data_ptr(), sources.back().data_ptr(), averages.back().numel(),
-                     kernels::DType::float32, kernel_type(type)});
-    values += spans.back().size;
-    bytes += traffic_of(spans.back());
+    named.push_back({std::to_string(named.size()), sources.back(), /*buffer=*/false});
+  }
+  const polyak::Model model(named);
+  std::vector<std::unique_ptr<polyak::ExponentialMovingAverage>> owned;
+  std::vector<polyak::AveragedModel*> emas;
+  for (int i = 0; i < 3; ++i) {
+    owned.push_back(std::make_unique<polyak::ExponentialMovingAverage>(
+        model, polyak::ExponentialMovingAverageOptions().momentum(kWeight)));
+    emas.push_back(owned.back().get());
+    emas.back()->update_parameters(model);  // copies
+  }
+  std::vector<at::Tensor> averages;
+  for (const auto& item : emas.front()->named_averages()) {
+    averages.push_back(item.value().detach());
+  }
+  kernels::CudaRow row;
+  int64_t values = 0, bytes = 0;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    row.averaged.push_back({averages[i].data_ptr(), sources[i].data_ptr(), sources[i].numel(),
+                            kernels::DType::float32, kernel_type(type)});
+    values += row.averaged.back().size;
+    bytes += traffic_of(row.averaged.back());
   }
   const at::Tensor from = at::ones({bytes / 2}, on_gpu.dtype(at::kByte)), to = at::empty_like(from);
-  kernels::CudaTable table(spans, from.get_device());
+  kernels::CudaTable table({row}, from.get_device());
   const bool half = type != at::kFloat;
   const auto as_floats = [&] {
     std::vector<at::Tensor> floats;
@@ -116,14 +152,21 @@ Json measure(const std::string& name, const Shapes& shapes, at::ScalarType type,
     return floats;
   };
 
+  constexpr size_t kOurs = 0, kCopy = 1, kOneByOne = 2;
   std::vector<Way> ways;
-  ways.push_back({"ours", [&] {
-                    table.set_weight(kWeight, stream());
-                    table.lerp(stream());
-                  }});
+  ways.push_back({"ours", [&] { emas.front()->update_parameters(model); }});
   ways.push_back({"copy", [&] {
                     require(cudaMemcpyAsync(to.data_ptr(), from.data_ptr(), from.nbytes(),
                                             cudaMemcpyDeviceToDevice, stream()));
+                  }});
+  ways.push_back({"ours, 3 one by one", [&] {
+                    for (polyak::AveragedModel* ema : emas) ema->update_parameters(model);
+                  }});
+  ways.push_back({"ours, 3 in one pass", [&] { polyak::update_together(emas, model); }});
+  ways.push_back({"ours, the launches alone", [&] {
+                    const kernels::CudaTurn turn{kWeight, true, false};
+                    table.set_turns(0, &turn, 1, stream());
+                    table.update(stream());
                   }});
   ways.push_back({"mul_.add_", [&] {
                     for (size_t i = 0; i < averages.size(); ++i) {
@@ -145,7 +188,7 @@ Json measure(const std::string& name, const Shapes& shapes, at::ScalarType type,
 #endif
 
   for (Way& way : ways) {
-    way.time();  // loads its kernels
+    if (way.name != "copy") check(way, averages, sources);  // and loads its kernels
     way.time();
     way.calls = std::clamp(int(5e-3 / way.seconds.back()), 1, 500);
     way.time();
@@ -155,18 +198,20 @@ Json measure(const std::string& name, const Shapes& shapes, at::ScalarType type,
     for (size_t i = 0; i < ways.size(); ++i) ways[(i + size_t(round)) % ways.size()].time();
   }
 
-  Json result{{"shapes", name},
+  Json result{{"name", name},
               {"source", c10::toString(type)},
               {"tensors", shapes.size()},
               {"values", values},
               {"bytes", bytes}};
   for (const Way& way : ways) {
-    const double seconds = median(way.seconds);
-    result["ways"].push_back({{"name", way.name},
-                              {"us", seconds * 1e6},
-                              {"gb_per_s", double(bytes) / seconds * 1e-9},  // of what ours moves
-                              {"speed_over_copy", ratio(ways[1], way)},
-                              {"time_over_ours", ratio(way, ways[0])}});
+    Json of_way{{"name", way.name}, {"us", median(way.seconds) * 1e6}};
+    if (way.name.rfind("ours, 3", 0) == 0) {
+      of_way["time_over_one_by_one"] = ratio(way, ways[kOneByOne]);
+    } else {
+      of_way["speed_over_copy"] = ratio(ways[kCopy], way);
+      of_way["time_over_ours"] = ratio(way, ways[kOurs]);
+    }
+    result["ways"].push_back(of_way);
   }
   return result;
 }
@@ -178,11 +223,11 @@ int main(int count, char** arguments) {
   try {
     cudaDeviceProp device{};
     require(cudaGetDeviceProperties(&device, 0));
-    Json report{{"device", device.name},
-                {"libtorch", TORCH_VERSION},
-                {"cuda", CUDART_VERSION},
-                {"rounds", rounds},
-                {"weight", kWeight}};
+    Json report{{"context",
+                 {{"gpu", device.name},
+                  {"libtorch", TORCH_VERSION},
+                  {"cuda", CUDART_VERSION},
+                  {"rounds", rounds}}}};
     const std::vector<std::pair<std::string, Shapes>> models{{"resnet50", shapes_of("resnet50")},
                                                              {"vit_b_16", shapes_of("vit_b_16")},
                                                              {"transformer_1b", transformer()},
@@ -190,10 +235,10 @@ int main(int count, char** arguments) {
     for (const auto& [name, shapes] : models) {
       for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf}) {
         try {
-          report["cases"].push_back(measure(name, shapes, type, rounds));
+          report["benchmarks"].push_back(measure(name, shapes, type, rounds));
         } catch (const c10::OutOfMemoryError&) {
-          report["cases"].push_back(
-              {{"shapes", name}, {"source", c10::toString(type)}, {"left_out", "out of memory"}});
+          report["benchmarks"].push_back(
+              {{"name", name}, {"source", c10::toString(type)}, {"left_out", "out of memory"}});
         }
         c10::cuda::CUDACachingAllocator::emptyCache();
       }

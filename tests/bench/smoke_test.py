@@ -1,5 +1,5 @@
 """Runs every benchmark on small shapes for a few rounds: each must find that all ways give the same average, leave its
-counters, and fit the tables. Times are not looked at.
+counters, and fit the tables. Times are not looked at. What cuda_bench would leave on a GPU is made up.
 
 Usage: smoke_test.py POLYAK_BENCH DOCUMENT
 """
@@ -17,6 +17,17 @@ EXPECTED = {"update": (5, 3, 2), "several": (2, 2, 2), "swap": (2, 2, 2), "step"
             "precision_error": (1, 1, 1)}  # shapes, dtypes, thread counts
 
 
+def of_a_gpu():
+    def way(name, ratio, key="time_over_ours"):
+        return {"name": name, "us": 10.0 * ratio, "speed_over_copy": 0.93, key: ratio}
+
+    ways = [way("ours", 1.0), way("copy", 0.93), way("ours, the launches alone", 0.99), way("mul_.add_", 4.0),
+            way("_foreach_lerp_", 1.25), way("ours, 3 in one pass", 0.67, "time_over_one_by_one")]
+    return {"context": {"gpu": "A GPU", "libtorch": "2.11.0", "cuda": 13010, "rounds": 3}, "benchmarks": [
+        {"name": "resnet50", "source": "BFloat16", "bytes": 260000, "ways": ways},
+        {"name": "transformer_1b", "source": "Float", "left_out": "out of memory"}]}
+
+
 def main(program, document):
     tiny = [program, "--tiny", "--rounds=3"]
     with tempfile.TemporaryDirectory() as folder:
@@ -26,9 +37,16 @@ def main(program, document):
                        stdout=subprocess.DEVNULL)
         benchmarks = json.loads(result.read_text())["benchmarks"]
         copy.write_text(pathlib.Path(document).read_text())
-        table.main(copy, result)
+        gpu_result = pathlib.Path(folder, "gpu.json")
+        gpu_result.write_text(json.dumps(of_a_gpu()))
+        table.main(copy, result, gpu_result)
         written = copy.read_text()
 
+    for line in ["A GPU, LibTorch 2.11.0, CUDA 13.1, 3 rounds:",
+                 "| of a device copy's speed | at least 0.9 | 0.93 | yes | ResNet-50, BFloat16 |",
+                 "| times the best ATen way, from bfloat16 | at least 1.5 | 1.25 | **no** | ResNet-50, BFloat16 |",
+                 "| ResNet-50 | BFloat16 | 0.93 | **1.25** `_foreach_lerp_` | 0.67 | 10 | 9.9 | 26 |"]:
+        assert line in written, line
     names = [benchmark["name"].split("/")[:4] for benchmark in benchmarks]
     assert names == [line.split("/")[:4] for line in listed.splitlines()], "not every benchmark left a result"
     for topic, counts in EXPECTED.items():

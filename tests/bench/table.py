@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md from what polyak_bench and peers.py measured.
+"""Writes the tables of docs/performance.md from what polyak_bench, peers.py and cuda_bench measured.
 
 Usage: table.py DOCUMENT RESULT.json...
 
@@ -14,7 +14,7 @@ WAYS = {"aten:mul_add": "`mul_.add_`", "aten:lerp": "`lerp_`", "aten:foreach_mul
         "aten:foreach_lerp": "`_foreach_lerp_`", "aten:out_of_place": "out of place",
         "limit:plain_loop": "plain loop", "limit:kernel": "our kernel"}
 CASE = ["model", "dtype", "threads"]
-MODELS = {"resnet50": "ResNet-50", "vit_b_16": "ViT-B/16", "10000x100": "10,000 of 100", "200x64": "200 of 64",
+MODELS = {"resnet50": "ResNet-50", "vit_b_16": "ViT-B/16", "transformer_1b": "transformer of 1.24 B", "10000x100": "10,000 of 100", "200x64": "200 of 64",
           "mlp_25m": "MLP of 25 M", "4096": "4096 values"}
 
 
@@ -180,11 +180,46 @@ def peers(leg):
     return text + "Versions: " + ", ".join(f"{name} {version}" for name, version in leg.context["versions"].items()) + "\n"
 
 
+def gpu(data):
+    """What cuda_bench measured: its promises, then all of it."""
+    context, rows, promised = data["context"], [], []
+    for benchmark in data["benchmarks"]:
+        case = [model_name(benchmark["name"]), benchmark["source"]]
+        if "left_out" in benchmark:
+            rows.append(case + [benchmark["left_out"]] + [""] * 5)
+            continue
+        ways = {way["name"]: way for way in benchmark["ways"]}
+        ours, aten = ways["ours"], [way for name, way in ways.items() if "_" in name]
+        best = min(aten, key=lambda way: way["time_over_ours"])
+        rows.append(case + [times(ours["speed_over_copy"]), f"**{times(best['time_over_ours'])}** `{best['name']}`",
+                            times(ways["ours, 3 in one pass"]["time_over_one_by_one"]),
+                            number(ours["us"]), number(ways["ours, the launches alone"]["us"]),
+                            number(benchmark["bytes"] / ours["us"] / 1e3)])
+        if benchmark["name"] in ("resnet50", "vit_b_16", "transformer_1b"):
+            if benchmark["source"] != "Half":
+                promised.append(("of a device copy's speed", 0.9, ours["speed_over_copy"], case))
+            if benchmark["source"] == "BFloat16":
+                promised.append(("times the best ATen way, from bfloat16", 1.5, best["time_over_ours"], case))
+    worst = []
+    for promise in sorted({(what, bound) for what, bound, _, _ in promised}):
+        _, _, value, case = min((found for found in promised if found[:2] == promise), key=lambda found: found[2])
+        worst.append([promise[0], f"at least {promise[1]}", number(value), "yes" if value >= promise[1] else "**no**",
+                      ", ".join(case)])
+    return (f"{context['gpu']}, LibTorch {context['libtorch']}, CUDA {context['cuda'] // 1000}."
+            f"{context['cuda'] % 1000 // 10}, {context['rounds']} rounds:\n\n" +
+            table(["promise", "bound", "worst measured", "kept", "where"], worst) + "\n" +
+            table(["model", "source", "of a device copy's speed", "times the best ATen way",
+                   "3 in one pass, of three passes", "ours, us", "its launches alone, us", "GB/s"], rows))
+
+
 def main(document, *results):
-    legs, of_peers = {}, None
+    legs, of_peers, of_gpus = {}, None, []
     for result in results:
         data = json.loads(pathlib.Path(result).read_text())
         context = data["context"]
+        if "gpu" in context:
+            of_gpus.append(gpu(data))
+            continue
         if "versions" in context:
             leg = of_peers = Leg(context)
         else:
@@ -198,6 +233,7 @@ def main(document, *results):
     blocks = {write.__name__: of_each_leg(write) for write in (machine, promises, update, precision_error)}
     blocks.update({block: of_each_leg(lambda leg: plain(block, leg)) for block in COLUMNS})
     blocks["peers"] = of_peers and peers(of_peers)
+    blocks["gpu"] = "\n".join(of_gpus)
     path = pathlib.Path(document)
     text = path.read_text()
     for name, block in blocks.items():

@@ -66,6 +66,20 @@ class MixedSpans {
     return copy;
   }
 
+  /// The same averages and sources as before, the averages in memory of their own.
+  MixedSpans with_own_averages() const {
+    MixedSpans copy = *this;
+    for (Item& item : copy.items_) {
+      item.average = item.average.clone();
+      if (item.lost.defined()) item.lost = item.lost.clone();
+    }
+    return copy;
+  }
+  /// For the same sizes and types.
+  void take_sources_of(const MixedSpans& other) {
+    for (size_t i = 0; i < items_.size(); ++i) items_[i].source = other.items_[i].source;
+  }
+
   std::vector<Span> spans() const {
     std::vector<Span> spans;
     for (const Item& item : items_) {

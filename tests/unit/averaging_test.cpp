@@ -362,6 +362,68 @@ TEST(Average, OfAHalfPrecisionModelGoesOnFromWhatAnArchiveHolds) {
   EXPECT_EQ(average_of(other, "weight").item<float>(), 3);
 }
 
+/// A model whose child is an average that is kept in another dtype than the child's tensors.
+struct HalfAlgorithm : torch::nn::Module {
+  HalfAlgorithm() {
+    online = register_module("online", torch::nn::Linear(1, 1));
+    online->to(at::kBFloat16);
+    target = register_module("target_net",
+                             std::make_shared<ExponentialMovingAverage>(online, ema(0.25)));
+    fill(*online, 1);
+    target->update_parameters(online);
+    fill(*online, 2);
+    target->update_parameters(online);  // 1.25
+  }
+  std::vector<NamedTensor> state() {
+    std::vector<NamedTensor> state = Model(*this).tensors();
+    for (NamedTensor& item : state) item.tensor = item.tensor.detach().clone();
+    return state;
+  }
+  void load(const std::vector<NamedTensor>& state) {
+    const torch::NoGradGuard no_grad;
+    const std::vector<NamedTensor> mine = Model(*this).tensors();
+    for (size_t i = 0; i < mine.size(); ++i) at::Tensor(mine[i].tensor).copy_(state[i].tensor);
+  }
+  torch::nn::Linear online{nullptr};
+  std::shared_ptr<ExponentialMovingAverage> target;
+};
+
+TEST(Average, OfAHalfPrecisionModelIsCurrentInAStateDictOfAModelAroundIt) {
+  HalfAlgorithm algorithm;
+  const auto state = algorithm.state();
+  EXPECT_EQ(state.back().name, "target_net.module.bias");
+  EXPECT_EQ(state.back().tensor.item<float>(), 1.25F);
+}
+
+TEST(Average, GoesOnFromAStateDictThatWasCopiedIntoAModelAroundIt) {
+  HalfAlgorithm algorithm, other;
+  algorithm.target->update_parameters(algorithm.online);  // 1.4375
+  other.load(algorithm.state());
+  EXPECT_EQ(average_of(*other.target, "weight").item<float>(), 1.4375F);
+  EXPECT_EQ(other.target->module<torch::nn::LinearImpl>()->weight.item<float>(), 1.4375F);
+  other.target->update_parameters(other.online);
+  EXPECT_EQ(other.target->steps(), 4);
+  EXPECT_EQ(average_of(*other.target, "weight").item<float>(), 1.578125F);
+}
+
+TEST(Average, WithinAModelWhoseOwnAverageIsSwappedInStaysAsItIs) {
+  HalfAlgorithm algorithm;
+  ExponentialMovingAverage whole(algorithm, ema(0.5));
+  whole.update_parameters(algorithm);
+  algorithm.target->update_parameters(algorithm.online);  // 1.4375
+  algorithm.target->refresh_module();
+  whole.update_parameters(algorithm);
+  {
+    const auto guard = whole.swap(algorithm);
+    // What an evaluation sees is the average of the target, not the target.
+    const auto target = algorithm.target->module<torch::nn::LinearImpl>();
+    EXPECT_EQ(target->weight.item<float>(), 1.34375F);
+  }
+  EXPECT_EQ(average_of(*algorithm.target, "weight").item<float>(), 1.4375F);
+  EXPECT_EQ(algorithm.target->steps(), 3);
+  EXPECT_EQ(algorithm.target->module<torch::nn::LinearImpl>()->weight.item<float>(), 1.4375F);
+}
+
 TEST(Average, CastingItLeavesCountsAndIntegersAlone) {
   TinyNet net;
   net->bn->num_batches_tracked.fill_(70001);

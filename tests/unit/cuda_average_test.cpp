@@ -44,6 +44,10 @@ struct Twins {
       others[i++].tensor.copy_(item.tensor);
     }
   }
+  void poison() {
+    torch::NoGradGuard no_grad;
+    for (Net* net : {&cpu, &gpu}) net->named_parameters()["small"].fill_(NAN);
+  }
   Net cpu, gpu;
 };
 
@@ -51,7 +55,8 @@ void expect_same(const AveragedModel& cpu, const AveragedModel& other) {
   EXPECT_EQ(cpu.steps(), other.steps());
   const auto others = other.named_averages();
   for (const auto& item : cpu.named_averages()) {
-    EXPECT_TRUE(at::equal(item.value(), others[item.key()].cpu())) << item.key();
+    EXPECT_TRUE(at::allclose(item.value(), others[item.key()].cpu(), 0, 0, /*equal_nan=*/true))
+        << item.key();
   }
 }
 
@@ -71,6 +76,35 @@ TEST(CudaAverage, GivesTheBitsOfTheCpu) {
     EXPECT_TRUE(gpu.named_averages()["large"].is_cuda());
     expect_same(cpu, gpu);
   }
+}
+
+/// Averages that differ in all that a launch for several must tell apart.
+struct Several {
+  explicit Several(Net& net)
+      : each_step(net, options().interval(1)),
+        compensated(net, options("compensated").interval(3)),
+        buffers(net, options("float64").update_buffers(true)),
+        careful(net, options().interval(1).skip_nonfinite(true)) {}
+
+  std::vector<AveragedModel*> all() { return {&each_step, &compensated, &buffers, &careful}; }
+  CosineEMA each_step, compensated, buffers, careful;
+};
+
+TEST(CudaAverage, SeveralInOneLaunchGiveTheBitsOfTheCpu) {
+  Twins twins;
+  Several cpu(twins.cpu), gpu(twins.gpu);
+  for (int i = 0; i < 10; ++i) {
+    twins.step(i);
+    if (i == 5) twins.poison();
+    if (i == 8) {  // one alone, between two of all
+      cpu.compensated.update_parameters(twins.cpu);
+      gpu.compensated.update_parameters(twins.gpu);
+    }
+    update_together(cpu.all(), twins.cpu);
+    update_together(gpu.all(), twins.gpu);
+    for (size_t k = 0; k < 4; ++k) expect_same(*cpu.all()[k], *gpu.all()[k]);
+  }
+  EXPECT_EQ(gpu.careful.skipped(), 5);
 }
 
 TEST(CudaAverage, OnTheCpuBesideAGpuGivesTheBitsOfTheCpuWhateverWritesTheWeightsNext) {
@@ -93,27 +127,34 @@ TEST(CudaAverage, OnTheCpuBesideAGpuGivesTheBitsOfTheCpuWhateverWritesTheWeights
   }
 }
 
-TEST(CudaAverage, ACapturedUpdateReplaysWithEachStepsWeight) {
+TEST(CudaAverage, ACapturedUpdateOfTwoIsOneLaunchAndReplaysWithEachStepsWeights) {
   Twins twins;
   CosineEMA cpu(twins.cpu, options()), gpu(twins.gpu, options());
+  const auto others = options("compensated").interval(3).update_buffers(true);
+  CosineEMA other_cpu(twins.cpu, others), other_gpu(twins.gpu, others);
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
   EXPECT_THAT([&] { gpu.prepare_replay(); }, ThrowsMessage<Error>(HasSubstr("captured")));
   twins.step(0);
-  cpu.update_parameters(twins.cpu);
-  gpu.update_parameters(twins.gpu);
+  update_together({&cpu, &other_cpu}, twins.cpu);
+  update_together({&gpu, &other_gpu}, twins.gpu);
 
   cudaGraph_t graph = nullptr;
   require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  gpu.update_parameters(twins.gpu);
+  update_together({&gpu, &other_gpu}, twins.gpu);
   require(cudaStreamEndCapture(stream, &graph));
   EXPECT_EQ(gpu.steps(), 1);
+  EXPECT_EQ(other_gpu.steps(), 1);
+  size_t nodes = 0;
+  require(cudaGraphGetNodes(graph, nullptr, &nodes));
+  EXPECT_EQ(nodes, 1u);
   cudaGraphExec_t ready = nullptr;
   require(cudaGraphInstantiate(&ready, graph, 0));
   for (int i = 1; i < 12; ++i) {
     twins.step(i);
-    cpu.update_parameters(twins.cpu);
+    update_together({&cpu, &other_cpu}, twins.cpu);
     gpu.prepare_replay();
+    other_gpu.prepare_replay();
     require(cudaGraphLaunch(ready, stream));
     if (i == 6) {  // evaluating in between, by values, leaves the graph whole
       auto swapped = gpu.swap(twins.gpu, SwapMode::copy);
@@ -121,6 +162,7 @@ TEST(CudaAverage, ACapturedUpdateReplaysWithEachStepsWeight) {
   }
   require(cudaStreamSynchronize(stream));
   expect_same(cpu, gpu);
+  expect_same(other_cpu, other_gpu);
 
   twins.gpu.named_parameters()["small"].set_data(at::ones({7}, at::kCUDA));
   EXPECT_THAT([&] { gpu.prepare_replay(); }, ThrowsMessage<Error>(HasSubstr("anew")));

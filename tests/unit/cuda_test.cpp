@@ -38,7 +38,12 @@ struct Twins {
   explicit Twins(const MixedSpans& start, int device = 0)
       : cpu(start.to(at::kCPU)),
         gpu(start.to(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device)))),
-        table(gpu.spans(), device) {}
+        table({CudaRow{gpu.spans(), {}, {}}}, device) {}
+
+  void set_weight(double weight, cudaStream_t stream) {
+    const CudaTurn turn{weight, true, false};
+    table.set_turns(0, &turn, 1, stream);
+  }
 
   void lerp_on_cpu(double weight) {
     paths().back().lerp(cpu_spans.data(), cpu_spans.size(), weight);
@@ -47,8 +52,8 @@ struct Twins {
 
 void update(Twins& twins, double weight) {
   twins.lerp_on_cpu(weight);
-  twins.table.set_weight(weight, current_stream());
-  twins.table.lerp(current_stream());
+  twins.set_weight(weight, current_stream());
+  twins.table.update(current_stream());
 }
 
 std::vector<int64_t> some_thousands() {
@@ -111,11 +116,12 @@ TEST(Cuda, HasTheNanAndInfinityOfTheReference) {
   const at::Tensor there = average.cuda(), value = source.cuda();
   const Span on_cpu{average.data_ptr(), source.data_ptr(), 500, DType::float32, DType::float32};
   const Span on_gpu{there.data_ptr(), value.data_ptr(), 500, DType::float32, DType::float32};
-  CudaTable table({on_gpu}, 0);
+  CudaTable table({CudaRow{{on_gpu}, {}, {}}}, 0);
   for (const double weight : {0.25, 1.0}) {
     paths().back().lerp(&on_cpu, 1, weight);
-    table.set_weight(weight, current_stream());
-    table.lerp(current_stream());
+    const CudaTurn turn{weight, true, false};
+    table.set_turns(0, &turn, 1, current_stream());
+    table.update(current_stream());
     EXPECT_TRUE(at::allclose(there.cpu(), average, 0, 0, /*equal_nan=*/true)) << weight;
   }
 }
@@ -124,19 +130,65 @@ TEST(Cuda, ATableOfNothingDoesNothing) {
   for (const std::vector<Span>& spans :
        {std::vector<Span>{},
         std::vector<Span>{{nullptr, nullptr, 0, DType::float32, DType::float32}}}) {
-    CudaTable table(spans, 0);
-    table.set_weight(0.5, current_stream());
-    table.lerp(current_stream());
+    CudaTable table({CudaRow{spans, {}, {}}}, 0);
+    const CudaTurn turn{0.5, true, true};
+    table.set_turns(0, &turn, 1, current_stream());
+    table.update(current_stream());
     require(cudaStreamSynchronize(current_stream()));
   }
 }
 
-TEST(Cuda, AWeightThatWasNeverSetIsZero) {
+TEST(Cuda, ATableWithoutRowsDoesNothing) {
+  CudaTable table({}, 0);
+  table.set_turns(0, nullptr, 0, current_stream());
+  table.update(current_stream());
+  require(cudaStreamSynchronize(current_stream()));
+  const CudaTurn turn{};
+  EXPECT_THAT([&] { table.set_turns(0, &turn, 1, current_stream()); },
+              ::testing::ThrowsMessage<Error>(::testing::HasSubstr("fewer rows")));
+}
+
+TEST(Cuda, ATurnThatWasNeverSetDoesNothing) {
   at::manual_seed(4);
   Twins twins(MixedSpans::of_every_kind({100}));
-  twins.table.lerp(current_stream());
+  twins.table.update(current_stream());
   twins.lerp_on_cpu(0.0);
   EXPECT_EQ(twins.gpu.first_difference(twins.cpu), -1);
+}
+
+TEST(Cuda, SeveralAveragesOfOneSourceAndTheirCopiesTakeOneLaunch) {
+  at::manual_seed(10);
+  constexpr size_t kRows = 40;  // more than one launch takes turns
+  const MixedSpans sources = MixedSpans::of_every_kind({1, 300, 5000});
+  const MixedSpans sources_there = sources.to(at::kCUDA);
+  const at::Tensor buffer = at::randn({5003}), buffer_there = buffer.cuda();
+  std::vector<MixedSpans> expected, got;
+  std::vector<at::Tensor> copies;
+  std::vector<CudaRow> rows;
+  std::vector<CudaTurn> turns;
+  for (size_t row = 0; row < kRows; ++row) {
+    MixedSpans start = MixedSpans::of_every_kind({1, 300, 5000});
+    start.take_sources_of(sources);
+    got.push_back(start.to(at::kCUDA));
+    got.back().take_sources_of(sources_there);
+    copies.push_back(at::zeros({5003}, at::kCUDA));
+    rows.push_back(
+        {got.back().spans(), {}, {{copies.back().data_ptr(), buffer_there.data_ptr(), 5003 * 4}}});
+    turns.push_back({1.0 / double(row + 1), row % 3 != 0, row % 2 != 0});
+    if (turns.back().averages) {
+      const std::vector<Span> spans = start.spans();
+      paths().back().lerp(spans.data(), spans.size(), turns.back().weight);
+    }
+    expected.push_back(start);
+  }
+  CudaTable table(rows, 0);
+  table.set_turns(0, turns.data(), kRows, current_stream());
+  table.update(current_stream());
+  for (size_t row = 0; row < kRows; ++row) {
+    EXPECT_EQ(got[row].first_difference(expected[row]), -1) << row;
+    const at::Tensor copied = turns[row].copies ? buffer : at::zeros({5003});
+    EXPECT_TRUE(at::equal(copies[row].cpu(), copied)) << row;
+  }
 }
 
 /// A captured graph, instantiated.
@@ -173,12 +225,12 @@ TEST(Cuda, AGraphOfOneLaunchReplaysWithANewWeight) {
   Twins twins(MixedSpans::of_every_kind({1, 77, 4096, 30001}));
   const auto stream = c10::cuda::getStreamFromPool();
   const c10::cuda::CUDAStreamGuard guard(stream);
-  const Graph graph(stream.stream(), [&] { twins.table.lerp(stream.stream()); });
+  const Graph graph(stream.stream(), [&] { twins.table.update(stream.stream()); });
   EXPECT_EQ(graph.nodes(), 1u);
   for (const double weight : {0.3, 1e-3, 0.9}) {
     twins.cpu.renew_sources(twins.gpu);
     twins.lerp_on_cpu(weight);
-    twins.table.set_weight(weight, stream.stream());
+    twins.set_weight(weight, stream.stream());
     graph.replay(stream.stream());
   }
   EXPECT_EQ(twins.gpu.first_difference(twins.cpu), -1);
@@ -189,15 +241,16 @@ TEST(Cuda, ATableIsMadeAndFreedWhileAStreamCaptures) {
   const MixedSpans start = MixedSpans::of_every_kind({500});
   MixedSpans expected = start.to(at::kCPU);
   const MixedSpans there = start.to(at::kCUDA);
-  const std::vector<Span> spans = there.spans();
+  const std::vector<CudaRow> rows{CudaRow{there.spans(), {}, {}}};
   const auto stream = c10::cuda::getStreamFromPool();
   std::optional<CudaTable> table;
   const Graph graph(stream.stream(), [&] {
-    { const CudaTable freed(spans, 0); }
-    table.emplace(spans, 0);
-    table->lerp(stream.stream());
+    { const CudaTable freed(rows, 0); }
+    table.emplace(rows, 0);
+    table->update(stream.stream());
   });
-  table->set_weight(0.4, stream.stream());
+  const CudaTurn turn{0.4, true, false};
+  table->set_turns(0, &turn, 1, stream.stream());
   graph.replay(stream.stream());
   require(cudaStreamSynchronize(stream.stream()));
   const std::vector<Span> reference = expected.spans();
@@ -227,11 +280,11 @@ TEST(Cuda, WorksInTheStreamItIsGivenAndNeverWaits) {
       &gate));
   // Its argument is read at the call: the variable may change before the stream comes to it.
   double weight = 0.125;
-  twins.table.set_weight(weight, stream.stream());
-  twins.table.lerp(stream.stream());
+  twins.set_weight(weight, stream.stream());
+  twins.table.update(stream.stream());
   weight = 0.75;
-  twins.table.set_weight(weight, stream.stream());
-  twins.table.lerp(stream.stream());
+  twins.set_weight(weight, stream.stream());
+  twins.table.update(stream.stream());
   EXPECT_EQ(cudaStreamQuery(stream.stream()), cudaErrorNotReady);
   EXPECT_EQ(twins.gpu.first_difference(start), -1);
   gate.open.set_value();
@@ -250,8 +303,9 @@ TEST(Cuda, ATableMovesAndMayGoWhileItsWorkRuns) {
   {
     CudaTable moved = std::move(twins.table);
     EXPECT_EQ(moved.device(), 0);
-    moved.set_weight(0.6, current_stream());
-    moved.lerp(current_stream());
+    const CudaTurn turn{0.6, true, false};
+    moved.set_turns(0, &turn, 1, current_stream());
+    moved.update(current_stream());
   }
   EXPECT_EQ(twins.gpu.first_difference(twins.cpu), -1);
 }
@@ -266,8 +320,8 @@ TEST(Cuda, EveryDeviceWorksAndTheCallersStaysCurrent) {
       require(cudaSetDevice(current));
       Twins twins(MixedSpans::of_every_kind({50, 5000}), device);
       twins.lerp_on_cpu(0.2);
-      twins.table.set_weight(0.2, nullptr);
-      twins.table.lerp(nullptr);
+      twins.set_weight(0.2, nullptr);
+      twins.table.update(nullptr);
       int after = -1;
       require(cudaGetDevice(&after));
       EXPECT_EQ(after, current);
