@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/ranges.h>
+#include <sys/mman.h>
 #include <torch/csrc/autograd/grad_mode.h>
 #include <torch/serialize/archive.h>
 
@@ -25,8 +26,24 @@ bool is_half(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16;
 }
 
-constexpr size_t kSmallBytes = 16 << 10;  // beyond, CPUs foresee what follows within the tensor
-constexpr int64_t kLine = 64;             // of the caches, and what vectors like to be aligned to
+constexpr int64_t kLine = 64;  // of the caches, and what vectors like to be aligned to
+
+/// Bytes that nobody has written yet. Where they fill a huge page, Linux is asked for such.
+at::Tensor room_in_huge_pages(int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr int64_t kHugePage = 2 << 20;
+  if (bytes >= kHugePage) {
+    const at::Tensor room = at::empty({bytes + kHugePage}, at::kByte);
+    const auto start = reinterpret_cast<uintptr_t>(room.data_ptr());
+    const auto skipped = static_cast<int64_t>((kHugePage - start % kHugePage) % kHugePage);
+    const at::Tensor aligned = room.narrow(0, skipped, bytes);
+    // Only advice: where it is not taken, memory is as it always was.
+    ::madvise(aligned.data_ptr(), static_cast<size_t>(bytes), MADV_HUGEPAGE);
+    return aligned;
+  }
+#endif
+  return at::empty({bytes}, at::kByte);
+}
 
 /// The largest part of a number that rounding its average may take away.
 double rounding_of(at::ScalarType type, bool compensated) {
@@ -298,26 +315,26 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
   model_class_ = model.class_name();
   bound_to_ = model.identity();
   settle_precision();
-  gather_small_averages();
+  gather_averages();
 }
 
-/// Lays small averages side by side, in the order in which updates go through them: alone, each
-/// would be a place in memory that the CPU does not foresee. Each keeps a storage of its own.
-void AveragedModel::gather_small_averages() {
-  const auto is_small = [](const at::Tensor& tensor) {
-    return tensor.is_cpu() && tensor.numel() > 0 && tensor.nbytes() <= kSmallBytes &&
-           tensor.is_non_overlapping_and_dense();
+/// Lays averages side by side, in the order in which updates go through them, and in huge pages
+/// where there are any: alone, each small one would be a place in memory that the CPU does not
+/// foresee, and a large one a new page every 4 KiB. Each keeps a storage of its own.
+void AveragedModel::gather_averages() {
+  const auto can_move = [](const at::Tensor& tensor) {
+    return tensor.is_cpu() && tensor.numel() > 0 && tensor.is_non_overlapping_and_dense();
   };
   const auto room_for = [](const at::Tensor& tensor) {
     return (static_cast<int64_t>(tensor.nbytes()) + kLine - 1) / kLine * kLine;
   };
   int64_t bytes = 0;
-  for (const Slot& slot : slots_) bytes += is_small(slot.average) ? room_for(slot.average) : 0;
-  const at::Tensor memory = at::empty({bytes}, at::kByte);
+  for (const Slot& slot : slots_) bytes += can_move(slot.average) ? room_for(slot.average) : 0;
+  const at::Tensor memory = room_in_huge_pages(bytes);
   auto* room = static_cast<char*>(memory.data_ptr());
   for (Slot& slot : slots_) {
     at::Tensor& average = slot.average;
-    if (!is_small(average)) continue;
+    if (!can_move(average)) continue;
     const at::Tensor there = at::from_blob(
         room, average.sizes(), average.strides(),
         [memory](void*) { /* held for as long as it is used */ }, average.options());
@@ -802,6 +819,7 @@ void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& mov
     for (const at::Tensor& other : slot.also) other.set_data(slot.held.variable_data());
   }
   settle_precision();
+  gather_averages();
 }
 
 void AveragedModel::load(torch::serialize::InputArchive& archive) {

@@ -194,7 +194,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   static void warn_if_decay(double momentum, const char* rule_name);
   void bind(const Model& model);
   void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
-  void gather_small_averages();
+  void gather_averages();
   void settle_precision();
   void settle_precision(Slot& slot) const;
   void take_module_in() const;

@@ -49,17 +49,19 @@ const std::vector<Path>& paths() {
   // Never destroyed: a thread may still average while the process ends.
   static const std::vector<Path>& kPaths = *new std::vector<Path>([] {
     std::vector<Path> found;
+    bool prefetches = false;
 #if defined(__x86_64__)
     // The compiler's builtin asks the operating system too, whether it keeps the registers.
     __builtin_cpu_init();
+    prefetches = __builtin_cpu_is("intel");
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      found.push_back(avx512_path());
+      found.push_back(avx512_path(prefetches));
     }
     // Every CPU with AVX2 has F16C, for which not every compiler knows the question.
-    if (__builtin_cpu_supports("avx2")) found.push_back(avx2_path());
+    if (__builtin_cpu_supports("avx2")) found.push_back(avx2_path(prefetches));
 #endif
-    found.push_back(portable_path());
+    found.push_back(portable_path(prefetches));
     found.push_back(reference_path());
     return found;
   }());

@@ -3,7 +3,8 @@
 
 namespace polyak::kernels {
 
-Path avx2_path() {
+Path avx2_path(bool prefetches) {
+  asks_ahead = prefetches;
   return {"avx2", lerp_spans, lerp_group_spans, all_finite_spans};
 }
 

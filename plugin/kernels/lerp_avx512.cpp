@@ -3,7 +3,8 @@
 
 namespace polyak::kernels {
 
-Path avx512_path() {
+Path avx512_path(bool prefetches) {
+  asks_ahead = prefetches;
   return {"avx512", lerp_spans, lerp_group_spans, all_finite_spans};
 }
 

@@ -84,7 +84,11 @@ void prefetch_ahead(const Element* read) {
   }
 }
 
-/// Models larger than the caches are read faster than with what the CPU prefetches by itself.
+/// Whether to ask for what lies ahead in large arrays. On a Xeon with AVX-512 models larger than
+/// the caches are read 4 to 10 % faster then than with what the CPU foresees by itself; on an EPYC
+/// with AVX2 4 to 10 % slower.
+bool asks_ahead = false;
+
 template <bool kBelowHalf, class Average, class Source>
 void lerp_ahead(Average* __restrict average, const Source* __restrict source, int64_t size,
                 Average weight) {
@@ -97,12 +101,18 @@ void lerp_ahead(Average* __restrict average, const Source* __restrict source, in
   lerp_run<kBelowHalf>(average + i, source + i, size - i, weight);
 }
 
+template <bool kBelowHalf, class Average, class Source>
+void lerp_span(Average* average, const Source* source, int64_t size, Average weight) {
+  if (asks_ahead) return lerp_ahead<kBelowHalf>(average, source, size, weight);
+  lerp_run<kBelowHalf>(average, source, size, weight);
+}
+
 template <class Average, class Source>
 void lerp_span(Average* average, const Source* source, int64_t size, double weight) {
   if (weight < 0.5) {
-    lerp_ahead<true>(average, source, size, static_cast<Average>(weight));
+    lerp_span<true>(average, source, size, static_cast<Average>(weight));
   } else {
-    lerp_ahead<false>(average, source, size, static_cast<Average>(1.0 - weight));
+    lerp_span<false>(average, source, size, static_cast<Average>(1.0 - weight));
   }
 }
 
@@ -165,10 +175,11 @@ void lerp_from(const Span& span, double weight) {
 }
 
 constexpr int64_t kSpansAhead = 4;  // spans between what is read and what is asked for
+constexpr int64_t kSmall = 4096;    // elements; in larger spans the CPU finds its way by itself
 
-/// Asks for the start of a span, all of a small one: they lie anywhere, so that a CPU foresees
-/// none.
+/// Asks for the start of a small span: they lie anywhere, so that a CPU foresees none.
 void prefetch_start(const Span& span) {
+  if (span.size > kSmall) return;
   const int64_t size = span.size < kAhead ? span.size : kAhead;
   const auto ask = [](const void* array, int64_t bytes) {
     for (int64_t line = 0; line < bytes; line += 64) {

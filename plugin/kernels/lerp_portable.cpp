@@ -3,7 +3,8 @@
 
 namespace polyak::kernels {
 
-Path portable_path() {
+Path portable_path(bool prefetches) {
+  asks_ahead = prefetches;
   return {"portable", lerp_spans, lerp_group_spans, all_finite_spans};
 }
 

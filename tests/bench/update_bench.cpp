@@ -13,9 +13,14 @@ void update(benchmark::State& state, const Case& of) {
   const auto ema = make_average(model);
   const std::vector<at::Tensor> averages = averages_of(*ema), sources = model->values();
   const int64_t size = model->numel();
-  const at::Tensor flat = at::randn({size}).to(of.dtype), flat_average = at::zeros({size});
+  // The limit's average lies in memory of the same kind as ours, ATen's in LibTorch's.
+  const at::Tensor flat = at::randn({size}).to(of.dtype);
+  const auto flat_ema = make_average(std::make_shared<Parameters>(std::vector<at::Tensor>{flat}));
+  const at::Tensor flat_average = averages_of(*flat_ema).front();
+  std::vector<at::Tensor> others;
+  for (const at::Tensor& average : averages) others.push_back(at::empty_like(average));
 
-  std::vector<Way> ways = aten_ways(averages, sources);
+  std::vector<Way> ways = aten_ways(others, sources);
   ways.insert(ways.begin(), {"ours", [&] { ema->update_parameters(model); }, averages, sources});
   ways.push_back(plain_loop_way(flat_average, flat));
   ways.push_back(kernel_way("limit:kernel", {flat_average}, {flat}));

@@ -174,19 +174,28 @@ TEST(Update, SeesAMatrixThatWasTransposedInPlace) {
   EXPECT_TRUE(at::allclose(average_of(average, "weight"), before * 0.75 + net->weight * 0.25));
 }
 
-TEST(Update, SmallAveragesLieSideBySideWithStoragesOfTheirOwn) {
-  torch::nn::Linear net(4, 3);
-  at::Tensor kept;
-  {
-    ExponentialMovingAverage average(net, ema(0.5));
-    average.update_parameters(net);
-    const at::Tensor weight = average_of(average, "weight"), bias = average_of(average, "bias");
-    EXPECT_EQ(weight.storage().nbytes(), weight.nbytes());
-    EXPECT_EQ(bias.storage_offset(), 0);
-    EXPECT_EQ(static_cast<char*>(bias.data_ptr()) - static_cast<char*>(weight.data_ptr()), 64);
-    kept = bias;
+TEST(Update, AveragesLieSideBySideWithStoragesOfTheirOwn) {
+  const auto place = [](const at::Tensor& tensor) {
+    return reinterpret_cast<uintptr_t>(tensor.data_ptr());
+  };
+  for (const int64_t width : {4, 1024}) {  // less than a huge page, and some of them
+    torch::nn::Linear net(width, width);
+    at::Tensor kept;
+    {
+      ExponentialMovingAverage average(net, ema(0.5));
+      average.update_parameters(net);
+      for (const bool moved : {false, true}) {
+        if (moved) average.to(at::kCPU);
+        const at::Tensor weight = average_of(average, "weight"), bias = average_of(average, "bias");
+        EXPECT_EQ(weight.storage().nbytes(), weight.nbytes());
+        EXPECT_EQ(bias.storage_offset(), 0);
+        EXPECT_EQ(place(bias) - place(weight), weight.nbytes());
+        EXPECT_EQ(place(weight) % 64, 0u);
+        kept = bias;
+      }
+    }
+    EXPECT_TRUE(at::equal(kept, net->bias));  // lives on without the average
   }
-  EXPECT_TRUE(at::equal(kept, net->bias));  // lives on without the average
 }
 
 TEST(Update, WithWeightZeroLeavesTheAverageAloneWhateverTheModelHolds) {
