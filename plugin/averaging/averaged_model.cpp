@@ -36,7 +36,7 @@ at::Tensor room_in_huge_pages(int64_t bytes) {
     const at::Tensor room = at::empty({bytes + kHugePage}, at::kByte);
     const auto start = reinterpret_cast<uintptr_t>(room.data_ptr());
     const auto skipped = static_cast<int64_t>((kHugePage - start % kHugePage) % kHugePage);
-    const at::Tensor aligned = room.narrow(0, skipped, bytes);
+    at::Tensor aligned = room.narrow(0, skipped, bytes);
     // Only advice: where it is not taken, memory is as it always was.
     ::madvise(aligned.data_ptr(), static_cast<size_t>(bytes), MADV_HUGEPAGE);
     return aligned;

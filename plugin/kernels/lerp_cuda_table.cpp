@@ -118,6 +118,7 @@ int64_t CudaPieces::blocks() const {
 
 CudaPieces cut_for_cuda(const std::vector<CudaRow>& rows) {
   std::vector<std::vector<Work>> works;
+  works.reserve(rows.size());
   for (const CudaRow& row : rows) works.push_back(works_of(row));
 
   using Column = std::vector<CudaPiece>;

@@ -18,6 +18,7 @@ void update(benchmark::State& state, const Case& of) {
   const auto flat_ema = make_average(std::make_shared<Parameters>(std::vector<at::Tensor>{flat}));
   const at::Tensor flat_average = averages_of(*flat_ema).front();
   std::vector<at::Tensor> others;
+  others.reserve(averages.size());
   for (const at::Tensor& average : averages) others.push_back(at::empty_like(average));
 
   std::vector<Way> ways = aten_ways(others, sources);

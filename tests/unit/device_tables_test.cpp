@@ -97,6 +97,7 @@ TEST(DeviceTables, SeveralAveragesTakeOneLaunchAndEachDoesItsOwn) {
       copies(net, options().momentum(0.5)), careful(net, options().skip_nonfinite(true));
   const std::vector<Checked*> all{&each_step, &third, &buffers, &copies, &careful};
   std::vector<AveragedModel*> averages;
+  averages.reserve(all.size());
   for (Checked* one : all) averages.push_back(&one->average);
   for (int i = 0; i < 10; ++i) {
     net.step(i);
