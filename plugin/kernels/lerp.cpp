@@ -3,11 +3,18 @@
 #include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "polyak/kernels/lerp_paths.h"
 
 namespace polyak::kernels {
 namespace {
+
+void add(std::vector<Path>& found, const Paths& paths, Walk best) {
+  std::vector<Path> walks{paths.in_order, paths.prefetching, paths.interleaved};
+  std::swap(walks.front(), walks[static_cast<size_t>(best)]);
+  found.insert(found.end(), walks.begin(), walks.end());
+}
 
 bool reference_is_forced() {
   const char* value = std::getenv("POLYAK_FORCE_REFERENCE");
@@ -49,19 +56,19 @@ const std::vector<Path>& paths() {
   // Never destroyed: a thread may still average while the process ends.
   static const std::vector<Path>& kPaths = *new std::vector<Path>([] {
     std::vector<Path> found;
-    bool prefetches = false;
+    Walk best = Walk::in_order;
 #if defined(__x86_64__)
     // The compiler's builtin asks the operating system too, whether it keeps the registers.
     __builtin_cpu_init();
-    prefetches = __builtin_cpu_is("intel");
+    best = __builtin_cpu_is("intel") ? Walk::prefetching : Walk::interleaved;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      found.push_back(avx512_path(prefetches));
+      add(found, avx512_paths(), best);
     }
     // Every CPU with AVX2 has F16C, for which not every compiler knows the question.
-    if (__builtin_cpu_supports("avx2")) found.push_back(avx2_path(prefetches));
+    if (__builtin_cpu_supports("avx2")) add(found, avx2_paths(), best);
 #endif
-    found.push_back(portable_path(prefetches));
+    add(found, portable_paths(), best);
     found.push_back(reference_path());
     return found;
   }());

@@ -48,13 +48,15 @@ POLYAK_API bool all_finite(const Span* spans, size_t count);
 
 /// One way to run the above on a CPU.
 struct Path {
-  const char* name;  // "avx512", "avx2", "portable", "reference"
+  /// "avx512", "avx2", "portable" or "reference", and how large arrays are walked through: "avx2,
+  /// interleaved".
+  const char* name;
   void (*lerp)(const Span* spans, size_t count, double weight);
   void (*lerp_group)(const Span* const* spans, const double* weights, size_t count);
   bool (*all_finite)(const Span* spans, size_t count);
 };
 
-/// The paths that this machine can take, the fastest first, the reference last: plain code that
+/// The paths that this machine can take, the one for it first, the reference last: plain code that
 /// compilers may not vectorise. lerp() takes the first, or the last when the environment has
 /// POLYAK_FORCE_REFERENCE=1 at its first call.
 POLYAK_API const std::vector<Path>& paths();

@@ -3,9 +3,9 @@
 
 namespace polyak::kernels {
 
-Path avx2_path(bool prefetches) {
-  asks_ahead = prefetches;
-  return {"avx2", lerp_spans, lerp_group_spans, all_finite_spans};
+Paths avx2_paths() {
+  return {path<Walk::in_order>("avx2"), path<Walk::prefetching>("avx2, prefetching"),
+          path<Walk::interleaved>("avx2, interleaved")};
 }
 
 }  // namespace polyak::kernels

@@ -3,9 +3,9 @@
 
 namespace polyak::kernels {
 
-Path avx512_path(bool prefetches) {
-  asks_ahead = prefetches;
-  return {"avx512", lerp_spans, lerp_group_spans, all_finite_spans};
+Paths avx512_paths() {
+  return {path<Walk::in_order>("avx512"), path<Walk::prefetching>("avx512, prefetching"),
+          path<Walk::interleaved>("avx512, interleaved")};
 }
 
 }  // namespace polyak::kernels

@@ -4,11 +4,20 @@
 
 namespace polyak::kernels {
 
+/// How large arrays are walked through; small ones always in order. Averages larger than the caches
+/// take 4 to 10 % less time by prefetching on a Xeon with AVX-512, and up to 11 % more on an EPYC
+/// with AVX2. There they take 10 to 15 % less when both halves of an array are interleaved.
+enum class Walk { in_order, prefetching, interleaved };
+
+/// Those of one instruction set.
+struct Paths {
+  Path in_order, prefetching, interleaved;
+};
+
 // One source each, compiled with the flags of its instruction set (plugin/CMakeLists.txt).
-// `prefetches`: ask for what lies ahead in large arrays, where the CPU gains by it.
-Path avx512_path(bool prefetches);
-Path avx2_path(bool prefetches);
-Path portable_path(bool prefetches);
+Paths avx512_paths();
+Paths avx2_paths();
+Paths portable_paths();
 Path reference_path();
 
 }  // namespace polyak::kernels

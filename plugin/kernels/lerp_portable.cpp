@@ -3,9 +3,9 @@
 
 namespace polyak::kernels {
 
-Path portable_path(bool prefetches) {
-  asks_ahead = prefetches;
-  return {"portable", lerp_spans, lerp_group_spans, all_finite_spans};
+Paths portable_paths() {
+  return {path<Walk::in_order>("portable"), path<Walk::prefetching>("portable, prefetching"),
+          path<Walk::interleaved>("portable, interleaved")};
 }
 
 }  // namespace polyak::kernels

@@ -4,7 +4,7 @@
 namespace polyak::kernels {
 
 Path reference_path() {
-  return {"reference", lerp_spans, lerp_group_spans, all_finite_spans};
+  return path<Walk::in_order>("reference");
 }
 
 }  // namespace polyak::kernels

@@ -70,12 +70,14 @@ TEST(Lerp, ReadsEveryFiniteHalfPrecisionValueExactly) {
   }
 }
 
+constexpr int64_t kSize = 5133;  // not small, and ends in the middle of a vector and of a block
+
 /// Tensors of one pair of types, with what a test writes into them.
 struct Case {
   Pair average_type;
   Pair source_type;
   bool compensated = false;
-  int64_t size = 1037;  // ends in the middle of a vector and of a block
+  int64_t size = kSize;
   at::Tensor average = at::randn({size}, average_type.torch);
   at::Tensor source = at::randn({size}).to(source_type.torch);
   at::Tensor lost = at::randint(-32768, 32768, {size}, at::kShort);
@@ -128,7 +130,7 @@ TEST(Paths, GiveAGroupTheBitsOfSingleSpans) {
   const std::vector<double> weights{0.1, 0.0, 0.9, 1e-4, 0.3, 0.2, 0.5, 0.01};
   for (const Pair& source_type : kTypes) {
     for (size_t count = 0; count <= weights.size(); ++count) {
-      const at::Tensor source = at::randn({1037}).to(source_type.torch);
+      const at::Tensor source = at::randn({kSize}).to(source_type.torch);
       std::vector<Case> cases;
       for (size_t k = 0; k < count; ++k) {
         cases.push_back({kTypes[k == 4 ? 0 : 1], source_type, k == 3});
