@@ -123,7 +123,7 @@ void lerp_interleaved(Average* average, const Source* source, int64_t size, Aver
   lerp_run<kBelowHalf>(average + 2 * half, source + 2 * half, size - 2 * half, weight);
 }
 
-constexpr int64_t kSmall = 4096;  // elements
+constexpr int64_t kSmall = 4096;  // elements; smaller arrays are read in order
 
 template <bool kBelowHalf, class Average, class Source>
 void lerp_span(Average* average, const Source* source, int64_t size, Average weight, Walk walk) {

@@ -119,7 +119,8 @@ def update(leg):
     rows = leg.of("update")
     ways = [way for way in WAYS if way.startswith("aten:") and any(way + "_us" in row for row in rows)]
     ratios = table(CASE + ["of the limit", "of a plain loop", "times the best ATen way"] + [WAYS[way] for way in ways],
-                   [row.case + [times(row["limit/ours"]), times(row["limit:plain_loop/ours"]), f"**{times(row['best_aten/ours'])}** {WAYS[row.aten]}"] +
+                   [row.case + [times(row["limit/ours"]), times(row["limit:plain_loop/ours"]),
+                                f"**{times(row['best_aten/ours'])}** {WAYS[row.aten]}"] +
                     [times(row[way + "/ours"]) for way in ways] for row in rows])
     absolute = table(CASE + ["ours, ms", "GB/s", "limit, ms", "which limit", "best ATen way, ms"],
                      [row.case + [ms(row["ours_us"]), row.speed, ms(row[row.limit + "_us"]), WAYS[row.limit],

@@ -9,21 +9,31 @@
 
 namespace polyak::test {
 
-/// A folder for files of this process alone, since tests run beside each other; it goes with it.
+/// A new, empty folder that goes with this object, since tests run beside each other.
+class OwnFolder {
+ public:
+  OwnFolder() {
+    if (!::mkdtemp(path_.data())) throw std::runtime_error("no folder for a test's files");
+  }
+  ~OwnFolder() {
+    std::error_code ignored;
+    if (owner_ == ::getpid()) std::filesystem::remove_all(path_, ignored);  // not a forked child
+  }
+  OwnFolder(const OwnFolder&) = delete;
+  OwnFolder& operator=(const OwnFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  // mkdtemp puts letters in place of the X.
+  std::string path_ = (std::filesystem::temp_directory_path() / "polyak_test_XXXXXX").string();
+  pid_t owner_ = ::getpid();
+};
+
+/// One for files of this process.
 inline const std::string& own_folder() {
-  struct Folder {
-    Folder() {
-      if (!::mkdtemp(path.data())) throw std::runtime_error("no folder for a test's files");
-    }
-    ~Folder() {
-      std::error_code ignored;
-      if (owner == ::getpid()) std::filesystem::remove_all(path, ignored);  // not a forked child
-    }
-    std::string path = (std::filesystem::temp_directory_path() / "polyak_test_XXXXXX").string();
-    pid_t owner = ::getpid();
-  };
-  static const Folder folder;
-  return folder.path;
+  static const OwnFolder folder;
+  return folder.path();
 }
 
 }  // namespace polyak::test

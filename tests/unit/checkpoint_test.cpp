@@ -22,6 +22,7 @@
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/checkpoint/value.h"
+#include "support/own_folder.h"
 
 namespace polyak {
 namespace {
@@ -56,13 +57,6 @@ void write_bytes(const std::string& path, const std::string& bytes) {
 /// A folder of its own for each test.
 class CheckpointTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "polyak_checkpoint_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   std::string file(const std::string& name = "a.pth") const { return (folder_ / name).string(); }
 
   std::vector<std::string> names() const {
@@ -96,7 +90,8 @@ class CheckpointTest : public testing::Test {
     return error_of([&] { read_pickle(pickle, data); });
   }
 
-  fs::path folder_;
+  test::OwnFolder own_folder_;
+  fs::path folder_ = own_folder_.path();
 };
 
 using ValueTest = testing::Test;

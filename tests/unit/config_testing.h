@@ -2,13 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "polyak/config/load.h"
 #include "polyak/config/options.h"
+#include "support/own_folder.h"
 
 namespace polyak {
 
@@ -31,16 +31,10 @@ inline std::string parse_error(const std::string& text) {
 class ConfigFiles : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "polyak_config_XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
     before_ = std::filesystem::current_path();
-    std::filesystem::current_path(folder_);
+    std::filesystem::current_path(folder_.path());
   }
-  void TearDown() override {
-    std::filesystem::current_path(before_);
-    std::filesystem::remove_all(folder_);
-  }
+  void TearDown() override { std::filesystem::current_path(before_); }
 
   static void write(const std::filesystem::path& path, const std::string& text) {
     if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
@@ -51,7 +45,8 @@ class ConfigFiles : public testing::Test {
   }
 
  private:
-  std::filesystem::path folder_, before_;
+  test::OwnFolder folder_;
+  std::filesystem::path before_;
 };
 
 }  // namespace polyak
