@@ -40,12 +40,17 @@ int64_t traffic_of(const Span& span) {
 std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
   std::vector<Span> chunks;
   for (const Span& span : spans) {
-    for (int64_t begin = 0; begin < span.size; begin += size) {
+    const int64_t element = bytes_of(span.source_type);
+    const auto source = reinterpret_cast<uintptr_t>(span.source);
+    for (int64_t begin = 0, end = 0; begin < span.size; begin = end) {
+      end = std::min(begin + size, span.size);
+      const int64_t into_page = static_cast<int64_t>((source + end * element) % kPage) / element;
+      if (end < span.size && into_page < end - begin) end -= into_page;
       Span chunk = span;
       chunk.average = static_cast<char*>(span.average) + begin * bytes_of(span.average_type);
-      chunk.source = static_cast<const char*>(span.source) + begin * bytes_of(span.source_type);
+      chunk.source = static_cast<const char*>(span.source) + begin * element;
       if (span.lost) chunk.lost = span.lost + begin;
-      chunk.size = std::min(size, span.size - begin);
+      chunk.size = end - begin;
       chunks.push_back(chunk);
     }
   }

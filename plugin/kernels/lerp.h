@@ -30,7 +30,12 @@ int64_t POLYAK_API bytes_of(DType type);
 /// Bytes that an update of the span reads and writes.
 POLYAK_API int64_t traffic_of(const Span& span);
 
-/// Cuts spans into chunks of at most `size` elements, so that threads can share them.
+/// Bytes. Within such a page CPUs foresee what will be read: a page whose two parts are read at
+/// different times costs twice as much waiting.
+constexpr int64_t kPage = 4096;
+
+/// Cuts spans into chunks of at most `size` elements, so that threads can share them. A chunk ends
+/// with a page of the source, unless its span ends or `size` does not reach so far.
 POLYAK_API std::vector<Span> cut(const std::vector<Span>& spans, int64_t size);
 
 /// average += weight * (source - average) for each span, in the average's type; for weight >= 0.5

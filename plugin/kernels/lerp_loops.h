@@ -113,17 +113,22 @@ void lerp_prefetching(Average* average, const Source* source, int64_t size, Aver
   lerp_run<kBelowHalf>(average + i, source + i, size - i, weight);
 }
 
+/// The second half starts with a page of the source.
 template <bool kBelowHalf, class Average, class Source>
 void lerp_interleaved(Average* average, const Source* source, int64_t size, Average weight) {
-  const int64_t half = size / 2 / kStep * kStep;
-  for (int64_t i = 0; i < half; i += kStep) {
+  const auto middle = reinterpret_cast<uintptr_t>(source + size / 2);
+  const int64_t half = size / 2 - static_cast<int64_t>(middle % kPage / sizeof(Source));
+  const int64_t start = half % kStep;
+  lerp_run<kBelowHalf>(average, source, start, weight);
+  lerp_run<kBelowHalf>(average + half, source + half, start, weight);
+  for (int64_t i = start; i < half; i += kStep) {
     lerp_run<kBelowHalf>(average + i, source + i, kStep, weight);
     lerp_run<kBelowHalf>(average + half + i, source + half + i, kStep, weight);
   }
   lerp_run<kBelowHalf>(average + 2 * half, source + 2 * half, size - 2 * half, weight);
 }
 
-constexpr int64_t kSmall = 4096;  // elements; smaller arrays are read in order
+constexpr int64_t kSmall = 4096;  // elements, two pages at least; smaller arrays are read in order
 
 template <bool kBelowHalf, class Average, class Source>
 void lerp_span(Average* average, const Source* source, int64_t size, Average weight, Walk walk) {

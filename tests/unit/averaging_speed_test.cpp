@@ -198,6 +198,20 @@ TEST(Update, AveragesLieSideBySideWithStoragesOfTheirOwn) {
   }
 }
 
+TEST(Update, LargeAveragesComeToNewPagesWithTheModel) {
+  const auto elements_into_page = [](const at::Tensor& tensor) {
+    return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 4096 / tensor.element_size() % 1024;
+  };
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    torch::nn::Linear net(1024, 1024);
+    net->to(dtype);
+    at::Tensor weight = at::empty({1024 * 1024 + 96}, dtype).narrow(0, 96, 1024 * 1024);
+    net->weight.set_data(weight.normal_().view({1024, 1024}));
+    ExponentialMovingAverage average(net, ema(0.5));
+    EXPECT_EQ(elements_into_page(average_of(average, "weight")), elements_into_page(net->weight));
+  }
+}
+
 TEST(Update, WithWeightZeroLeavesTheAverageAloneWhateverTheModelHolds) {
   Mixed net;
   CosineEMA average(net, CosineEMAOptions().momentum(0.5).max_iters(2));

@@ -248,12 +248,34 @@ TEST(Lerp, ChunksCoverEverySpanOnce) {
   const std::vector<Span> chunks =
       cut({span, Span{nullptr, nullptr, 0, DType::float32, DType::float32}}, 32);
   int64_t traffic = 0;
-  for (const Span& chunk : chunks) traffic += traffic_of(chunk);
+  for (const Span& chunk : chunks) {
+    EXPECT_GT(chunk.size, 0);
+    EXPECT_LE(chunk.size, 32);
+    traffic += traffic_of(chunk);
+  }
   EXPECT_EQ(traffic, 1200);
-  ASSERT_EQ(chunks.size(), 4u);
-  EXPECT_EQ(chunks.back().size, 4);
   lerp(chunks.data(), chunks.size(), 0.25);
   EXPECT_TRUE(at::equal(average, at::full({100}, 0.25)));
+}
+
+TEST(Lerp, ChunksEndWithPagesOfTheirSource) {
+  std::vector<float> average(20000);
+  std::vector<uint16_t> source(20000 + kPage);
+  const auto page_of = [](const uint16_t* at) { return reinterpret_cast<uintptr_t>(at) % kPage; };
+  for (const int64_t skipped : {0, 1, 700, 2047}) {
+    const uint16_t* from = source.data() + skipped;
+    const Span span{average.data(), from, 20000, DType::float32, DType::bfloat16};
+    const std::vector<Span> chunks = cut({span}, 4100);
+    int64_t done = 0;
+    for (const Span& chunk : chunks) {
+      ASSERT_EQ(chunk.average, average.data() + done);
+      ASSERT_EQ(chunk.source, from + done);
+      EXPECT_LE(chunk.size, 4100);
+      done += chunk.size;
+      EXPECT_TRUE(done == 20000 || page_of(from + done) == 0);
+    }
+    EXPECT_EQ(done, 20000);
+  }
 }
 
 }  // namespace
