@@ -58,7 +58,7 @@ bool read_flags(int* count, char** arguments) {
   return flags.rounds > 0;
 }
 
-std::pair<double, double> Race::time(const Way& way, int64_t calls) {
+std::pair<double, double> Race::time(const Way& way) const {
   using Clock = std::chrono::steady_clock;
   using Microseconds = std::chrono::duration<double, std::micro>;
   const auto start = Clock::now();
@@ -68,35 +68,43 @@ std::pair<double, double> Race::time(const Way& way, int64_t calls) {
     flags().cold ? sweep_caches() : way.run();
   }
   const auto ready = Clock::now();
-  for (int64_t i = 0; i < calls; ++i) way.run();
+  for (int64_t i = 0; i < calls_; ++i) way.run();
   const auto end = Clock::now();
-  return {Microseconds(end - ready).count() / double(calls), Microseconds(end - start).count()};
+  return {Microseconds(end - ready).count() / double(calls_), Microseconds(end - start).count()};
 }
 
-void Race::run(benchmark::State& state, int64_t calls) {
+void Race::round() {
   const auto size = int64_t(ways_.size());
-  int64_t turn = 0;
-  const auto round = [&] {
-    for (int64_t i = 0; i < size; ++i) {
-      // Every other round goes backwards: turning alone would leave each with the same predecessor.
-      Way& way = ways_[size_t((turn + (turn % 2 == 0 ? i : size - i)) % size)];
-      const auto [us, whole] = time(way, calls);
-      way.us.push_back(us);
-      way.whole.push_back(whole);
-    }
-    ++turn;
-  };
+  for (int64_t i = 0; i < size; ++i) {
+    // Every other round goes backwards: turning alone would leave each with the same predecessor.
+    Way& way = ways_[size_t((turn_ + (turn_ % 2 == 0 ? i : size - i)) % size)];
+    const auto [us, whole] = time(way);
+    way.us.push_back(us);
+    way.whole.push_back(whole);
+  }
+  ++turn_;
+}
+
+void Race::warm_up() {
   for (int64_t i = 0; i < kWarmUpRounds; ++i) round();
   for (Way& way : ways_) way.us.clear(), way.whole.clear();
-  for (auto _ : state) {
-    round();
-    state.SetIterationTime(ways_.front().us.back() * 1e-6);
-  }
+}
+
+void Race::report(benchmark::State& state) const {
   const std::string& first = ways_.front().name;
   for (const Way& way : ways_) {
     state.counters[way.name + "_us"] = median(way.us);
     if (way.name != first) state.counters[way.name + "/" + first] = ratio(way.name, first);
   }
+}
+
+void Race::run(benchmark::State& state) {
+  warm_up();
+  for (auto _ : state) {
+    round();
+    state.SetIterationTime(last_us() * 1e-6);
+  }
+  report(state);
 }
 
 const Race::Way& Race::way(const std::string& name) const {
@@ -126,7 +134,7 @@ std::string Race::fastest(const std::string& group) const {
   const Way* best = nullptr;
   for (const Way& way : ways_) {
     if (way.name.rfind(group, 0) != 0) continue;
-    if (!best || median(way.us) < median(best->us)) best = &way;
+    if (!best || ratio(way.name, best->name) < 1) best = &way;
   }
   return best ? best->name : "";
 }

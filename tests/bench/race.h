@@ -25,15 +25,24 @@ bool read_flags(int* count, char** arguments);
 class Race {
  public:
   using Work = std::function<void()>;
+  /// A timed run is `calls` calls, for what is too short to be timed alone.
+  explicit Race(int64_t calls = 1) : calls_(calls) {}
   /// `before` comes before each timed run, untimed. Without it the same way runs once, so that its
   /// data are where it leaves them and not where another left them, or the caches are swept.
   void add(std::string name, Work run, Work before = nullptr) {
     ways_.push_back({std::move(name), std::move(run), std::move(before), {}, {}});
   }
-  /// The rounds are the iterations of `state`; its time is that of the first way. A timed run is
-  /// `calls` calls, for what is too short to be timed alone. Leaves the counters "<name>_us", the
-  /// median of a call, and "<name>/<first name>", the median of the rounds' ratios.
-  void run(benchmark::State& state, int64_t calls = 1);
+  /// The rounds are the iterations of `state`, after some to warm up; its time is that of the first
+  /// way.
+  void run(benchmark::State& state);
+
+  // The parts of run(), for races that take turns.
+  void warm_up();
+  void round();
+  /// Leaves the counters "<name>_us", the median of a call, and "<name>/<first name>", the median
+  /// of the rounds' ratios.
+  void report(benchmark::State& state) const;
+  double last_us() const { return ways_.front().us.back(); }  // of the first way
 
   double ratio(const std::string& name, const std::string& base) const;
   double difference_us(const std::string& name, const std::string& base) const;
@@ -50,10 +59,12 @@ class Race {
     std::vector<double> us;     // of a call
     std::vector<double> whole;  // with `before`
   };
-  static std::pair<double, double> time(const Way& way, int64_t calls);
+  std::pair<double, double> time(const Way& way) const;
   const Way& way(const std::string& name) const;
 
   std::vector<Way> ways_;
+  int64_t calls_;
+  int64_t turn_ = 0;
 };
 
 }  // namespace polyak::bench
