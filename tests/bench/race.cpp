@@ -73,6 +73,16 @@ std::pair<double, double> Race::time(const Way& way) const {
   return {Microseconds(end - ready).count() / double(calls_), Microseconds(end - start).count()};
 }
 
+void Race::add(const std::string& name, Work run, Work before) {
+  for (Way& way : ways_) {
+    if (way.name != name) continue;
+    way.run = std::move(run);
+    way.before = std::move(before);
+    return;
+  }
+  ways_.push_back({name, std::move(run), std::move(before), {}, {}});
+}
+
 void Race::round() {
   const auto size = int64_t(ways_.size());
   for (int64_t i = 0; i < size; ++i) {
@@ -86,8 +96,9 @@ void Race::round() {
 }
 
 void Race::warm_up() {
+  const size_t counted = ways_.front().us.size();
   for (int64_t i = 0; i < kWarmUpRounds; ++i) round();
-  for (Way& way : ways_) way.us.clear(), way.whole.clear();
+  for (Way& way : ways_) way.us.resize(counted), way.whole.resize(counted);
 }
 
 void Race::report(benchmark::State& state) const {

@@ -29,15 +29,14 @@ class Race {
   explicit Race(int64_t calls = 1) : calls_(calls) {}
   /// `before` comes before each timed run, untimed. Without it the same way runs once, so that its
   /// data are where it leaves them and not where another left them, or the caches are swept.
-  void add(std::string name, Work run, Work before = nullptr) {
-    ways_.push_back({std::move(name), std::move(run), std::move(before), {}, {}});
-  }
+  /// A way that is there already gets other work, and keeps its times.
+  void add(const std::string& name, Work run, Work before = nullptr);
   /// The rounds are the iterations of `state`, after some to warm up; its time is that of the first
   /// way.
   void run(benchmark::State& state);
 
   // The parts of run(), for races that take turns.
-  void warm_up();
+  void warm_up();  // rounds that do not count
   void round();
   /// Leaves the counters "<name>_us", the median of a call, and "<name>/<first name>", the median
   /// of the rounds' ratios.
