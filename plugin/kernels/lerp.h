@@ -30,8 +30,7 @@ int64_t POLYAK_API bytes_of(DType type);
 /// Bytes that an update of the span reads and writes.
 POLYAK_API int64_t traffic_of(const Span& span);
 
-/// Bytes. Within such a page CPUs foresee what will be read: a page whose two parts are read at
-/// different times costs twice as much waiting.
+/// Bytes. CPUs foresee what will be read within such a page, so one should be read at one time.
 constexpr int64_t kPage = 4096;
 
 /// Cuts spans into chunks of at most `size` elements, so that threads can share them. A chunk ends

@@ -14,7 +14,7 @@ struct Case {
   at::ScalarType dtype;
   int threads;
 };
-/// Throws where ways that should agree do not, before it times anything.
+/// Throws where ways that should agree do not, before it times them.
 using Measure = void (*)(benchmark::State& state, const Case& of);
 
 /// Registers "<topic>/<name>/<dtype>/<threads>" for all combinations; iterations are rounds of a
