@@ -54,9 +54,17 @@ struct POLYAK_API CheckpointHookOptions : Options {
   std::vector<std::string> rule_;
 };
 
-/// Writes checkpoints: `epoch_N.pth` or `iter_N.pth` every `interval`, `last_checkpoint` with the
-/// newest one's name, and `best_<metric>_epoch_N.pth` when a validation is better than all before.
-/// Keeps max_keep_ckpts regular files; best ones are not counted. Runs after EMAHook.
+/// Writes checkpoints: `epoch_N.pth` or `iter_N.pth` every `interval`, and
+/// `best_<metric>_epoch_N.pth` when a validation is better than all before. Keeps max_keep_ckpts
+/// regular files; best ones are not counted. Runs after EMAHook.
+///
+/// `last_checkpoint` in work_dir names the newest file that a run can go on from. When training is
+/// stopped early, one more file is written for that; it goes once a later regular one is whole.
+/// A best file's `state_dict` holds the weights that were measured (Hook::measured_weights).
+///
+/// Several of them may work in one run. What each keeps, counts and ranks stands in
+/// `checkpoint_hooks` of the runner's run_info, by folder and pattern of the names, and a file goes
+/// when none of them keeps it.
 class POLYAK_API CheckpointHook : public Hook {
  public:
   /// @throws ConfigError
@@ -67,22 +75,46 @@ class POLYAK_API CheckpointHook : public Hook {
 
   void check_run(Runner& runner) override;
   void before_run(Runner& runner) override;
+  void before_train(Runner& runner) override;
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
   void after_train_epoch(Runner& runner) override;
+  void after_train(Runner& runner) override;
   void after_val_epoch(Runner& runner, Scalars& metrics) override;
+  void after_val(Runner& runner) override;
 
  private:
+  enum class Kind { regular, stop, best };
+
   bool by_epoch(const Runner& runner) const;
-  void save_regular(Runner& runner, int64_t number);
-  bool save_if_best(Runner& runner, const std::string& metric, double value);
-  void write(Runner& runner, const std::string& file, bool with_optimizer,
-             bool with_schedulers) const;
-  bool larger_is_better(const std::string& metric) const;
+  std::string folder(const Runner& runner) const;
+  std::string pattern(const Runner& runner) const;
   std::string regular_file(const Runner& runner, int64_t number) const;
   std::string path_of(const std::string& file) const { return folder_ + "/" + file; }
 
+  std::string record_key(Runner& runner);
+  Value& record(Runner& runner);
+  void take_first_version(Runner& runner);
+  bool ranks_first(Runner& runner, const std::string& metric);
+  bool is_pointed_at(Runner& runner);
+  bool keeps(Runner& runner, const std::string& path);
+
+  /// `iters`: finished iterations of this moment.
+  void save_regular(Runner& runner, int64_t number, int64_t iters);
+  void save_for_stop(Runner& runner);
+  bool saves_at_stop(Runner& runner);
+  void save_if_best(Runner& runner, const std::string& metric, double value,
+                    const std::string& weights);
+  std::string weights_of(Runner& runner, const std::string& metric, const Scalars& metrics) const;
+  void write(Runner& runner, const std::string& file, Kind kind, const std::string& weights);
+  void move_pointer(const Runner& runner, const std::string& file) const;
+  void remove_files(Runner& runner, const char* list);
+  bool larger_is_better(const std::string& metric) const;
+
   CheckpointHookOptions options_;
   std::string folder_;
+  int64_t saved_at_ = -1;   // finished iterations at the newest save; -1: none yet
+  bool is_newest_ = false;  // last_checkpoint names this hook's newest file
+  bool measured_ = false;   // the validation that is ending was not broken off
 };
 
 }  // namespace polyak

@@ -9,6 +9,7 @@
 
 #include "polyak/core/log.h"
 #include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/runner.h"
 
 namespace polyak {
@@ -50,14 +51,54 @@ int64_t steps_of(const Value& ema_state) {
   return steps.is_tensor() ? steps.as_tensor().item<int64_t>() : steps.as_int();
 }
 
-/// Exchanges `state_dict`'s entries with those of `ema_state`'s module.
-void exchange(Value& state_dict, Value& ema_state) {
-  for (auto& [key, value] : ema_state.entries()) {
-    const std::string& name = key.as_string();
-    if (name.rfind(kModulePrefix, 0) != 0) continue;
-    if (Value* other = state_dict.find(name.substr(std::string(kModulePrefix).size()))) {
-      std::swap(*other, value);
-    }
+constexpr const char* kStateKey = "ema_state_dict";
+
+/// The checkpoint's entry of an average, and its record below `polyak.averages`.
+std::string state_key(const std::string& name) {
+  return name.empty() ? kStateKey : fmt::format("{}.{}", kStateKey, name);
+}
+std::string record_key(const std::string& name) {
+  return name.empty() ? "ema" : name;
+}
+const Value* record_of(const Value& checkpoint, const std::string& name) {
+  const Value* ours = checkpoint.find("polyak");
+  const Value* averages = ours ? ours->find("averages") : nullptr;
+  return averages ? averages->find(record_key(name)) : nullptr;
+}
+
+/// The names of the averages in a checkpoint; "" is the one without a name.
+std::vector<std::string> averages_in(const Value& checkpoint) {
+  const std::string prefix = std::string(kStateKey) + ".";
+  std::vector<std::string> names;
+  for (const auto& [key, value] : checkpoint.entries()) {
+    const std::string& text = key.as_string();
+    if (text == kStateKey) names.emplace_back();
+    if (text.compare(0, prefix.size(), prefix) == 0) names.push_back(text.substr(prefix.size()));
+  }
+  return names;
+}
+
+std::string in_quotes(const std::string& name) {
+  return name.empty() ? "the one without a name" : fmt::format("'{}'", name);
+}
+
+/// Whether two values of options are the same; files hold numbers as tensors.
+bool same_option(const Value& a, const Value& b) {
+  const auto is_number = [](const Value& value) {
+    return value.kind() == Value::Kind::integer || value.kind() == Value::Kind::real ||
+           value.is_tensor();
+  };
+  if (is_number(a) && is_number(b)) return a.as_real() == b.as_real();
+  if (a.kind() != b.kind()) return false;
+  switch (a.kind()) {
+    case Value::Kind::none:
+      return true;
+    case Value::Kind::boolean:
+      return a.as_bool() == b.as_bool();
+    case Value::Kind::string:
+      return a.as_string() == b.as_string();
+    default:
+      return false;
   }
 }
 
@@ -129,10 +170,6 @@ EMAHook::EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages
   }
 }
 
-std::string EMAHook::state_key() const {
-  return is_first() ? "ema_state_dict" : "ema_state_dict." + options_.name();
-}
-
 void EMAHook::before_run(Runner& runner) {
   updates_ = {this};
   const Model model = runner.model();
@@ -183,11 +220,12 @@ void EMAHook::check_run(Runner& runner) {
   }
 }
 
-std::vector<std::string> EMAHook::metric_suffixes() const {
+std::map<std::string, std::string> EMAHook::measured_weights() const {
   if (!options_.evaluate_on_ema()) return {};
-  if (!is_first()) return {"_" + options_.name()};
-  return options_.evaluate_on_origin() ? std::vector<std::string>{"_origin"}
-                                       : std::vector<std::string>{};
+  if (!is_first()) return {{"_" + options_.name(), options_.name()}};
+  std::map<std::string, std::string> measured{{"", "averaged"}};
+  if (options_.evaluate_on_origin()) measured["_origin"] = "raw";
+  return measured;
 }
 
 void EMAHook::before_train(Runner& runner) {
@@ -305,12 +343,13 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
     record.set("compensation", std::move(compensation));
   }
 
-  if (is_first()) exchange(state_dict, state);
-  checkpoint.set(state_key(), std::move(state));
+  if (is_first()) exchange_weights(state_dict, state);
+  checkpoint.set(state_key(options_.name()), std::move(state));
   if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
   Value& ours = checkpoint.at("polyak");
+  if (is_first()) ours.set("state_dict", "averaged");
   if (!ours.contains("averages")) ours.set("averages", Value::dict());
-  ours.at("averages").set(record_key(), std::move(record));
+  ours.at("averages").set(record_key(options_.name()), std::move(record));
 }
 
 void EMAHook::report(const LoadReport& report, const std::string& what, bool strict) const {
@@ -323,17 +362,16 @@ void EMAHook::report(const LoadReport& report, const std::string& what, bool str
       report.text());
 }
 
-void EMAHook::load(const Value& ema_state, const Value& checkpoint, bool resuming) {
+void EMAHook::load(const Value& ema_state, const Value& checkpoint, const std::string& name,
+                   bool resuming) {
   LoadReport loaded =
       average_->load_state(tensors_of(ema_state, kModulePrefix), steps_of(ema_state));
   if (!loaded.mismatched.empty() && resuming) {
-    fail<CheckpointError>("the checkpoint's {} is of another model: {}", state_key(),
+    fail<CheckpointError>("the checkpoint's {} is of another model: {}", state_key(name),
                           loaded.text());
   }
-  report(loaded, state_key(), options_.strict_load());
-  const Value* ours = checkpoint.find("polyak");
-  const Value* averages = ours ? ours->find("averages") : nullptr;
-  const Value* record = averages ? averages->find(record_key()) : nullptr;
+  report(loaded, state_key(name), options_.strict_load());
+  const Value* record = record_of(checkpoint, name);
   if (!record) return;
   if (const Value* exact = record->find("average")) {
     average_->load_state(tensors_of(*exact, ""), average_->steps());
@@ -348,24 +386,88 @@ void EMAHook::load(const Value& ema_state, const Value& checkpoint, bool resumin
   }
 }
 
+bool EMAHook::matches(const Value& checkpoint, const std::string& name) const {
+  const Value* record = record_of(checkpoint, name);
+  const Value* rule = record ? record->find("rule") : nullptr;
+  const Value* saved = record ? record->find("options") : nullptr;
+  if (!average_) return false;
+  if (!rule || !saved || rule->as_string() != average_->rule_name()) return false;
+  const Value own = to_value(average_->rule_options());
+  if (own.entries().size() != saved->entries().size()) return false;
+  const Node* length = average_node_.find("max_iters");
+  const bool length_of_run = !length || length->is_null();
+  return std::all_of(own.entries().begin(), own.entries().end(), [&](const auto& entry) {
+    const Value* theirs = saved->find(entry.first);
+    // A run may be made longer.
+    if (length_of_run && entry.first.as_string() == "max_iters") return theirs != nullptr;
+    return theirs && same_option(entry.second, *theirs);
+  });
+}
+
+/// An average of the same name goes on. One that no hook claims by its name goes on under another
+/// name if nothing is left to guess: one average, one hook, the same rule and options.
+std::optional<std::string> EMAHook::find_average(Runner& runner, const Value& checkpoint) const {
+  std::vector<std::string> left = averages_in(checkpoint);
+  if (std::count(left.begin(), left.end(), options_.name())) return options_.name();
+  std::vector<const EMAHook*> without{this};
+  runner.hooks().call([&](Hook& hook) {
+    const auto* other = dynamic_cast<const EMAHook*>(&hook);
+    if (!other || other == this) return;
+    const auto own = std::find(left.begin(), left.end(), other->options_.name());
+    own == left.end() ? without.push_back(other) : static_cast<void>(left.erase(own));
+  });
+  if (left.empty()) return std::nullopt;
+  std::vector<std::string> fitting;
+  for (const std::string& name : left) {
+    if (matches(checkpoint, name)) fitting.push_back(name);
+  }
+  const bool alone = fitting.size() == 1 &&
+                     std::count_if(without.begin(), without.end(), [&](const EMAHook* hook) {
+                       return hook->matches(checkpoint, fitting.front());
+                     }) == 1;
+  if (alone) return fitting.front();
+  std::vector<std::string> names;
+  for (const std::string& name : left) names.push_back(in_quotes(name));
+  fail<CheckpointError>(
+      "EMAHook: the checkpoint holds no average {}; it holds {}, which no EMAHook of this config "
+      "keeps and which {}; set this EMAHook's name to that of the average that goes on, or remove "
+      "the EMAHook to drop it",
+      is_first() ? "without a name" : fmt::format("named '{}'", options_.name()),
+      fmt::join(names, ", "),
+      fitting.empty() ? "was made by another rule or other options" : "fits more than once");
+}
+
 void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
-  Value& state_dict = checkpoint.at("state_dict");
-  Value* ema_state = checkpoint.find(state_key());
   const bool wants_raw = options_.evaluate_on_origin() || !options_.evaluate_on_ema();
 
   // A run that starts from weights starts its averages anew. A test needs what it will measure.
   const bool measured = is_first() ? wants_raw : !runner.training();
-  if (ema_state && (runner.resuming() || measured)) {
-    if (is_first()) exchange(state_dict, *ema_state);  // the raw weights go back to the model
-    load(*ema_state, checkpoint, runner.resuming());
+  if (measured) restore_state_dict(checkpoint);
+  std::optional<std::string> name;
+  if (runner.resuming()) {
+    name = find_average(runner, checkpoint);
+  } else if (measured && checkpoint.contains(state_key(options_.name()))) {
+    name = options_.name();
+  }
+  if (name) {
+    Value& ema_state = checkpoint.at(state_key(*name));
+    // The raw weights go back to the model.
+    if (name->empty()) exchange_weights(checkpoint.at("state_dict"), ema_state);
+    load(ema_state, checkpoint, *name, runner.resuming());
     start_from_average_ = is_first() && !runner.resuming();
+    if (*name != options_.name()) {
+      log_info("EMAHook: the checkpoint's average {} goes on as {}", in_quotes(*name),
+               in_quotes(options_.name()));
+      checkpoint.erase(state_key(*name));
+    }
     return;
   }
   if (runner.resuming() || measured) {
     log_warning("EMAHook: the checkpoint has no '{}'; the average is a copy of its weights",
-                state_key());
+                state_key(options_.name()));
   }
-  report(average_->load_state(tensors_of(state_dict, ""), 0), "state_dict", options_.strict_load());
+  report(average_->load_state(tensors_of(checkpoint.at("state_dict"), ""), 0), "state_dict",
+         options_.strict_load());
 }
 
 }  // namespace polyak

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "polyak/averaging/averaged_model.h"
 #include "polyak/registry/registry.h"
@@ -71,7 +74,7 @@ class POLYAK_API EMAHook : public Hook {
   std::string name() const override { return "EMAHook"; }
 
   void check_run(Runner& runner) override;
-  std::vector<std::string> metric_suffixes() const override;
+  std::map<std::string, std::string> measured_weights() const override;
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void before_train_epoch(Runner& runner) override;
@@ -94,12 +97,14 @@ class POLYAK_API EMAHook : public Hook {
   bool started(const Runner& runner) const;
   void join_neighbours(Runner& runner);
   bool is_first() const { return options_.name().empty(); }
-  std::string state_key() const;
   std::string suffix() const { return is_first() ? "" : "_" + options_.name(); }  // of scalars
-  std::string record_key() const { return is_first() ? "ema" : options_.name(); }
   void begin_evaluation(Runner& runner);
   void end_evaluation(Runner& runner, Scalars& metrics);
-  void load(const Value& ema_state, const Value& checkpoint, bool resuming);
+  /// The name of the checkpoint's average that goes on as this one; nothing for a new average.
+  std::optional<std::string> find_average(Runner& runner, const Value& checkpoint) const;
+  bool matches(const Value& checkpoint, const std::string& name) const;
+  void load(const Value& ema_state, const Value& checkpoint, const std::string& name,
+            bool resuming);
   void report(const LoadReport& report, const std::string& what, bool strict) const;
 
   EMAHookOptions options_;

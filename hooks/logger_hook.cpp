@@ -1,12 +1,15 @@
 #include "polyak/hooks/logger_hook.h"
 
+#include <ATen/ATen.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "polyak/checkpoint/file.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/runner.h"
 
@@ -54,19 +57,79 @@ LoggerHook::LoggerHook(LoggerHookOptions options) : options_(std::move(options))
 
 LoggerHook::~LoggerHook() = default;
 
-void LoggerHook::before_run(Runner& runner) {
-  if (scalars_ || runner.work_dir().empty()) return;
-  const auto folder = std::filesystem::path(runner.work_dir()) / runner.timestamp() / "vis_data";
-  std::filesystem::create_directories(folder);
-  const std::string file = (folder / "scalars.json").string();
-  scalars_.reset(std::fopen(file.c_str(), "a"));
-  if (!scalars_) log_warning("LoggerHook: {} cannot be written; going on without it", file);
-}
-
 void LoggerHook::before_train(Runner& runner) {
   first_iter_ = runner.progress().iter;
   total_time_ = 0;
-  windows_.clear();
+  if (!runner.resuming()) windows_.clear();
+  if (runner.resuming() && !earlier_.empty()) take_over_scalars(runner);
+}
+
+void LoggerHook::before_save_checkpoint(Runner& /*runner*/, Value& checkpoint) {
+  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
+  Value windows = Value::dict();
+  for (const auto& [name, window] : windows_) {
+    if (name.find("time") != std::string::npos) continue;  // another process, another machine
+    const std::vector<double> values(window.begin(), window.end());
+    windows.set(name, at::tensor(values, at::kDouble));
+  }
+  Value logger = Value::dict();
+  logger.set("windows", std::move(windows));
+  if (!scalars_name_.empty()) logger.set("scalars", scalars_name_);
+  checkpoint.at("polyak").set("logger", std::move(logger));
+}
+
+void LoggerHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
+  const Value* ours = checkpoint.find("polyak");
+  const Value* logger = ours ? ours->find("logger") : nullptr;
+  if (!logger || !runner.resuming()) return;
+  for (const auto& [name, values] : logger->at("windows").entries()) {
+    const at::Tensor numbers = values.as_tensor().to(at::kDouble).contiguous();
+    const double* first = numbers.data_ptr<double>();
+    windows_[name.as_string()].assign(first, first + numbers.numel());
+  }
+  if (const Value* name = logger->find("scalars")) earlier_ = name->as_string();
+}
+
+/// This run's scalars.json begins with the lines of the run that goes on, up to its checkpoint, so
+/// that the newest file is the whole run. Lines of a validation that the checkpoint does not know
+/// of wait: they are dropped if it is repeated.
+void LoggerHook::take_over_scalars(Runner& runner) {
+  const Progress& progress = runner.progress();
+  const bool epochs = options_.log_metric_by_epoch() && progress.by_epoch;
+  const int64_t done = epochs ? progress.epoch : progress.iter;
+  const Value* validated = runner.run_info().find("validated");
+  const int64_t known = validated ? validated->at(epochs ? "epoch" : "iter").as_int() : -1;
+  const std::filesystem::path folder = runner.work_dir();
+  std::ifstream file(folder / earlier_);
+  if (!file) {
+    log_info("LoggerHook: {} is not there, so scalars.json begins at iteration {}",
+             (folder / earlier_).string(), progress.iter + 1);
+    return;
+  }
+  std::string kept;
+  for (std::string line; std::getline(file, line);) {
+    const auto values = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!values.is_object() || !values.contains("step")) continue;  // cut off
+    const auto step = values["step"].get<int64_t>();
+    if (values.contains("iter") ? values["iter"].get<int64_t>() > progress.iter : step > done) {
+      continue;
+    }
+    if (!values.contains("iter") && step == done && step > known) {
+      pending_.push_back(line);
+      pending_step_ = step;
+    } else {
+      kept += line + "\n";
+    }
+  }
+  earlier_.clear();
+  scalars_name_ = scalars_name(runner);
+  const std::filesystem::path own = folder / scalars_name_;
+  std::filesystem::create_directories(own.parent_path());
+  replace_text_file(own.string(), kept);
+}
+
+std::string LoggerHook::scalars_name(const Runner& runner) {
+  return runner.timestamp() + "/vis_data/scalars.json";
 }
 
 void LoggerHook::remember(const Scalars& values) {
@@ -134,11 +197,16 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
   log_info("{}", line);
   if (progress.by_epoch) values["epoch"] = static_cast<double>(progress.epoch + 1);
   values["iter"] = static_cast<double>(progress.iter + 1);
-  write_scalars(values, progress.iter + 1);
+  write_pending(runner);
+  write_scalars(runner, values, progress.iter + 1);
 }
 
 void LoggerHook::after_train_epoch(Runner& /*runner*/) {
   clear_bar();
+}
+
+void LoggerHook::after_train(Runner& runner) {
+  write_pending(runner);
 }
 
 void LoggerHook::before_val_epoch(Runner& /*runner*/) {
@@ -176,20 +244,46 @@ void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars
                                        : fmt::format("Iter({}) [{}]  ", stage, progress.iter);
   for (const auto& [name, value] : metrics) line += "  " + field(name, value);
   log_info("{}{}", line, times);
-  write_scalars(
-      values, options_.log_metric_by_epoch() && progress.by_epoch ? progress.epoch : progress.iter);
+  const int64_t step =
+      options_.log_metric_by_epoch() && progress.by_epoch ? progress.epoch : progress.iter;
+  if (step == pending_step_) pending_.clear();  // this is the same validation once more
+  write_pending(runner);
+  write_scalars(runner, values, step);
 }
 
-void LoggerHook::write_scalars(const Scalars& values, int64_t step) {
+void LoggerHook::open_scalars(const Runner& runner) {
+  if (scalars_tried_ || runner.work_dir().empty()) return;
+  scalars_tried_ = true;
+  scalars_name_ = scalars_name(runner);
+  const auto file = std::filesystem::path(runner.work_dir()) / scalars_name_;
+  std::filesystem::create_directories(file.parent_path());
+  scalars_.reset(std::fopen(file.c_str(), "a"));
+  if (!scalars_) {
+    log_warning("LoggerHook: {} cannot be written; going on without it", file.string());
+  }
+}
+
+void LoggerHook::write_line(const std::string& line) {
   if (!scalars_) return;
+  fmt::print(scalars_.get(), "{}\n", line);
+  std::fflush(scalars_.get());
+}
+
+void LoggerHook::write_pending(const Runner& runner) {
+  if (!pending_.empty()) open_scalars(runner);
+  for (const std::string& line : pending_) write_line(line);
+  pending_.clear();
+}
+
+void LoggerHook::write_scalars(const Runner& runner, const Scalars& values, int64_t step) {
   nlohmann::ordered_json line;
   for (const auto& [name, value] : values) {
     const bool whole = name == "epoch" || name == "iter";
     whole ? line[name] = static_cast<int64_t>(value) : line[name] = value;
   }
   line["step"] = step;
-  fmt::print(scalars_.get(), "{}\n", line.dump());
-  std::fflush(scalars_.get());
+  open_scalars(runner);
+  write_line(line.dump());
 }
 
 void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {

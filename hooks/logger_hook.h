@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "polyak/runtime/hook.h"
 
@@ -44,10 +45,12 @@ class POLYAK_API LoggerHook : public Hook {
   std::string name() const override { return "LoggerHook"; }
   int priority() const override { return kBelowNormal; }
 
-  void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
   void after_train_epoch(Runner& runner) override;
+  void after_train(Runner& runner) override;
+  void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
+  void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
   void before_val_epoch(Runner& runner) override;
   void after_val_iter(Runner& runner, int64_t batch) override;
   void after_val_epoch(Runner& runner, Scalars& metrics) override;
@@ -60,7 +63,12 @@ class POLYAK_API LoggerHook : public Hook {
   double smoothed(const std::string& name) const;
   std::string eta(const Runner& runner) const;
   void log_evaluation(Runner& runner, const char* stage, const Scalars& metrics);
-  void write_scalars(const Scalars& values, int64_t step);
+  void take_over_scalars(Runner& runner);
+  void write_pending(const Runner& runner);
+  void open_scalars(const Runner& runner);
+  void write_line(const std::string& line);
+  static std::string scalars_name(const Runner& runner);
+  void write_scalars(const Runner& runner, const Scalars& values, int64_t step);
   void draw_bar(const Runner& runner, int64_t batch);
   void clear_bar();
 
@@ -69,6 +77,11 @@ class POLYAK_API LoggerHook : public Hook {
   double total_time_ = 0;
   int64_t first_iter_ = 0;
   bool bar_drawn_ = false;
+  std::string earlier_;               // scalars.json of the run that goes on, below work_dir
+  std::vector<std::string> pending_;  // its lines of a validation that may be repeated
+  int64_t pending_step_ = -1;
+  std::string scalars_name_;  // of the open file, below work_dir
+  bool scalars_tried_ = false;
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };

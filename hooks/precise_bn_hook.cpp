@@ -162,9 +162,27 @@ void PreciseBNHook::estimate(Runner& runner) {
   }
 }
 
-void PreciseBNHook::before_save_checkpoint(Runner& runner, Value& /*checkpoint*/) {
+void PreciseBNHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   // Entries of the checkpoint are handles to the live tensors, so they see the new statistics.
   if (!runner.averages().empty()) estimate(runner);
+  // So that a run which goes on from here does not estimate them once more, from other batches.
+  Value estimated = Value::dict();
+  for (const NamedAverage& item : runner.averages()) {
+    const auto found = estimated_at_.find(item.average.get());
+    if (found != estimated_at_.end()) estimated.set(item.name, found->second);
+  }
+  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
+  checkpoint.at("polyak").set("precise_bn", std::move(estimated));
+}
+
+void PreciseBNHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
+  const Value* ours = checkpoint.find("polyak");
+  const Value* estimated = ours ? ours->find("precise_bn") : nullptr;
+  if (!estimated || !runner.resuming()) return;
+  for (const NamedAverage& item : runner.averages()) {
+    const Value* step = estimated->find(item.name);
+    if (step) estimated_at_[item.average.get()] = step->as_int();
+  }
 }
 
 }  // namespace polyak

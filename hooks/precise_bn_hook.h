@@ -38,6 +38,7 @@ class POLYAK_API PreciseBNHook : public Hook {
   void before_val_epoch(Runner& runner) override { estimate(runner); }
   void before_test_epoch(Runner& runner) override { estimate(runner); }
   void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
+  void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
 
  private:
   void estimate(Runner& runner);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <regex>
 #include <system_error>
 
 #include "polyak/core/error.h"
@@ -98,6 +99,16 @@ void replace_text_file(const std::string& path, const std::string& text) {
     sink.write(text.data(), text.size());
     sink.check();
   });
+}
+
+void remove_unfinished(const std::string& folder) {
+  static const std::regex kName(R"(\..+\.tmp-\d+-\d+)");  // of create_beside
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    std::error_code ignored;
+    if (!std::regex_match(entry.path().filename().string(), kName)) continue;
+    fs::remove(entry.path(), ignored);
+  }
 }
 
 FileSink::FileSink(const std::string& name, std::string path)

@@ -17,6 +17,10 @@ POLYAK_API void replace_file(const std::string& path,
 /// The same for a text.
 POLYAK_API void replace_text_file(const std::string& path, const std::string& text);
 
+/// Removes what replace_file left in a folder when its process was killed. For a folder that no
+/// other process writes to. Never throws.
+POLYAK_API void remove_unfinished(const std::string& folder);
+
 /// A new file that takes bytes until the disk refuses them. It throws only in check(), so that code
 /// which cannot bear an exception from its writer (LibTorch's zip writer ends the process) may use
 /// it.

@@ -25,6 +25,8 @@
 #include "polyak/core/log.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/registry.h"
+#include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/stop_signals.h"
 #include "polyak/trainer/register_trainer.h"
 #include "polyak/trainer/train_runner.h"
 
@@ -118,7 +120,7 @@ Node read_config(const RunArguments& arguments) {
                                   ? fs::path(folder->as_string())
                                   : fs::path("work_dirs") / fs::path(arguments.config).stem();
     const Node* base = config.find("load_from");
-    if (fs::exists(work_dir / "last_checkpoint")) {
+    if (!find_last_checkpoint(work_dir.string(), out_dirs(config)).empty()) {
       set("load_from", Node());
     } else if (base && !base->is_null()) {
       log_info("--resume: {} holds no checkpoint yet; starting from {}", work_dir.string(),
@@ -147,6 +149,7 @@ int train(const RunArguments& arguments) {
   Log log;
   fill_catalog();
   TrainRunner runner(read_config(arguments), catalog());
+  runner.stop_on_signals();
   start_files(log, runner);
   runner.train();
   fmt::print("{}", validation_table(runner.validations(), runner.averages()));
@@ -155,7 +158,14 @@ int train(const RunArguments& arguments) {
                                      [](const NamedAverage& item) { return item.name.empty(); });
   fmt::print("\nFiles are in {}.{}\n", runner.work_dir(),
              has_first ? " A checkpoint's state_dict holds the averaged weights." : "");
-  return 0;
+  const int signal = runner.stop_signal();
+  if (signal == 0) return 0;
+  const std::string file = runner.last_checkpoint();
+  log_warning(
+      "{} stopped training after iteration {}; {}", signal_name(signal), runner.progress().iter,
+      file.empty() ? "nothing was saved, since no CheckpointHook saves what a run goes on from"
+                   : fmt::format("--resume goes on from {}", file));
+  return 128 + signal;
 }
 
 int test(const RunArguments& arguments) {
@@ -170,7 +180,7 @@ int test(const RunArguments& arguments) {
 int check(const RunArguments& arguments) {
   Log log;
   fill_catalog();
-  const TrainRunner runner(read_config(arguments), catalog());
+  const TrainRunner runner(read_config(arguments), catalog(), TrainRunner::Purpose::check);
   fmt::print("{}", runner.config().dump());
   return 0;
 }

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <filesystem>
+#include <optional>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -20,7 +22,9 @@
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
+#include "polyak/runtime/run_lock.h"
 #include "polyak/runtime/runner.h"
+#include "polyak/runtime/stop_signals.h"
 
 namespace polyak {
 namespace {
@@ -61,6 +65,12 @@ void check_length(const char* name, std::optional<int64_t> value) {
   if (value && *value < 1) {
     fail<ConfigError>("LoopHooksOptions: {}: must be at least 1, got {}", name, *value);
   }
+}
+
+void check_place(const std::string& file, const char* unit, int64_t done, int64_t end) {
+  if (done <= end) return;
+  fail<CheckpointError>("{}: stands at {} {}, and this run ends at {}; make the run longer", file,
+                        unit, done, end);
 }
 
 int64_t divide_up(int64_t value, int64_t by) {
@@ -133,7 +143,16 @@ class LoopHooks::Loop final : public Runner {
   }
   Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
   bool has_schedulers() const override { return false; }
+  bool can_resume_from(const Value& checkpoint) const override {
+    return checkpoint.contains("meta") &&
+           (!options_.optimizer_ || checkpoint.contains("optimizer"));
+  }
   void request_stop() override { stop_ = true; }
+  bool stop_requested() const override { return stop_ || stop_signal() != 0; }
+  void stop_on_signals() {
+    if (!signals_) signals_.emplace();
+  }
+  int stop_signal() const { return signals_ ? StopSignals::received() : signal_; }
 
   bool resume();
   void before_epoch();
@@ -166,7 +185,12 @@ class LoopHooks::Loop final : public Runner {
   void enter_epoch();
   void enter_iter();
 
+  void restore(const Value& checkpoint);
+
   Catalog catalog_;  // before hooks_, which refer to it
+  std::optional<RunLock> lock_;
+  std::optional<StopSignals> signals_;
+  int signal_ = 0;  // that stopped the run, once signals_ are gone
   Node config_;
   Model model_;
   LoopHooksOptions options_;
@@ -180,6 +204,7 @@ class LoopHooks::Loop final : public Runner {
   bool in_epoch_ = false;
   bool in_iter_ = false;
   bool stepped_ = false;     // in this iteration
+  bool gathered_ = false;    // the last iteration made no step
   bool evaluating_ = false;  // a LoopEvaluation lives
   const std::function<Scalars()>* again_ = nullptr;
   int64_t first_iter_ = 0;       // of this process
@@ -200,7 +225,13 @@ LoopHooks::Loop::Loop(Node config, const Model& model, LoopHooksOptions options)
   if (nodes.empty()) return;
 
   work_dir_ = keys.work_dir.value_or("");
-  if (!work_dir_.empty()) check_writable(config_, work_dir_);
+  if (!work_dir_.empty()) {
+    check_writable(config_, work_dir_);
+    std::error_code error;
+    std::filesystem::create_directories(work_dir_, error);
+    if (error) config_.at("work_dir").fail(fmt::format("cannot be made: {}", error.message()));
+    lock_.emplace(work_dir_, config_.at("work_dir"));
+  }
   timestamp_ = new_timestamp(work_dir_);
   for (const Node& node : nodes) hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
   hooks_.call([&](Hook& hook) { hook.check_run(*this); });
@@ -280,6 +311,12 @@ Value LoopHooks::Loop::make_checkpoint(bool with_optimizer, bool /*with_schedule
           "the optimizer's state cannot be saved: {}; set save_optimizer: false, or hand in none",
           first_line(error));
     }
+    // What the iterations since the last step gathered.
+    const bool between = iters_in_hooks_ > 0 ? !stepped_ : gathered_;
+    if (between && options_.accumulative_counts_ > 1) {
+      checkpoint.at("polyak").set("gradients", gathered_gradients(model_));
+      checkpoint.at("polyak").set("accumulative_counts", options_.accumulative_counts_);
+    }
   }
   return checkpoint;
 }
@@ -289,15 +326,22 @@ bool LoopHooks::Loop::resume() {
   if (phase_ != Phase::ready || resuming_) {
     fail<Error>("LoopHooks: resume: the run has begun; call it once, before the first iteration");
   }
-  if (work_dir_.empty()) return false;  // nothing was ever written
-  const std::string file = find_last_checkpoint(work_dir_);
+  const std::vector<std::string> folders = out_dirs(config_);
+  if (work_dir_.empty() && folders.empty()) return false;  // nothing was ever written
+  const std::string file = find_last_checkpoint(work_dir_, folders);
   if (file.empty()) {
-    log_info("resume: {} holds no checkpoint yet; training starts from scratch", work_dir_);
+    log_info("resume: {} holds no checkpoint yet; training starts from scratch",
+             work_dir_.empty() ? folders.front() : work_dir_);
     return false;
   }
   Value checkpoint = read_checkpoint(file);
   if (!checkpoint.contains("meta")) {
     fail<CheckpointError>("{}: holds no 'meta', so a run cannot go on from it", file);
+  }
+  if (progress_.by_epoch && progress_.max_epochs > 0) {
+    check_place(file, "epoch", checkpoint.at("meta").at("epoch").as_int(), progress_.max_epochs);
+  } else if (progress_.max_iters > 0) {
+    check_place(file, "iteration", checkpoint.at("meta").at("iter").as_int(), progress_.max_iters);
   }
   strip_module_prefix(checkpoint.at("state_dict"), model_);
   const StateDifference found = compare_state_dict(model_, checkpoint.at("state_dict"));
@@ -317,9 +361,21 @@ bool LoopHooks::Loop::resume() {
     }
   }
   resuming_ = true;
-  hooks_.call([&](Hook& hook) { hook.after_load_checkpoint(*this, checkpoint); });
-  load_state_dict(model_, checkpoint.at("state_dict"));
+  try {
+    load_into_run(*this, checkpoint);
+    restore(checkpoint);
+  } catch (const CheckpointError& error) {
+    fail<CheckpointError>("{}: {}", file, error.what());
+  }
+  log_info("going on from {}: epoch {}, iteration {}", file, progress_.epoch, progress_.iter);
+  if (progress_.by_epoch ? progress_.epoch == progress_.max_epochs
+                         : progress_.max_iters > 0 && progress_.iter == progress_.max_iters) {
+    log_info("resume: this run is finished; a longer one trains on");
+  }
+  return true;
+}
 
+void LoopHooks::Loop::restore(const Value& checkpoint) {
   const Value& meta = checkpoint.at("meta");
   progress_.iter = meta.at("iter").as_int();
   progress_.epoch = progress_.by_epoch ? meta.at("epoch").as_int() : 0;
@@ -331,6 +387,10 @@ bool LoopHooks::Loop::resume() {
     if (const Value* steps = extra->find("optimizer_steps")) {
       progress_.optimizer_steps = steps->as_int();
     }
+    if (const Value* gradients = extra->find("gradients")) {
+      load_gradients(model_, *gradients);
+      gathered_ = true;
+    }
     const Value* length = extra->find("epoch_length");
     if (progress_.by_epoch && length && length->as_int() == progress_.epoch_length) {
       batch_ = progress_.iter - progress_.epoch * progress_.epoch_length;
@@ -341,8 +401,6 @@ bool LoopHooks::Loop::resume() {
   if (!progress_.by_epoch) batch_ = progress_.iter;
   iterations_ = progress_.iter;
   steps_ = progress_.optimizer_steps;
-  log_info("going on from {}: epoch {}, iteration {}", file, progress_.epoch, progress_.iter);
-  return true;
 }
 
 // ---- the calls of the loop
@@ -435,6 +493,7 @@ void LoopHooks::Loop::after_iter(const Scalars& outputs) {
     Loop& loop;
     ~End() {
       loop.iters_in_hooks_ = 0;
+      loop.gathered_ = !loop.stepped_;
       loop.in_iter_ = loop.stepped_ = false;
       ++loop.batch_;
       loop.iterations_ = ++loop.progress_.iter;
@@ -463,7 +522,8 @@ void LoopHooks::Loop::after_epoch() {
         progress_.epoch + 1);
   }
   check_steps("after_epoch");
-  if (progress_.epoch_length > 0 && batch_ != progress_.epoch_length && !stop_ && !hooks_.empty()) {
+  if (progress_.epoch_length > 0 && batch_ != progress_.epoch_length && !stop_requested() &&
+      !hooks_.empty()) {
     log_warning(
         "LoopHooks: epoch {} had {} iterations, but epoch_length {} was stated; schedules over the "
         "run's length are off by that",
@@ -495,6 +555,14 @@ void LoopHooks::Loop::after_train() {
   if (!progress_.by_epoch && in_epoch_) {
     hooks_.call([&](Hook& hook) { hook.after_train_epoch(*this); });
   }
+  struct End {  // whatever a hook throws
+    Loop& loop;
+    ~End() {
+      loop.signal_ = loop.stop_signal();
+      loop.signals_.reset();
+      loop.lock_.reset();
+    }
+  } end{*this};
   hooks_.call([&](Hook& hook) { hook.after_train(*this); });
   hooks_.call([&](Hook& hook) { hook.after_run(*this); });
 }
@@ -615,7 +683,13 @@ void LoopHooks::request_stop() {
   loop_->request_stop();
 }
 bool LoopHooks::stop_requested() const {
-  return loop_->stop_;
+  return loop_->stop_requested();
+}
+void LoopHooks::stop_on_signals() {
+  loop_->stop_on_signals();
+}
+int LoopHooks::stop_signal() const {
+  return loop_->stop_signal();
 }
 int64_t LoopHooks::iterations_done() const {
   return loop_->iterations_;

@@ -127,6 +127,14 @@ class POLYAK_API LoopHooks {
   /// looks at it where it can stop. Safe from any thread.
   void request_stop();
   bool stop_requested() const;
+  /// From here on SIGTERM, SIGINT and SIGUSR1 ask for a stop instead of ending the process
+  /// (StopSignals says how): the loop sees it by stop_requested(), and after_train() saves what a
+  /// later run goes on from. after_train(), or the end of this object, puts the earlier handlers
+  /// back.
+  void stop_on_signals();
+  /// The signal that asked for the stop; 0: none. Also after after_train(), so that the program can
+  /// end with the status of its own choice (128 + signal is usual).
+  int stop_signal() const;
   /// Finished iterations, and optimizer steps, of the run so far. Safe from any thread.
   int64_t iterations_done() const;
   int64_t steps_done() const;

@@ -32,6 +32,7 @@ bool every_n(int64_t done, int64_t n, int64_t start) {
 Hook::~Hook() = default;
 RunningStatistics::~RunningStatistics() = default;
 Runner::~Runner() = default;
+Interrupted::~Interrupted() = default;
 
 int parse_priority(const Node& node) {
   if (node.is_int()) {
@@ -103,6 +104,10 @@ void Runner::run_training_forward(int64_t /*num_samples*/) {
 
 Value Runner::make_checkpoint(bool /*with_optimizer*/, bool /*with_schedulers*/) {
   fail<Error>("this runner makes no checkpoints; leave CheckpointHook out");
+}
+
+bool Runner::can_resume_from(const Value& checkpoint) const {
+  return checkpoint.contains("meta");
 }
 
 void Runner::step_schedulers(bool /*by_epoch*/) {}

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -55,9 +56,10 @@ class POLYAK_API Hook {
   /// Refuses by ConfigError what cannot work in this run. A runner calls it once all hooks are
   /// there, before it writes or trains anything. Not one of the 22 points.
   virtual void check_run(Runner&) {}
-  /// What this hook appends to the names of metrics that it adds to those of a validation:
-  /// `_origin`.
-  virtual std::vector<std::string> metric_suffixes() const { return {}; }
+  /// Which weights the metrics of a validation measure, by what this hook appends to their names:
+  /// {"", "averaged"}, {"_origin", "raw"}, {"_slow", "slow"} (the average of that name). Metrics
+  /// that no hook states measure the raw weights.
+  virtual std::map<std::string, std::string> measured_weights() const { return {}; }
 
   virtual void before_run(Runner&) {}
   virtual void after_run(Runner&) {}

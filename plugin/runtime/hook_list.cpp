@@ -67,6 +67,8 @@ void EvaluationScope::after_iter(int64_t batch) {
 
 void EvaluationScope::finish(Scalars& metrics) {
   const bool val = stage_ == Hook::Stage::val;
+  // Before the hooks, so that a checkpoint which one of them writes says that this one is done.
+  if (val) note_validation(runner_.progress().epoch, runner_.progress().iter);
   hooks_.call([&](Hook& hook) {
     val ? hook.after_val_epoch(runner_, metrics) : hook.after_test_epoch(runner_, metrics);
   });
@@ -74,8 +76,21 @@ void EvaluationScope::finish(Scalars& metrics) {
   open_ = false;
 }
 
+void EvaluationScope::note_validation(int64_t epoch, int64_t iter) {
+  if (const Value* before = runner_.run_info().find("validated")) validated_before_ = *before;
+  Value done = Value::dict();
+  done.set("epoch", epoch);
+  done.set("iter", iter);
+  runner_.run_info().set("validated", std::move(done));
+  noted_ = true;
+}
+
 void EvaluationScope::break_off() noexcept {
   const bool val = stage_ == Hook::Stage::val;
+  if (noted_) {
+    validated_before_ ? static_cast<void>(runner_.run_info().set("validated", *validated_before_))
+                      : static_cast<void>(runner_.run_info().erase("validated"));
+  }
   auto undo = [&](auto&& point) {
     hooks_.call([&](Hook& hook) {
       try {

@@ -7,9 +7,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
+#include <regex>
 #include <set>
 
 #include "polyak/checkpoint/pth.h"
+#include "polyak/core/log.h"
+#include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/runner.h"
 #include "polyak/version.h"
@@ -19,6 +23,10 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t kFormat = 1;  // of the top-level key `polyak`
+constexpr const char* kRawWeights = "raw";
+constexpr const char* kAveragedWeights = "averaged";
+constexpr const char* kEmaState = "ema_state_dict";
+constexpr const char* kModulePrefix = "module.";
 
 std::string shape_text(const at::Tensor& tensor) {
   return fmt::format("[{}]", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "));
@@ -45,6 +53,7 @@ Value begin_checkpoint(Runner& runner, int64_t epochs, int64_t iters, const std:
   extra.set("format", kFormat);
   extra.set("optimizer_steps", runner.progress().optimizer_steps);
   extra.set("epoch_length", runner.progress().epoch_length);
+  extra.set("state_dict", kRawWeights);
 
   Value checkpoint = Value::dict();
   checkpoint.set("meta", std::move(meta));
@@ -54,19 +63,70 @@ Value begin_checkpoint(Runner& runner, int64_t epochs, int64_t iters, const std:
   return checkpoint;
 }
 
-std::string find_last_checkpoint(const std::string& work_dir) {
-  const fs::path pointer = fs::path(work_dir) / "last_checkpoint";
+std::vector<std::string> out_dirs(const Node& config) {
+  std::vector<std::string> folders;
+  const auto add = [&](const Node& hook) {
+    const Node* folder = hook.is_mapping() ? hook.find("out_dir") : nullptr;
+    if (folder && folder->is_scalar() && !folder->is_null()) folders.push_back(folder->text());
+  };
+  if (const Node* hooks = config.find("default_hooks"); hooks && hooks->is_mapping()) {
+    for (const auto& [name, hook] : hooks->entries()) add(hook);
+  }
+  if (const Node* hooks = config.find("custom_hooks"); hooks && hooks->is_sequence()) {
+    for (const Node& hook : hooks->items()) add(hook);
+  }
+  return folders;
+}
+
+std::vector<std::string> regular_checkpoints(const std::string& folder) {
+  static const std::regex kName(R"((epoch|iter)_\d+\.pth)");
+  std::vector<std::pair<fs::file_time_type, std::string>> found;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    if (!std::regex_match(entry.path().filename().string(), kName)) continue;
+    std::error_code gone;
+    const fs::file_time_type time = entry.last_write_time(gone);
+    if (!gone) found.emplace_back(time, entry.path().string());
+  }
+  std::sort(found.rbegin(), found.rend());
+  std::vector<std::string> files;
+  for (auto& [time, file] : found) files.push_back(std::move(file));
+  return files;
+}
+
+namespace {
+
+/// What the pointer in a folder names; "" without one.
+std::string follow_pointer(const std::string& folder) {
+  const fs::path pointer = fs::path(folder) / "last_checkpoint";
   std::ifstream file(pointer);
   std::string name;
   if (!file || !std::getline(file, name) || name.empty()) return "";
-  const fs::path relative = fs::path(work_dir) / name;
-  const fs::path moved = fs::path(work_dir) / fs::path(name).filename();
+  const fs::path relative = fs::path(folder) / name;
+  const fs::path moved = fs::path(folder) / fs::path(name).filename();
   std::error_code ignored;
   for (const fs::path& candidate : {relative, fs::path(name), moved}) {
-    if (fs::exists(candidate, ignored)) return candidate.string();
+    if (fs::exists(candidate, ignored)) return candidate.lexically_normal().string();
   }
   fail<CheckpointError>("{} names {}, which is not there; name a checkpoint by load_from",
                         pointer.string(), name);
+}
+
+}  // namespace
+
+std::string find_last_checkpoint(const std::string& work_dir,
+                                 const std::vector<std::string>& out_dirs) {
+  std::vector<std::string> folders = out_dirs;
+  if (!work_dir.empty()) folders.insert(folders.begin(), work_dir);
+  for (const std::string& folder : folders) {
+    std::string file = follow_pointer(folder);
+    if (!file.empty()) return file;
+  }
+  for (const std::string& folder : folders) {
+    const std::vector<std::string> files = regular_checkpoints(folder);
+    if (!files.empty()) return files.front();
+  }
+  return "";
 }
 
 Value read_checkpoint(const std::string& file) {
@@ -147,6 +207,136 @@ void load_state_dict(const Model& model, const Value& state_dict) {
     if (value->as_tensor().sizes() != item.tensor.sizes()) continue;
     at::Tensor(item.tensor).copy_(value->as_tensor());
   }
+}
+
+// ---- averages in a checkpoint
+
+namespace {
+
+/// The entry that changes places with `state_dict` so that it holds `weights`; "" for none.
+std::string entry_of(const Value& checkpoint, const std::string& weights) {
+  const bool averaged = checkpoint.contains(kEmaState);  // what state_dict holds without a change
+  if (weights == (averaged ? kAveragedWeights : kRawWeights)) return "";
+  if (weights == kRawWeights || weights == kAveragedWeights) return kEmaState;
+  return fmt::format("{}.{}", kEmaState, weights);
+}
+
+void exchange_entry(Value& checkpoint, const std::string& entry) {
+  if (entry.empty()) return;
+  Value* ema_state = checkpoint.find(entry);
+  if (!ema_state) {
+    fail<CheckpointError>("its polyak.state_dict needs '{}', which is not there", entry);
+  }
+  exchange_weights(checkpoint.at("state_dict"), *ema_state);
+}
+
+/// The name of the average that an entry of a checkpoint belongs to; nothing for other entries.
+std::optional<std::string> average_of(const std::string& key) {
+  const std::string named = std::string(kEmaState) + ".";
+  if (key == kEmaState) return "";
+  if (key.compare(0, named.size(), named) == 0) return key.substr(named.size());
+  return std::nullopt;
+}
+
+std::string rule_of(const Value& checkpoint, const std::string& name) {
+  const Value* ours = checkpoint.find("polyak");
+  const Value* averages = ours ? ours->find("averages") : nullptr;
+  const Value* record = averages ? averages->find(name.empty() ? "ema" : name) : nullptr;
+  const Value* rule = record ? record->find("rule") : nullptr;
+  return rule ? rule->as_string() : "average";
+}
+
+void take_raw_weights(const Model& model, Value& checkpoint) {
+  Value& state_dict = checkpoint.at("state_dict");
+  Value& ema_state = checkpoint.at(kEmaState);
+  for (const NamedTensor& item : model.tensors()) {
+    const Value* raw = ema_state.find(kModulePrefix + item.name);
+    if (raw && raw->is_tensor() && raw->as_tensor().sizes() == item.tensor.sizes()) continue;
+    fail<CheckpointError>("the raw weights in the checkpoint's {} do not fit the model: {}{} is {}",
+                          kEmaState, kModulePrefix, item.name,
+                          raw ? "of another shape" : "missing");
+  }
+  exchange_weights(state_dict, ema_state);
+}
+
+}  // namespace
+
+void exchange_weights(Value& state_dict, Value& ema_state) {
+  const std::string prefix = kModulePrefix;
+  for (auto& [key, value] : ema_state.entries()) {
+    const std::string& name = key.as_string();
+    if (name.compare(0, prefix.size(), prefix) != 0) continue;
+    if (Value* other = state_dict.find(name.substr(prefix.size()))) std::swap(*other, value);
+  }
+}
+
+void put_into_state_dict(Value& checkpoint, const std::string& weights) {
+  exchange_entry(checkpoint, entry_of(checkpoint, weights));
+  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict());
+  checkpoint.at("polyak").set("state_dict", weights);
+}
+
+void restore_state_dict(Value& checkpoint) {
+  Value* ours = checkpoint.find("polyak");
+  Value* weights = ours ? ours->find("state_dict") : nullptr;
+  if (!weights) return;
+  exchange_entry(checkpoint, entry_of(checkpoint, weights->as_string()));
+  *weights = checkpoint.contains(kEmaState) ? kAveragedWeights : kRawWeights;
+}
+
+void load_into_run(Runner& runner, Value& checkpoint) {
+  if (runner.resuming()) restore_state_dict(checkpoint);
+  const auto first_tensor = [&] {
+    const auto& entries = checkpoint.at("state_dict").entries();
+    return entries.empty() ? at::Tensor() : entries.front().second.as_tensor();
+  };
+  const at::Tensor first = first_tensor();
+  runner.hooks().call([&](Hook& hook) { hook.after_load_checkpoint(runner, checkpoint); });
+  if (runner.resuming()) {
+    std::set<std::string> taken;
+    for (const NamedAverage& item : runner.averages()) taken.insert(item.name);
+    // A hook of another kind may have put the raw weights back.
+    if (!first.is_same(first_tensor())) taken.insert("");
+    for (const auto& [key, value] : checkpoint.entries()) {
+      const std::optional<std::string> name = average_of(key.as_string());
+      if (!name || taken.count(*name)) continue;
+      if (name->empty()) take_raw_weights(runner.model(), checkpoint);
+      log_info(
+          "resume: no hook keeps the checkpoint's {}{}; it is dropped, and the raw weights go on",
+          rule_of(checkpoint, *name), name->empty() ? "" : fmt::format(" '{}'", *name));
+    }
+  }
+  load_state_dict(runner.model(), checkpoint.at("state_dict"));
+}
+
+// ---- gathered gradients
+
+Value gathered_gradients(const Model& model) {
+  Value gradients = Value::dict();
+  for (const NamedTensor& item : model.tensors()) {
+    if (!item.buffer && item.tensor.grad().defined()) {
+      gradients.set(item.name, item.tensor.grad().detach());
+    }
+  }
+  return gradients;
+}
+
+void load_gradients(const Model& model, const Value& gradients) {
+  std::vector<std::pair<at::Tensor, at::Tensor>> found;
+  for (const NamedTensor& item : model.tensors()) {
+    const Value* gradient = item.buffer ? nullptr : gradients.find(item.name);
+    if (!gradient) continue;
+    if (gradient->as_tensor().sizes() != item.tensor.sizes()) {
+      fail<CheckpointError>("polyak.gradients: {} is of shape {}, the model's parameter of {}",
+                            item.name, shape_text(gradient->as_tensor()), shape_text(item.tensor));
+    }
+    found.emplace_back(item.tensor, gradient->as_tensor().to(item.tensor.options()).clone());
+  }
+  if (found.size() != gradients.entries().size()) {
+    fail<CheckpointError>("polyak.gradients: {} of {} are the model's", found.size(),
+                          gradients.entries().size());
+  }
+  for (auto& [parameter, gradient] : found) parameter.mutable_grad() = gradient;
 }
 
 }  // namespace polyak

@@ -33,6 +33,14 @@ class POLYAK_API RunningStatistics {
   virtual void end_mean() = 0;
 };
 
+/// Thrown out of a validation, or out of forward passes for a hook, when the run is to end soon.
+/// Hooks let it pass; the loop makes up for what was broken off when the run goes on.
+class POLYAK_API Interrupted : public Error {
+ public:
+  using Error::Error;
+  ~Interrupted() override;
+};
+
 /// What hooks see of a training loop. A host with a runner class of its own implements it; the
 /// reference runner is one such. All calls come from the training thread.
 class POLYAK_API Runner {
@@ -77,14 +85,23 @@ class POLYAK_API Runner {
 
   /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
   virtual Value make_checkpoint(bool with_optimizer, bool with_schedulers);
+  /// Whether a run of this kind could go on from such a checkpoint; `last_checkpoint` names only
+  /// those.
+  virtual bool can_resume_from(const Value& checkpoint) const;
   /// One step of every parameter scheduler that counts in epochs, or in iterations.
   virtual void step_schedulers(bool by_epoch);
   /// Whether schedules are this runner's to step; false in a loop that steps its own.
   virtual bool has_schedulers() const { return true; }
-  /// Values that belong to the run and survive a resume (best score, kept checkpoints): a dict.
+  /// Values that belong to the run and survive a resume (best scores, kept checkpoints, the last
+  /// validation): a dict.
   virtual Value& run_info() { return run_info_; }
   /// Ends training after the present iteration.
   virtual void request_stop() = 0;
+  /// Whether somebody asked for that.
+  virtual bool stop_requested() const { return false; }
+  /// Whether a signal asked for it, so that a validation and forward passes for hooks end by
+  /// Interrupted at their next batch.
+  virtual bool interrupted() const { return false; }
 
   /// Averages over this runner's model, in the order in which hooks added them.
   std::vector<NamedAverage>& averages() { return averages_; }

@@ -105,7 +105,10 @@ OptimWrapper::OptimWrapper(const Node& node, const Catalog& catalog,
 void OptimWrapper::start(int64_t iter, int64_t max_iters) {
   iter_ = iter;
   max_iters_ = max_iters;
-  if (iter % options_.accumulative_counts != 0 && iter < max_iters) {
+  const std::vector<at::Tensor>& parameters = optimizer_->parameters();
+  const bool gathered = std::any_of(parameters.begin(), parameters.end(),
+                                    [](const at::Tensor& p) { return p.grad().defined(); });
+  if (between_steps() && !gathered) {
     log_warning(
         "the run goes on after iteration {}, between two optimizer steps of {} iterations each; "
         "the gradients that were gathered there are lost",
@@ -113,12 +116,16 @@ void OptimWrapper::start(int64_t iter, int64_t max_iters) {
   }
 }
 
+bool OptimWrapper::between_steps() const {
+  return iter_ % options_.accumulative_counts != 0 && iter_ < max_iters_;
+}
+
 bool OptimWrapper::update(const at::Tensor& loss) {
   const int64_t remainder = max_iters_ % options_.accumulative_counts;
   const int64_t count = iter_ < max_iters_ - remainder ? options_.accumulative_counts : remainder;
   (count == 1 ? loss : loss / count).backward();
   ++iter_;
-  if (iter_ % options_.accumulative_counts != 0 && iter_ != max_iters_) return false;
+  if (between_steps()) return false;
   if (clip_grad_) clip();
   optimizer_->step();
   optimizer_->zero_grad();

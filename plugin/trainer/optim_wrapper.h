@@ -60,8 +60,12 @@ class POLYAK_API OptimWrapper {
   Optimizer& optimizer() { return *optimizer_; }
   /// Steps that a run of `iters` iterations takes.
   int64_t steps_in(int64_t iters) const { return options_.steps_in(iters); }
-  /// Says where the run is: `iter` iterations are done of `max_iters`.
+  /// Says where the run is: `iter` iterations are done of `max_iters`. Between two steps, the
+  /// gradients that were gathered are in the parameters.
   void start(int64_t iter, int64_t max_iters);
+  int64_t accumulative_counts() const { return options_.accumulative_counts; }
+  /// Whether gradients were gathered for a step that is still to come.
+  bool between_steps() const;
   /// Backward pass of one iteration's loss (a scalar tensor); a step when it is due.
   /// @return whether the optimizer stepped
   bool update(const at::Tensor& loss);

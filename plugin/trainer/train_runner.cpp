@@ -87,9 +87,9 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   read_checkpoint();
   set_up_process();
   set_up_data();
-  if (purpose_ == Purpose::train) set_up_lengths();
+  if (training()) set_up_lengths();
   set_up_model();
-  if (purpose_ == Purpose::train) set_up_training();
+  if (training()) set_up_training();
   for (const Node& node :
        hook_nodes(options_.default_hooks, options_.custom_hooks, progress_.by_epoch)) {
     hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
@@ -106,14 +106,19 @@ void TrainRunner::set_up_work_dir() {
   if (work_dir_.empty()) config_.at("work_dir").fail("must not be empty");
   check_writable(config_, work_dir_);
   config_.set("work_dir", work_dir_);
+  // Before the checkpoint is looked for, which a run that is ending may still write.
+  std::error_code ignored;
+  if (purpose_ == Purpose::train && options_.resume && fs::is_directory(work_dir_, ignored)) {
+    lock_.emplace(work_dir_, config_.at("work_dir"));
+  }
   timestamp_ = new_timestamp(work_dir_);
 }
 
 void TrainRunner::read_checkpoint() {
-  const bool resume = options_.resume && purpose_ == Purpose::train;
+  const bool resume = options_.resume && training();
   checkpoint_file_ = options_.load_from.value_or("");
   if (resume && checkpoint_file_.empty()) {
-    checkpoint_file_ = find_last_checkpoint(work_dir_);
+    checkpoint_file_ = last_checkpoint();
     if (checkpoint_file_.empty()) {
       log_info("resume: {} holds no checkpoint yet; training starts from scratch", work_dir_);
     }
@@ -122,14 +127,23 @@ void TrainRunner::read_checkpoint() {
   checkpoint_ = polyak::read_checkpoint(checkpoint_file_);
   resuming_ = resume;
   if (!resuming_) return;
-  for (const char* key : {"meta", "optimizer"}) {
-    if (!checkpoint_->contains(key)) {
-      fail<CheckpointError>(
-          "{}: holds no '{}', so a run cannot go on from it; load_from without resume "
-          "takes its weights",
-          checkpoint_file_, key);
-    }
-  }
+  if (can_resume_from(*checkpoint_)) return;
+  fail<CheckpointError>(
+      "{}: holds no '{}', so a run cannot go on from it; load_from without resume takes its "
+      "weights",
+      checkpoint_file_, checkpoint_->contains("meta") ? "optimizer" : "meta");
+}
+
+bool TrainRunner::can_resume_from(const Value& checkpoint) const {
+  return checkpoint.contains("meta") && checkpoint.contains("optimizer");
+}
+
+std::string TrainRunner::last_checkpoint() const {
+  return find_last_checkpoint(work_dir_, out_dirs(config_));
+}
+
+void TrainRunner::stop_on_signals() {
+  if (!signals_) signals_.emplace();
 }
 
 void TrainRunner::set_up_process() {
@@ -184,7 +198,7 @@ TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const N
 }
 
 void TrainRunner::set_up_data() {
-  if (purpose_ == Purpose::train) {
+  if (training()) {
     for (const char* key : {"train_dataloader", "train_cfg", "optim_wrapper"}) {
       const Node* node = config_.find(key);
       if (!node || node->is_null())
@@ -202,7 +216,7 @@ void TrainRunner::set_up_data() {
     }
   }
   const bool test_as_val = !has_test && options_.test_evaluator.is_null();
-  if (has_val && (purpose_ == Purpose::train || test_as_val)) {
+  if (has_val && (training() || test_as_val)) {
     val_ =
         make_evaluation(options_.val_dataloader, options_.val_evaluator, options_.val_cfg, "val");
   }
@@ -232,6 +246,16 @@ void TrainRunner::set_up_lengths() {
       progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
   progress_.optimizer_steps = 0;
   progress_.max_optimizer_steps = optim.steps_in(progress_.max_iters);
+  if (resuming_) check_place(*checkpoint_);
+}
+
+void TrainRunner::check_place(const Value& checkpoint) const {
+  const char* unit = progress_.by_epoch ? "epoch" : "iter";
+  const int64_t done = checkpoint.at("meta").at(unit).as_int();
+  const int64_t end = progress_.by_epoch ? progress_.max_epochs : progress_.max_iters;
+  if (done <= end) return;
+  fail<CheckpointError>("{}: stands at {} {}, and this run ends at {}; raise train_cfg.max_{}s",
+                        checkpoint_file_, unit, done, end, unit);
 }
 
 void TrainRunner::set_up_model() {
@@ -324,24 +348,34 @@ std::optional<double> TrainRunner::learning_rate() const {
 }
 
 Scalars TrainRunner::train() {
-  if (purpose_ != Purpose::train) fail<Error>("this runner was built for a test");
+  if (purpose_ != Purpose::train) fail<Error>("this runner was not built for training");
+  struct Unlock {  // another run may go on once this one ended, whatever ended it
+    std::optional<RunLock>& lock;
+    ~Unlock() { lock.reset(); }
+  } unlock{lock_};
   start_run();
   load_checkpoint();
   optim_->start(progress_.iter, progress_.max_iters);
   hooks_.call([&](Hook& hook) { hook.before_train(*this); });
   if (progress_.iter == 0) validate_if_due();  // val_begin: 0
-  // Only now, so that copies of the model and hooks that draw numbers leave training as it is
-  // without them.
-  if (cpu_random_state_.defined()) {
-    set_random_state(c10::kCPU, cpu_random_state_);
-    if (device_random_state_.defined()) set_random_state(device_, device_random_state_);
-  } else {
-    at::manual_seed(seed_);
-  }
+  restore_random_state();
+  if (validation_due_) validate_if_due();
   progress_.by_epoch ? train_epochs() : train_iterations();
   hooks_.call([&](Hook& hook) { hook.after_train(*this); });
   hooks_.call([&](Hook& hook) { hook.after_run(*this); });
   return validations_.empty() ? Scalars() : validations_.back().metrics;
+}
+
+/// Right before the first iteration, so that copies of the model and hooks that draw numbers leave
+/// training as it is without them.
+void TrainRunner::restore_random_state() {
+  if (cpu_random_state_.defined()) {
+    set_random_state(c10::kCPU, cpu_random_state_);
+    if (device_random_state_.defined()) set_random_state(device_, device_random_state_);
+    cpu_random_state_ = device_random_state_ = at::Tensor();
+  } else {
+    at::manual_seed(seed_);
+  }
 }
 
 Scalars TrainRunner::test() {
@@ -359,6 +393,7 @@ void TrainRunner::start_run() {
   std::error_code error;
   fs::create_directories(fs::path(work_dir_) / timestamp_, error);
   if (error) fail<Error>("{} cannot be made: {}", work_dir_, error.message());
+  if (training() && !lock_) lock_.emplace(work_dir_, config_.at("work_dir"));
   replace_text_file((fs::path(work_dir_) / (name_ + ".yaml")).string(), config_.dump());
   log_info("Hooks run in this order:");
   for (const std::string& line : hooks_.lines()) log_info("{}", line);
@@ -369,14 +404,24 @@ void TrainRunner::load_checkpoint() {
   if (!checkpoint_) return;
   Value checkpoint = std::move(*checkpoint_);
   checkpoint_.reset();
-  hooks_.call([&](Hook& hook) { hook.after_load_checkpoint(*this, checkpoint); });
-  load_state_dict(model(), checkpoint.at("state_dict"));
-  if (resuming_) {
-    restore_progress(checkpoint);
-    log_info("going on from {}: epoch {}, iteration {}", checkpoint_file_, progress_.epoch,
-             progress_.iter);
-  } else {
+  try {
+    load_into_run(*this, checkpoint);
+    if (resuming_) restore_progress(checkpoint);
+  } catch (const CheckpointError& error) {
+    fail<CheckpointError>("{}: {}", checkpoint_file_, error.what());
+  }
+  if (!resuming_) {
     log_info("loaded {}", checkpoint_file_);
+    return;
+  }
+  log_info("going on from {}: epoch {}, iteration {}", checkpoint_file_, progress_.epoch,
+           progress_.iter);
+  if (progress_.by_epoch ? progress_.epoch == progress_.max_epochs
+                         : progress_.iter == progress_.max_iters) {
+    log_info("this run is finished: {} of {} {}s are done; raise train_cfg.max_{}s to train on",
+             progress_.by_epoch ? progress_.epoch : progress_.iter,
+             progress_.by_epoch ? progress_.max_epochs : progress_.max_iters,
+             progress_.by_epoch ? "epoch" : "iter", progress_.by_epoch ? "epoch" : "iter");
   }
 }
 
@@ -404,10 +449,18 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
     if (const Value* info = hub->find("runtime_info"); info && info->is_dict()) run_info() = *info;
   }
   const Value* extra = checkpoint.find("polyak");
+  const Value* saved_length = extra ? extra->find("epoch_length") : nullptr;
+  const int64_t length = saved_length ? saved_length->as_int() : progress_.epoch_length;
+  inside_epoch_ = length == progress_.epoch_length;
+  // A run may have been ended between a save and the validation that follows it.
+  const Value* validated = run_info().find("validated");
+  const char* unit = progress_.by_epoch ? "epoch" : "iter";
+  const int64_t done = progress_.by_epoch ? progress_.epoch : progress_.iter;
+  validation_due_ = progress_.iter > 0 &&
+                    (!progress_.by_epoch || progress_.iter == progress_.epoch * length) &&
+                    !(validated && validated->at(unit).as_int() == done);
   if (!extra) return;
-  if (const Value* length = extra->find("epoch_length")) {
-    inside_epoch_ = length->as_int() == progress_.epoch_length;
-  }
+  restore_gradients(*extra);
   if (const Value* steps = extra->find("optimizer_steps"))
     progress_.optimizer_steps = steps->as_int();
   if (const Value* random = extra->find("random_state")) {
@@ -417,17 +470,33 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
   }
 }
 
+void TrainRunner::restore_gradients(const Value& extra) {
+  const Value* gradients = extra.find("gradients");
+  if (!gradients) return;
+  const int64_t counts = extra.at("accumulative_counts").as_int();
+  if (counts == optim_->accumulative_counts()) {
+    load_gradients(model(), *gradients);
+  } else {
+    log_warning(
+        "the checkpoint holds gradients gathered for steps of {} iterations, and "
+        "accumulative_counts is {} now; they are dropped",
+        counts, optim_->accumulative_counts());
+  }
+}
+
 void TrainRunner::train_epochs() {
   // A checkpoint from inside an epoch: the rest of that epoch comes first. With another number of
   // batches than in the run before, the place is unknown, and the epoch starts over.
   int64_t index = inside_epoch_ ? progress_.iter - progress_.epoch * progress_.epoch_length : 0;
   if (index < 0 || index > progress_.epoch_length) index = 0;
-  while (progress_.epoch < progress_.max_epochs && !stop_) {
+  while (progress_.epoch < progress_.max_epochs && !stop_requested()) {
     hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
-    for (; index < progress_.epoch_length && !stop_; ++index) {
+    for (; index < progress_.epoch_length && !stop_requested(); ++index) {
       train_batch(index, progress_.epoch, index);
     }
-    if (index < progress_.epoch_length) break;  // stopped inside the epoch, which is not finished
+    // Stopped inside the epoch, which is not finished. A signal leaves its end to the run that goes
+    // on, where nothing breaks off what hooks do there.
+    if (index < progress_.epoch_length || interrupted()) break;
     index = 0;
     epochs_in_hooks_ = 1;
     hooks_.call([&](Hook& hook) { hook.after_train_epoch(*this); });
@@ -439,7 +508,7 @@ void TrainRunner::train_epochs() {
 
 void TrainRunner::train_iterations() {
   hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
-  while (progress_.iter < progress_.max_iters && !stop_) {
+  while (progress_.iter < progress_.max_iters && !stop_requested()) {
     train_batch(progress_.iter, progress_.iter / progress_.epoch_length,
                 progress_.iter % progress_.epoch_length);
     validate_if_due();
@@ -482,20 +551,31 @@ Batch TrainRunner::on_device(const Batch& batch) const {
 }
 
 void TrainRunner::validate_if_due() {
-  if (!val_) return;
+  if (!val_ || interrupted()) return;
   const int64_t done = progress_.by_epoch ? progress_.epoch : progress_.iter;
   const int64_t max = progress_.by_epoch ? progress_.max_epochs : progress_.max_iters;
   if (!loop_.validates_after(done, max)) return;
-  validations_.push_back({progress_.by_epoch, done, run_evaluation(*val_, Hook::Stage::val)});
+  try {
+    validations_.push_back({progress_.by_epoch, done, run_evaluation(*val_, Hook::Stage::val)});
+  } catch (const Interrupted&) {
+    log_info("the validation is broken off; the run that goes on repeats it");
+  }
 }
 
 Scalars TrainRunner::run_evaluation(Evaluation& evaluation, Hook::Stage stage) {
+  struct Running {
+    Evaluation*& now;
+    ~Running() { now = nullptr; }
+  } running{running_};
   running_ = &evaluation;
   EvaluationScope scope(*this, hooks_, stage);
   Scalars metrics = evaluate(evaluation, &scope);
   scope.finish(metrics);
-  running_ = nullptr;
   return metrics;
+}
+
+void TrainRunner::check_interrupted() const {
+  if (interrupted()) fail<Interrupted>("broken off by {}", signal_name(stop_signal()));
 }
 
 Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
@@ -503,6 +583,7 @@ Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
   module_->eval();
   for (const auto& metric : evaluation.metrics) metric->reset();
   for (int64_t index = 0; index < evaluation.loader->size(); ++index) {
+    check_interrupted();
     logged_.clear();
     const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
     if (scope) scope->before_iter(index);
@@ -525,7 +606,7 @@ Scalars TrainRunner::validate(const std::string& suffix) {
 
 std::vector<std::string> TrainRunner::metric_names() const {
   std::vector<std::string> names;
-  const std::optional<Evaluation>& evaluation = purpose_ == Purpose::train ? val_ : test_;
+  const std::optional<Evaluation>& evaluation = training() ? val_ : test_;
   if (!evaluation) return names;
   for (const auto& metric : evaluation->metrics) {
     for (const auto& [name, value] : metric->compute()) names.push_back(name);
@@ -540,7 +621,9 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   const RandomStateGuard device_state(device_);
   int64_t done = 0;
   for (int64_t index = 0; done < num_samples; index = (index + 1) % train_loader_->size()) {
-    const Batch batch = train_loader_->batch(progress_.epoch, index);
+    check_interrupted();
+    // The same batches at the end of an epoch as right after it.
+    const Batch batch = train_loader_->batch(progress_.epoch + epochs_in_hooks_, index);
     model_->predict(batch.images().to(device_));
     done += batch.labels.size(0);
   }
@@ -552,10 +635,20 @@ Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedulers) {
   checkpoint.at("meta").set("seed", static_cast<int64_t>(seed_));
   checkpoint.at("meta").set("experiment_name", name_ + "_" + timestamp_);
   Value random = Value::dict();
-  random.set("cpu", random_state(c10::kCPU));
-  if (!device_.is_cpu()) random.set("device", random_state(device_));
+  // Before the first iteration of a run that goes on, the state that it will go on with.
+  random.set("cpu", cpu_random_state_.defined() ? cpu_random_state_ : random_state(c10::kCPU));
+  if (!device_.is_cpu()) {
+    random.set("device",
+               device_random_state_.defined() ? device_random_state_ : random_state(device_));
+  }
   checkpoint.at("polyak").set("random_state", std::move(random));
-  if (with_optimizer && optim_) checkpoint.set("optimizer", optim_->optimizer().state_dict());
+  if (with_optimizer && optim_) {
+    checkpoint.set("optimizer", optim_->optimizer().state_dict());
+    if (optim_->between_steps()) {
+      checkpoint.at("polyak").set("gradients", gathered_gradients(model()));
+      checkpoint.at("polyak").set("accumulative_counts", optim_->accumulative_counts());
+    }
+  }
   if (with_schedulers && !schedulers_.empty()) {
     std::vector<Value> states;
     for (const auto& scheduler : schedulers_) states.push_back(scheduler->state_dict());

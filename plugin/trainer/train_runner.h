@@ -10,7 +10,9 @@
 #include "polyak/config/node.h"
 #include "polyak/core/export.h"
 #include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/run_lock.h"
 #include "polyak/runtime/runner.h"
+#include "polyak/runtime/stop_signals.h"
 #include "polyak/trainer/data_loader.h"
 #include "polyak/trainer/metrics.h"
 #include "polyak/trainer/network.h"
@@ -24,7 +26,7 @@ namespace polyak {
 /// determinism and random state, so one runner works at a time.
 class POLYAK_API TrainRunner : public Runner {
  public:
-  enum class Purpose { train, test };
+  enum class Purpose { train, test, check };
   /// What one validation of the training loop found.
   struct Validation {
     bool by_epoch = true;
@@ -38,9 +40,10 @@ class POLYAK_API TrainRunner : public Runner {
   /// @param config the keys of TrainConfig; `resume`, `load_from` and `work_dir` of a command line
   /// are
   ///   set in it
-  /// @param purpose test: leaves the training keys and `resume` unread, and loads `load_from` for a
-  /// test
-  /// @throws ConfigError, DataError, CheckpointError
+  /// @param purpose train: keeps other runs out of work_dir during train(), with `resume` from here
+  /// on; test: leaves the training keys and `resume` unread, and loads `load_from` for a test;
+  /// check: builds as for training, and nothing else
+  /// @throws ConfigError (also when another run uses work_dir), DataError, CheckpointError
   TrainRunner(Node config, const Catalog& catalog, Purpose purpose = Purpose::train);
   ~TrainRunner() override;
 
@@ -59,7 +62,7 @@ class POLYAK_API TrainRunner : public Runner {
   Model model() override { return Model(module_); }
   const Progress& progress() const override { return progress_; }
   HookList& hooks() override { return hooks_; }
-  bool training() const override { return purpose_ == Purpose::train; }
+  bool training() const override { return purpose_ != Purpose::test; }
   bool resuming() const override { return resuming_; }
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
@@ -71,7 +74,18 @@ class POLYAK_API TrainRunner : public Runner {
   void run_training_forward(int64_t num_samples) override;
   Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
   void step_schedulers(bool by_epoch) override;
+  bool can_resume_from(const Value& checkpoint) const override;
   void request_stop() override { stop_ = true; }
+  bool stop_requested() const override { return stop_ || interrupted(); }
+  bool interrupted() const override { return stop_signal() != 0; }
+
+  /// From here on SIGTERM, SIGINT and SIGUSR1 end training after the present iteration, a
+  /// validation at its next batch, with a checkpoint (StopSignals says how).
+  void stop_on_signals();
+  /// The signal that did; 0: none.
+  int stop_signal() const { return signals_ ? StopSignals::received() : 0; }
+  /// The checkpoint that a run with this config and `resume` would go on from; "" for none.
+  std::string last_checkpoint() const;
 
  private:
   /// Data and metrics of validation or test.
@@ -93,8 +107,12 @@ class POLYAK_API TrainRunner : public Runner {
   void check_fit(const Value& state_dict, const std::string& file) const;
 
   void start_run();
+  void check_place(const Value& checkpoint) const;
   void load_checkpoint();
   void restore_progress(const Value& checkpoint);
+  void restore_gradients(const Value& extra);
+  void restore_random_state();
+  void check_interrupted() const;
   void train_epochs();
   void train_iterations();
   Batch on_device(const Batch& batch) const;
@@ -129,12 +147,15 @@ class POLYAK_API TrainRunner : public Runner {
   std::optional<Value> checkpoint_;  // read, not loaded yet
   bool resuming_ = false;
   bool inside_epoch_ = true;     // iter and epoch of the checkpoint tell the place in its epoch
+  bool validation_due_ = false;  // the checkpoint stands where a validation may be missing
   at::Tensor cpu_random_state_;  // of the run that goes on; undefined otherwise
   at::Tensor device_random_state_;
 
   Progress progress_;
   Scalars logged_;
   std::vector<Validation> validations_;
+  std::optional<RunLock> lock_;
+  std::optional<StopSignals> signals_;
   bool started_ = false;  // before_run was called
   bool stop_ = false;
   int64_t iters_in_hooks_ = 0;   // 1 while after_train_iter runs: the counter does not count it yet

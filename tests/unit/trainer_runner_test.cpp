@@ -282,7 +282,7 @@ TEST_F(Running, ResumingIsExact) {
   EXPECT_EQ(script.points[0], "before_run");
   EXPECT_EQ(script.points[1], "after_load_checkpoint");
   EXPECT_EQ(script.points[2], "before_train");
-  EXPECT_EQ(script.points[3], "before_train_epoch 2");
+  EXPECT_EQ(script.points[3], "before_val 2") << "the save came before the validation";
 }
 
 TEST_F(Running, ResumingInsideAnEpochIsExact) {
