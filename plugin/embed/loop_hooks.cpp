@@ -574,6 +574,8 @@ void LoopHooks::Loop::begin_evaluation(const char* call, const std::function<Sca
                 progress_.iter + 1);
   }
   if (phase_ == Phase::training) check_steps(call);
+  // A validation that the run before owes belongs to the training that goes on.
+  if (phase_ == Phase::ready && resuming_) enter_training();
   evaluating_ = true;
   again_ = again;
 }
@@ -702,6 +704,12 @@ const Progress& LoopHooks::progress() const {
 }
 int64_t LoopHooks::batch() const {
   return loop_->batch_;
+}
+
+bool LoopHooks::validated() const {
+  const Value* done = loop_->run_info().find("validated");
+  return done && done->at("epoch").as_int() == progress().epoch &&
+         done->at("iter").as_int() == progress().iter;
 }
 
 std::shared_ptr<AveragedModel> LoopHooks::average(const std::string& name) const {

@@ -143,6 +143,10 @@ class POLYAK_API LoopHooks {
   const Progress& progress() const;
   /// Finished iterations of the present epoch; after a resume, how many batches to skip.
   int64_t batch() const;
+  /// Whether a validation was done where the run stands. A run that was killed between a checkpoint
+  /// and the validation after it goes on without that validation, unless the loop makes up for it:
+  /// `if (hooks.resume() && !hooks.validated()) hooks.validate(...)`.
+  bool validated() const;
   /// The average of the EMAHook with this `name`; a null pointer where the file asks for none.
   std::shared_ptr<AveragedModel> average(const std::string& name = "") const;
   /// What the hooks see.

@@ -135,6 +135,27 @@ TEST(LoopHooksResume, FindsCheckpointsInAnOutDir) {
   EXPECT_EQ(rest.hooks.progress().iter, 5);
 }
 
+TEST(LoopHooksResume, SaysWhetherTheCheckpointsPlaceWasValidated) {
+  const std::string text = fmt::format(
+      "work_dir: {}\ncustom_hooks: [{{type: CheckpointHook, interval: 1, save_best: accuracy}}]\n",
+      new_folder("validated"));
+  const auto measure = [] { return Scalars{{"accuracy", 1.0}}; };
+  {
+    Loop killed(text, 5);
+    killed.run();
+  }
+  {
+    Loop rest(text, 10);
+    ASSERT_TRUE(rest.hooks.resume());
+    EXPECT_FALSE(rest.hooks.validated());
+    rest.hooks.validate(measure);
+    EXPECT_TRUE(rest.hooks.validated());
+  }
+  Loop again(text, -1);
+  ASSERT_TRUE(again.hooks.resume());
+  EXPECT_TRUE(again.hooks.validated()) << "the checkpoint was written again";
+}
+
 TEST(LoopHooksResume, TwoOfThemDoNotShareAFolder) {
   const std::string text = with_average(new_folder("shared"));
   const Loop generator(text, -1);
