@@ -5,6 +5,8 @@
 
 #include <functional>
 #include <type_traits>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "polyak/core/log.h"
@@ -13,73 +15,103 @@
 namespace polyak {
 namespace {
 
-/// One BatchNorm layer that is set to take the plain mean over batches, until this goes.
-class CumulativeStatistics {
+template <class Visit>
+void for_each_module(torch::nn::Module& module, const Visit& visit) {
+  visit(module);
+  for (const auto& child : module.children()) for_each_module(*child, visit);
+}
+
+using Modes = std::unordered_map<const torch::nn::Module*, bool>;  // whether it is in train mode
+
+/// Gives each module that is named its mode. Parents come first, since train() reaches children.
+void set_modes(torch::nn::Module& root, const Modes& modes) {
+  for_each_module(root, [&](torch::nn::Module& module) {
+    const auto found = modes.find(&module);
+    if (found != modes.end() && module.is_training() != found->second) module.train(found->second);
+  });
+}
+
+/// Puts every module back into the mode that it had, also those that differ from their parents.
+class KeepModes {
  public:
-  template <class Layer>
-  explicit CumulativeStatistics(Layer& layer)
-      : restore_([&layer, momentum = layer.options.momentum(), mean = layer.running_mean.clone(),
-                  var = layer.running_var.clone(), count = layer.num_batches_tracked.clone()] {
-          layer.options.momentum(momentum);
-          if (layer.num_batches_tracked.template item<int64_t>() == 0) {
-            // No forward pass led here: what predicts may be a part of the model.
-            layer.running_mean.copy_(mean);
-            layer.running_var.copy_(var);
-          }
-          layer.num_batches_tracked.copy_(count);
-        }) {
-    layer.options.momentum(std::decay_t<decltype(layer.options.momentum())>());  // none: cumulative
-    layer.reset_running_stats();
+  explicit KeepModes(torch::nn::Module& root) : root_(root) {
+    for_each_module(root, [&](const torch::nn::Module& module) {
+      modes_.emplace(&module, module.is_training());
+    });
   }
-  explicit CumulativeStatistics(RunningStatistics& layer)
-      : restore_([&layer] { layer.end_mean(); }) {
-    layer.begin_mean();
-  }
-  ~CumulativeStatistics() {
-    if (restore_) restore_();
-  }
-  CumulativeStatistics(CumulativeStatistics&& other) noexcept
-      : restore_(std::move(other.restore_)) {
-    other.restore_ = nullptr;
-  }
-  CumulativeStatistics& operator=(CumulativeStatistics&&) = delete;
+  ~KeepModes() { set_modes(root_, modes_); }
+  KeepModes(const KeepModes&) = delete;
+  KeepModes& operator=(const KeepModes&) = delete;
 
  private:
-  std::function<void()> restore_;
+  torch::nn::Module& root_;
+  Modes modes_;
 };
 
-template <class Layer>
-bool take(torch::nn::Module& module, std::vector<CumulativeStatistics>& layers) {
-  auto* layer = dynamic_cast<Layer*>(&module);
-  if (layer && layer->options.track_running_stats()) layers.emplace_back(*layer);
-  return layer != nullptr;
-}
+/// The normalisation layers of a model during the passes: those in train mode take the plain mean
+/// over batches, the others and those that no pass reaches end with the statistics that they had.
+class CumulativeStatistics {
+ public:
+  CumulativeStatistics() = default;
+  /// @return whether any layer takes new statistics.
+  bool begin(torch::nn::Module& root) {
+    for_each_module(root, [&](torch::nn::Module& module) {
+      if (!known_.insert(&module).second) return;  // stands under two names
+      if (auto* other = dynamic_cast<RunningStatistics*>(&module)) return begin(module, *other);
+      begin<torch::nn::BatchNorm1dImpl>(module) || begin<torch::nn::BatchNorm2dImpl>(module) ||
+          begin<torch::nn::BatchNorm3dImpl>(module);
+    });
+    return has_layers_;
+  }
+  ~CumulativeStatistics() {
+    for (const auto& end : ends_) end();
+  }
+  CumulativeStatistics(const CumulativeStatistics&) = delete;
+  CumulativeStatistics& operator=(const CumulativeStatistics&) = delete;
 
-void collect(torch::nn::Module& module, std::vector<CumulativeStatistics>& layers) {
-  if (auto* other = dynamic_cast<RunningStatistics*>(&module)) layers.emplace_back(*other);
-  take<torch::nn::BatchNorm1dImpl>(module, layers) ||
-      take<torch::nn::BatchNorm2dImpl>(module, layers) ||
-      take<torch::nn::BatchNorm3dImpl>(module, layers);
-  for (const auto& child : module.named_children()) collect(*child.value(), layers);
-}
+ private:
+  template <class Layer>
+  bool begin(torch::nn::Module& module) {
+    auto* layer = dynamic_cast<Layer*>(&module);
+    if (!layer) return false;
+    if (!layer->options.track_running_stats() || !layer->running_mean.defined()) return true;
+    const bool frozen = !layer->is_training();
+    ends_.emplace_back([layer, frozen, momentum = layer->options.momentum(),
+                        mean = layer->running_mean.clone(), var = layer->running_var.clone(),
+                        count = layer->num_batches_tracked.clone()] {
+      layer->options.momentum(momentum);
+      if (frozen || layer->num_batches_tracked.template item<int64_t>() == 0) {
+        layer->running_mean.copy_(mean);
+        layer->running_var.copy_(var);
+      }
+      layer->num_batches_tracked.copy_(count);
+    });
+    if (frozen) return true;
+    has_layers_ = true;
+    // The first batch in train mode replaces the statistics. Until then they stay: a forward pass
+    // may put the layer into eval mode, which computes with them.
+    layer->options.momentum(std::decay_t<decltype(layer->options.momentum())>());  // cumulative
+    layer->num_batches_tracked.zero_();
+    // Of these even a weight of 0 would be left.
+    if (!is_finite(layer->running_mean) || !is_finite(layer->running_var)) {
+      layer->reset_running_stats();
+    }
+    return true;
+  }
 
-/// @return whether the model has BatchNorm layers.
-bool estimate_statistics(Runner& runner, const Model& model, int64_t num_samples) {
-  if (!model.nn_module()) return false;
-  torch::NoGradGuard no_grad;
-  std::vector<CumulativeStatistics> layers;
-  collect(*model.nn_module(), layers);
-  if (layers.empty()) return false;
+  void begin(const torch::nn::Module& module, RunningStatistics& layer) {
+    if (!module.is_training()) return;
+    has_layers_ = true;
+    ends_.emplace_back([&layer] { layer.end_mean(); });
+    layer.begin_mean();
+  }
 
-  struct KeepMode {
-    const Model& model;
-    bool training = model.is_training();
-    ~KeepMode() { model.train(training); }
-  } keep{model};
-  model.train(true);
-  runner.run_training_forward(num_samples);
-  return true;
-}
+  static bool is_finite(const at::Tensor& tensor) { return tensor.isfinite().all().item<bool>(); }
+
+  std::unordered_set<const torch::nn::Module*> known_;
+  std::vector<std::function<void()>> ends_;
+  bool has_layers_ = false;
+};
 
 std::vector<NamedTensor> buffers_of(const Model& model) {
   std::vector<NamedTensor> buffers;
@@ -103,6 +135,15 @@ class KeepBuffers {
   KeepBuffers(const KeepBuffers&) = delete;
   KeepBuffers& operator=(const KeepBuffers&) = delete;
   void keep_new() { armed_ = false; }
+  /// Copies of those that have another value by now.
+  std::vector<NamedTensor> changed() const {
+    std::vector<NamedTensor> changed;
+    const std::vector<NamedTensor> now = buffers_of(model_);
+    for (size_t i = 0; i < now.size(); ++i) {
+      if (!at::equal(now[i].tensor, saved_[i].tensor)) changed.push_back(now[i]);
+    }
+    return changed;
+  }
 
  private:
   Model model_;
@@ -135,6 +176,37 @@ void PreciseBNHook::check_run(Runner& runner) {
   }
 }
 
+void PreciseBNHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
+  if (batch == 0) modes_.clear();  // layers may come and go
+  if (modes_.empty()) {
+    // The model itself need not be shared, and outlives the hook's calls.
+    modes_.push_back({{std::shared_ptr<void>(), runner.model().nn_module()}, true});
+    for (auto& module : runner.model().nn_module()->modules(/*include_self=*/false)) {
+      modes_.push_back({std::move(module), true});
+    }
+  }
+  for (ModuleMode& item : modes_) item.training = item.module->is_training();
+}
+
+/// Puts modules into the modes in which they train: the model may be in eval mode by now, and a
+/// layer that its owner froze by eval() stays frozen.
+void PreciseBNHook::set_training_modes(torch::nn::Module& root) const {
+  if (modes_.empty() && root.is_training()) return;
+  root.train(true);
+  Modes modes;
+  for (const ModuleMode& item : modes_) modes.emplace(item.module.get(), item.training);
+  set_modes(root, modes);
+}
+
+void PreciseBNHook::estimate_model(Runner& runner, const Model& model) const {
+  const torch::NoGradGuard no_grad;
+  torch::nn::Module& root = *model.nn_module();
+  const KeepModes keep(root);
+  set_training_modes(root);
+  CumulativeStatistics layers;
+  if (layers.begin(root)) runner.run_training_forward(options_.num_samples());
+}
+
 void PreciseBNHook::estimate(Runner& runner) {
   if (!runner.training()) return;  // a checkpoint holds the statistics of its save
   const Model model = runner.model();
@@ -146,17 +218,18 @@ void PreciseBNHook::estimate(Runner& runner) {
     std::vector<NamedTensor> buffers;
     {
       const SwapGuard guard = average.swap(model);
-      KeepBuffers keep(model);  // of the average: they come in below, all at once
-      if (estimate_statistics(runner, model, options_.num_samples())) buffers = buffers_of(model);
+      const KeepBuffers keep(model);  // of the average: they come in below, all at once
+      estimate_model(runner, model);
+      buffers = keep.changed();
     }
-    average.load_state(buffers, average.steps());
+    if (!buffers.empty()) average.load_state(buffers, average.steps());
     last->second = average.steps();
   }
   if (runner.averages().empty()) {
     auto [last, is_new] = estimated_at_.emplace(nullptr, -1);
     if (last->second == runner.progress().iter) return;
     KeepBuffers keep(model);
-    estimate_statistics(runner, model, options_.num_samples());
+    estimate_model(runner, model);
     keep.keep_new();
     last->second = runner.progress().iter;
   }

@@ -1,13 +1,22 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "polyak/runtime/hook.h"
+
+namespace torch {
+namespace nn {
+class Module;
+}
+}  // namespace torch
 
 namespace polyak {
 
 class AveragedModel;
+class Model;
 
 struct POLYAK_API PreciseBNHookOptions : Options {
   PreciseBNHookOptions& num_samples(int64_t value) { return num_samples_ = value, *this; }
@@ -24,6 +33,10 @@ struct POLYAK_API PreciseBNHookOptions : Options {
 /// averaged over a stretch of training (StochasticWeightAverage) never produced the running
 /// statistics of any one model, and without this step they evaluate far below their worth.
 ///
+/// Only layers that train in train mode get new statistics: those that are in eval mode at the end
+/// of an iteration, or whose owner puts them there, keep theirs and compute with them. Every module
+/// has its mode back afterwards.
+///
 /// Runs before EMAHook, whatever the order in the config (priority HIGH). Without an EMAHook it
 /// re-estimates the model's own statistics. Named after mmpretrain's hook.
 class POLYAK_API PreciseBNHook : public Hook {
@@ -35,15 +48,24 @@ class POLYAK_API PreciseBNHook : public Hook {
   int priority() const override { return kHigh; }
 
   void check_run(Runner& runner) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
   void before_val_epoch(Runner& runner) override { estimate(runner); }
   void before_test_epoch(Runner& runner) override { estimate(runner); }
   void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
   void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
 
  private:
+  struct ModuleMode {
+    std::shared_ptr<torch::nn::Module> module;
+    bool training;
+  };
+
   void estimate(Runner& runner);
+  void estimate_model(Runner& runner, const Model& model) const;
+  void set_training_modes(torch::nn::Module& root) const;
 
   PreciseBNHookOptions options_;
+  std::vector<ModuleMode> modes_;  // at the end of the last iteration
   // The step of the last estimate for each average; for the model itself (nullptr) the iteration.
   std::map<const AveragedModel*, int64_t> estimated_at_;
 };

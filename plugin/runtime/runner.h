@@ -27,7 +27,9 @@ struct NamedAverage {
 class POLYAK_API RunningStatistics {
  public:
   virtual ~RunningStatistics();
-  /// From here on, the statistics are the plain mean over the forward passes since now.
+  /// From here on, the statistics are the plain mean over the forward passes in train mode since
+  /// now. Until the first such pass, and in eval mode, the layer computes with those that it has.
+  /// Not called for a layer that is in eval mode.
   virtual void begin_mean() = 0;
   /// The statistics stay as they are, and follow later batches as before begin_mean().
   virtual void end_mean() = 0;

@@ -157,6 +157,7 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
 
   explicit ScriptNorm(const torch::jit::Module& script)
       : torch::nn::Module("ScriptNorm"),
+        script_(script),
         mean_(script.attr("running_mean").toTensor()),
         var_(script.attr("running_var").toTensor()),
         count_(script.attr("num_batches_tracked").toTensor()) {
@@ -166,17 +167,20 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
 
   void begin_mean() override {
     if (sum_) return;  // asked once for each name that the layer stands under
-    count_before_ = count_.clone();
-    count_.zero_();
-    mean_.zero_();
-    var_.fill_(1);
+    before_ = {mean_.clone(), var_.clone(), count_.clone()};
+    count_.zero_();  // without a momentum the first batch replaces the statistics then
     sum_ = Sums{at::zeros_like(mean_), at::zeros_like(var_), 0};
   }
 
   void end_mean() override {
     if (!sum_) return;
     sum_.reset();
-    count_.copy_(count_before_);
+    count_.copy_(before_.count);
+  }
+
+  void train(bool on) override {
+    torch::nn::Module::train(on);
+    script_.train(on);
   }
 
   void before_forward() {
@@ -197,10 +201,8 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
       sum_->var.add_(var_, 1 / share);
     }
     const double batches = static_cast<double>(sum_->batches);
-    if (sum_->batches > 0) {
-      mean_.copy_(sum_->mean / batches);
-      var_.copy_(sum_->var / batches);
-    }
+    mean_.copy_(sum_->batches > 0 ? sum_->mean / batches : before_.mean);
+    var_.copy_(sum_->batches > 0 ? sum_->var / batches : before_.var);
   }
 
  private:
@@ -209,15 +211,21 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
     at::Tensor var;
     int64_t batches;
   };
+  struct Statistics {
+    at::Tensor mean;
+    at::Tensor var;
+    at::Tensor count;
+  };
   /// Without a momentum the layer takes the mean by itself.
-  bool takes_mean() const { return sum_ && momentum_; }
+  bool takes_mean() const { return sum_ && momentum_ && script_.is_training(); }
 
+  torch::jit::Module script_;
   at::Tensor mean_;
   at::Tensor var_;
   at::Tensor count_;
   std::optional<double> momentum_;
   std::optional<Sums> sum_;
-  at::Tensor count_before_;
+  Statistics before_;
   int64_t seen_ = 0;
 };
 
@@ -300,7 +308,6 @@ void TorchScript::check_forward_takes_images(const Node& path) const {
 void TorchScript::adopt() {
   std::map<const void*, std::shared_ptr<torch::nn::Module>> adopted;
   adopt(*script_, *this, adopted);
-  torch::nn::Module::train(script_->is_training());
 
   AssignedNames names;
   for (const torch::jit::Module& module : script_->modules()) {
@@ -321,6 +328,8 @@ void TorchScript::adopt() {
 
 void TorchScript::adopt(const torch::jit::Module& script, torch::nn::Module& into,
                         std::map<const void*, std::shared_ptr<torch::nn::Module>>& adopted) {
+  into.torch::nn::Module::train(
+      script.is_training());  // before it has children, who have their own
   for (const auto& item : script.named_parameters(/*recurse=*/false)) {
     into.register_parameter(item.name, item.value, item.value.requires_grad());
   }
@@ -403,7 +412,6 @@ std::shared_ptr<torch::nn::Module> TorchScript::clone(
   const at::NoGradGuard no_grad;  // or a copied parameter would be no leaf
   auto script = std::make_shared<torch::jit::Module>(script_->deepcopy());
   std::shared_ptr<torch::nn::Module> copy(new TorchScript(*this, std::move(script)));
-  copy->train(is_training());
   if (device) copy->to(*device);
   return copy;
 }

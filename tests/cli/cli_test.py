@@ -151,6 +151,18 @@ class Train(CommandTest):
         rows = self.table(self.train(self.write(SMALL), "--work-dir", "none"))
         self.assertEqual(list(rows[-1]), ["epoch", "accuracy"])
 
+    def test_precise_statistics_leave_a_frozen_backbone_alone(self):
+        self.train(self.write(SMALL), "--work-dir", "base", "--cfg-options", "train_cfg.max_epochs=8")
+        probe = (SMALL.replace("  head:", "  freeze_backbone: true\n  neck: {type: ClsBatchNormNeck}\n  head:") + SWA +
+                 "load_from: base/epoch_8.pth\n")
+        column = "accuracy, averaged by StochasticWeightAverage"
+        with_hook = self.table(self.train(self.write(probe, "probe.yaml"), "--work-dir", "with"))[-1]
+        plain = probe.replace("  - {type: PreciseBNHook, num_samples: 64}\n", "")
+        without = self.table(self.train(self.write(plain, "plain.yaml"), "--work-dir", "without"))[-1]
+        self.assertGreater(without[column], 90)
+        self.assertGreater(with_hook[column], without[column] - 3)
+        self.assertEqual(with_hook["accuracy, raw weights"], without["accuracy, raw weights"])
+
     def test_resumes_to_the_same_numbers_as_an_unbroken_run(self):
         config = self.write(SMALL + COSINE)
         self.train(config, "--work-dir", "whole")

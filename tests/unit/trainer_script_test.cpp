@@ -248,6 +248,53 @@ TEST_F(Scripts, GiveThePlainMeanOfStatisticsWhenAsked) {
                            0.75 * mean + 0.25 * images(5).flatten(1).mean(0), 1e-5, 1e-6));
 }
 
+TEST_F(Scripts, ALayerInEvalModeComputesWithItsStatisticsAndKeepsThem) {
+  const auto model = build(normed());
+  const auto module = as_module(model);
+  const torch::NoGradGuard no_grad;
+  model->predict(images(5));
+  module->eval();
+  const at::Tensor wanted = model->predict(images(2));
+  const at::Tensor mean = tensor(model, "norm.running_mean").clone();
+  module->train();
+  for (const auto& part : module->modules(/*include_self=*/false)) {
+    auto* layer = dynamic_cast<RunningStatistics*>(part.get());
+    if (!layer) continue;
+    part->eval();  // this one alone
+    layer->begin_mean();
+    EXPECT_TRUE(at::equal(model->predict(images(2)), wanted));
+    layer->end_mean();
+  }
+  EXPECT_TRUE(at::equal(tensor(model, "norm.running_mean"), mean));
+  EXPECT_TRUE(module->is_training());
+}
+
+TEST_F(Scripts, StatisticsOfALayerThatNoPassReachesStay) {
+  torch::jit::Module net = linear();
+  net.register_module("beside", norm());
+  const auto model = build(net);
+  const torch::NoGradGuard no_grad;
+  tensor(model, "beside.running_mean").fill_(3);
+  for (const auto& part : as_module(model)->modules(/*include_self=*/false)) {
+    auto* layer = dynamic_cast<RunningStatistics*>(part.get());
+    if (!layer) continue;
+    layer->begin_mean();
+    model->predict(images(2));
+    layer->end_mean();
+  }
+  EXPECT_EQ(tensor(model, "beside.running_mean")[0].item<float>(), 3);
+  EXPECT_EQ(tensor(model, "beside.running_var")[0].item<float>(), 1);
+}
+
+TEST_F(Scripts, CopiesKeepTheModeOfEachLayer) {
+  torch::jit::Module net = normed();
+  net.attr("norm").toModule().eval();
+  const auto module = as_module(build(net));
+  EXPECT_TRUE(module->is_training());
+  EXPECT_FALSE(module->named_modules()["norm"]->is_training());
+  EXPECT_FALSE(module->clone()->named_modules()["norm"]->is_training());
+}
+
 TEST_F(Scripts, GiveTheSameBitsInEveryCall) {
   // TorchScript's optimiser would differentiate these in a way of its own from the second call on.
   const auto model = build(linear(R"(
