@@ -98,6 +98,18 @@ void check_shape(const std::string& name, const at::Tensor& source, const at::Te
       name, fmt::join(source.sizes(), "x"), fmt::join(average.sizes(), "x"));
 }
 
+/// An average of other numbers could not hold the model's.
+void check_kind(const std::string& name, const at::Tensor& source, const at::Tensor& average) {
+  if (source.is_floating_point() == average.is_floating_point() &&
+      source.is_complex() == average.is_complex()) {
+    return;
+  }
+  fail<Error>(
+      "{}: is {} in the model, but its average is {}; build a new average for a model of other "
+      "numbers",
+      name, at::toString(source.scalar_type()), at::toString(average.scalar_type()));
+}
+
 /// cloning runs a model's random initialisation; the program's own random numbers must not notice.
 class KeepRandomState {
  public:
@@ -237,6 +249,7 @@ void AveragedModel::bind(const Model& model) {
       continue;
     }
     check_shape(name, found->second, slots_[slot].average);
+    check_kind(name, found->second, slots_[slot].average);
     same = same && found->second.is_same(by_name.at(slots_[slot].name));  // tied as before
   }
   if (!lost.empty()) {
@@ -250,8 +263,7 @@ void AveragedModel::bind(const Model& model) {
       slot.source = source;
       plan_.reset();
     }
-    model_class_ = model.class_name();
-    bound_to_ = model.identity();
+    bind_to(model);
     return;
   }
 
@@ -266,6 +278,12 @@ void AveragedModel::bind(const Model& model) {
     slot.average.copy_(kept->second.average);
     if (slot.lost.defined() && kept->second.lost.defined()) slot.lost.copy_(kept->second.lost);
   }
+}
+
+void AveragedModel::bind_to(const Model& model) {
+  model_class_ = model.class_name();
+  bound_to_ = model.identity();
+  tree_ = model.nn_module() ? ModuleTree(*model.nn_module()) : ModuleTree();
 }
 
 void AveragedModel::build_slots(const Model& model, const std::vector<NamedTensor>& tensors) {
@@ -326,8 +344,7 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
   module_ = copy;
   slots_ = std::move(slots);
   names_ = std::move(names);
-  model_class_ = model.class_name();
-  bound_to_ = model.identity();
+  bind_to(model);
   settle_precision();
   gather_averages();
 }
@@ -488,7 +505,7 @@ void AveragedModel::prepare(const Model& model) {
         "update_parameters: the averaged weights are in the model; let the guard of swap() go "
         "first");
   }
-  if (model.identity() != bound_to_) bind(model);
+  if (model.identity() != bound_to_ || !tree_.is_current()) bind(model);
   if (!plan_ || !plan_->is_current()) {
     for (const Slot& slot : slots_) check_shape(slot.name, slot.source, slot.average);
     settle_precision();

@@ -13,6 +13,7 @@
 
 #include "polyak/averaging/average_options.h"
 #include "polyak/averaging/model.h"
+#include "polyak/averaging/module_tree.h"
 #include "polyak/averaging/swap_guard.h"
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
@@ -69,9 +70,12 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
 
   /// Takes the model's present weights in. The first call copies them; call k (counted from 0)
   /// averages with weight(k) when k is a multiple of `interval`. Call it once after each optimizer
-  /// step.
-  /// @throws Error when the model lacks a tensor that is averaged, when a shape differs, or while
-  ///   the averaged weights are swapped in.
+  /// step. A tensor that was replaced under its name in a torch::nn::Module, by itself or with its
+  /// module, goes on being averaged; of a TorchScript module that needs rebind(), and a list of
+  /// tensors cannot tell.
+  /// @throws Error when the model lacks a tensor that is averaged, when a shape or the kind of
+  /// numbers
+  ///   (real, complex, integer) differs, or while the averaged weights are swapped in.
   void update_parameters(const Model& model);
 
   /// With `device: cpu` and a model on a GPU, an update copies the weights beside the GPU's other
@@ -131,7 +135,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void reset(const Model& model);
   /// Copies the averaged values into the model (parameters and buffers).
   void copy_to(const Model& model);
-  /// Looks the model's tensors up again: after parameters were added or replaced.
+  /// Looks the model's tensors up again: after parameters were added, or replaced where an update
+  /// does not see it.
   void rebind(const Model& model);
 
   /// The copy of the model that holds the averaged weights, for forward passes.
@@ -193,6 +198,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   friend void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
   static void warn_if_decay(double momentum, const char* rule_name);
   void bind(const Model& model);
+  void bind_to(const Model& model);
   void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
   void gather_averages();
   void settle_precision();
@@ -233,6 +239,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   std::unique_ptr<Captured> captured_;
   std::unique_ptr<Background> background_;  // uses the plan: goes first
   const void* bound_to_ = nullptr;
+  ModuleTree tree_;  // of the model that this is bound to
   std::weak_ptr<SwapGuard::State> swap_;
 };
 
