@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "polyak/checkpoint/file.h"
 #include "polyak/core/log.h"
@@ -31,6 +33,12 @@ std::string field(const std::string& name, double value) {
 
 int width(int64_t number) {
   return static_cast<int>(std::to_string(number).size());
+}
+
+/// Draws on the terminal, which may be gone.
+void show(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
 }
 
 /// "/12", or nothing where the host does not say how many there are.
@@ -259,14 +267,24 @@ void LoggerHook::open_scalars(const Runner& runner) {
   std::filesystem::create_directories(file.parent_path());
   scalars_.reset(std::fopen(file.c_str(), "a"));
   if (!scalars_) {
-    log_warning("LoggerHook: {} cannot be written; going on without it", file.string());
+    log_warning("LoggerHook: {} cannot be written: {}; going on without it", file.string(),
+                std::generic_category().message(errno));
+    return;
   }
+  std::setvbuf(scalars_.get(), nullptr, _IONBF, 0);  // a line is whole at once, or not there
 }
 
 void LoggerHook::write_line(const std::string& line) {
   if (!scalars_) return;
-  fmt::print(scalars_.get(), "{}\n", line);
-  std::fflush(scalars_.get());
+  const std::string text = line + "\n";
+  const off_t size = ::lseek(fileno(scalars_.get()), 0, SEEK_END);
+  if (std::fwrite(text.data(), 1, text.size(), scalars_.get()) == text.size()) return;
+  const std::string reason = std::generic_category().message(errno);
+  // Half a line would be no JSON.
+  const bool whole = ::ftruncate(fileno(scalars_.get()), size) == 0;
+  scalars_.reset();
+  log_warning("LoggerHook: scalars.json cannot be written: {}; going on without it{}", reason,
+              whole ? "" : ", and its last line is cut off");
 }
 
 void LoggerHook::write_pending(const Runner& runner) {
@@ -299,14 +317,13 @@ void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
   const std::string unit =
       progress.by_epoch ? fmt::format("epoch {}/{} ", progress.epoch + 1, progress.max_epochs)
                         : std::string();
-  fmt::print(stderr, "\r\x1b[K{}[{}{}] {}/{}  eta {}", unit, std::string(filled, '#'),
-             std::string(kCells - filled, '.'), done, all, eta(runner));
-  std::fflush(stderr);
+  show(fmt::format("\r\x1b[K{}[{}{}] {}/{}  eta {}", unit, std::string(filled, '#'),
+                   std::string(kCells - filled, '.'), done, all, eta(runner)));
   bar_drawn_ = true;
 }
 
 void LoggerHook::clear_bar() {
-  if (bar_drawn_) fmt::print(stderr, "\r\x1b[K");
+  if (bar_drawn_) show("\r\x1b[K");
   bar_drawn_ = false;
 }
 

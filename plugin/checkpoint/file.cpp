@@ -36,6 +36,9 @@ std::string remedy(const std::string& path, int error) {
     case ENOSPC:
     case EDQUOT:
       return fmt::format("; free some space for '{}'", folder);
+    case EFBIG:
+      return "; the limit on the size of files ('ulimit -f' shows it) or the file system's own is "
+             "reached";
     default:
       return "";
   }

@@ -15,11 +15,13 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <system_error>
+#include <utility>
 
 #include "polyak/attach/attached_runner.h"
 #include "polyak/attach/config.h"
 #include "polyak/attach/program.h"
 #include "polyak/averaging/register.h"
+#include "polyak/cli/streams.h"
 #include "polyak/cli/table.h"
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
@@ -52,6 +54,11 @@ class Log {
  public:
   Log() : logger_("polyak", std::make_shared<spdlog::sinks::stderr_sink_mt>()) {
     logger_.sinks().front()->set_pattern("%m/%d %H:%M:%S - polyak - %v");
+    logger_.set_error_handler([this](const std::string& message) {
+      if (!std::exchange(failed_, true)) {
+        print_error(fmt::format("polyak: {}; going on without the log file\n", message));
+      }
+    });
     set_log_sink([this](LogLevel level, std::string_view text) {
       logger_.log(convert(level), "{} - {}", name_of(level), text);
     });
@@ -97,6 +104,7 @@ class Log {
   }
 
   spdlog::logger logger_;
+  bool failed_ = false;  // to write into the file
 };
 
 bool overrides_key(const RunArguments& arguments, const std::string& key) {
@@ -152,12 +160,12 @@ int train(const RunArguments& arguments) {
   runner.stop_on_signals();
   start_files(log, runner);
   runner.train();
-  fmt::print("{}", validation_table(runner.validations(), runner.averages()));
+  print("{}", validation_table(runner.validations(), runner.averages()));
   const auto& averages = runner.averages();
   const bool has_first = std::any_of(averages.begin(), averages.end(),
                                      [](const NamedAverage& item) { return item.name.empty(); });
-  fmt::print("\nFiles are in {}.{}\n", runner.work_dir(),
-             has_first ? " A checkpoint's state_dict holds the averaged weights." : "");
+  print("\nFiles are in {}.{}\n", runner.work_dir(),
+        has_first ? " A checkpoint's state_dict holds the averaged weights." : "");
   const int signal = runner.stop_signal();
   if (signal == 0) return 0;
   const std::string file = runner.last_checkpoint();
@@ -173,7 +181,7 @@ int test(const RunArguments& arguments) {
   fill_catalog();
   TrainRunner runner(read_config(arguments), catalog(), TrainRunner::Purpose::test);
   start_files(log, runner);
-  for (const auto& [name, value] : runner.test()) fmt::print("{}: {:.4f}\n", name, value);
+  for (const auto& [name, value] : runner.test()) print("{}: {:.4f}\n", name, value);
   return 0;
 }
 
@@ -181,7 +189,7 @@ int check(const RunArguments& arguments) {
   Log log;
   fill_catalog();
   const TrainRunner runner(read_config(arguments), catalog(), TrainRunner::Purpose::check);
-  fmt::print("{}", runner.config().dump());
+  print("{}", runner.config().dump());
   return 0;
 }
 
@@ -236,6 +244,7 @@ void attach(AttachArguments arguments) {
   ::setenv(kAttachPreload, before.c_str(), 1);
   ::setenv("LD_PRELOAD", (before.empty() ? library : before + ":" + library).c_str(), 1);
   arguments.program.push_back(nullptr);
+  restore_signals();
   ::execv(program.c_str(), arguments.program.data());
   fail<ConfigError>("{}: cannot be started: {}", program, std::generic_category().message(errno));
 }
@@ -250,9 +259,9 @@ int list(const std::string& kind) {
     kinds.push_back(registry->kind());
     if (!kind.empty() && kind != registry->kind()) continue;
     found = true;
-    fmt::print("{}\n", registry->kind());
+    print("{}\n", registry->kind());
     for (const std::string& name : registry->names()) {
-      fmt::print("  {:<26} {}\n", name, registry->describe(name).doc);
+      print("  {:<26} {}\n", name, registry->describe(name).doc);
     }
   }
   if (!found) {
@@ -267,29 +276,29 @@ int list(const std::string& kind) {
 namespace {
 
 void describe_text(const std::string& name, const RegistryBase::Description& description) {
-  fmt::print("{}: {}\n\n", name, description.doc);
+  print("{}: {}\n\n", name, description.doc);
   for (const KeyDescription& key : description.keys) {
     if (key.rest) {
-      fmt::print("  ...\n      {}\n", key.doc);
+      print("  ...\n      {}\n", key.doc);
       continue;
     }
-    fmt::print("  {}: {}{}\n      {}{}\n", key.name, key.type,
-               key.required ? ", required" : fmt::format(", default {}", key.default_value),
-               key.doc, key.range.empty() ? "" : fmt::format(" Must be {}.", key.range));
+    print("  {}: {}{}\n      {}{}\n", key.name, key.type,
+          key.required ? ", required" : fmt::format(", default {}", key.default_value), key.doc,
+          key.range.empty() ? "" : fmt::format(" Must be {}.", key.range));
   }
 }
 
 void describe_markdown(const std::string& name, const RegistryBase::Description& description) {
-  fmt::print("### {}\n\n{}\n\n| key | type | default | range | meaning |\n|---|---|---|---|---|\n",
-             name, description.doc);
+  print("### {}\n\n{}\n\n| key | type | default | range | meaning |\n|---|---|---|---|---|\n", name,
+        description.doc);
   for (const KeyDescription& key : description.keys) {
-    fmt::print("| `{}` | {} | {} | {} | {} |\n", key.name, key.type,
-               key.required ? "required"
-               : key.rest   ? ""
-                            : fmt::format("`{}`", key.default_value),
-               key.range, key.doc);
+    print("| `{}` | {} | {} | {} | {} |\n", key.name, key.type,
+          key.required ? "required"
+          : key.rest   ? ""
+                       : fmt::format("`{}`", key.default_value),
+          key.range, key.doc);
   }
-  fmt::print("\n");
+  print("\n");
 }
 
 void describe_json(const std::string& kind, const std::string& name,
@@ -302,7 +311,7 @@ void describe_json(const std::string& kind, const std::string& name,
     if (!key.range.empty()) entry["range"] = key.range;
     json["keys"].push_back(entry);
   }
-  fmt::print("{}\n", json.dump(2));
+  print("{}\n", json.dump(2));
 }
 
 }  // namespace

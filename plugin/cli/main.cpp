@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "polyak/cli/commands.h"
+#include "polyak/cli/streams.h"
 #include "polyak/config/options.h"
 #include "polyak/core/error.h"
 #include "polyak/version.h"
@@ -29,6 +30,7 @@ void add_config(CLI::App* command, polyak::cli::RunArguments& arguments) {
 
 int main(int argc, char** argv) {
   using namespace polyak;
+  cli::guard_streams();
   CLI::App app{"Polyak: weight averaging for C++ training", "polyak"};
   app.set_version_flag("--version",
                        "polyak " POLYAK_VERSION " with LibTorch " POLYAK_LIBTORCH_VERSION);
@@ -104,28 +106,28 @@ int main(int argc, char** argv) {
     for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
     if (std::find(names.begin(), names.end(), argv[1]) == names.end()) {
       const std::string near = nearest_name(argv[1], names);
-      fmt::print(stderr, "polyak: no command is named '{}'; {}they are {}\n", argv[1],
-                 near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
-                 fmt::join(names, ", "));
+      cli::print_error(fmt::format("polyak: no command is named '{}'; {}they are {}\n", argv[1],
+                                   near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
+                                   fmt::join(names, ", ")));
       return kWrongUse;
     }
   }
   try {
     app.parse(argc, argv);
-    return status;
+    return cli::finish_output(status);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kWrongUse;
+    return app.exit(error) == 0 ? cli::finish_output(0) : kWrongUse;
   } catch (const ConfigError& error) {
-    fmt::print(stderr, "polyak: {}\n", error.what());
+    cli::print_error(fmt::format("polyak: {}\n", error.what()));
     return kWrongUse;
   } catch (const PluginError& error) {
-    fmt::print(stderr, "polyak: {}\n", error.what());
+    cli::print_error(fmt::format("polyak: {}\n", error.what()));
     return kWrongUse;
   } catch (const Error& error) {
-    fmt::print(stderr, "polyak: {}\n", error.what());
+    cli::print_error(fmt::format("polyak: {}\n", error.what()));
     return kFailed;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "polyak: {}\n", debug ? error.what() : first_line(error));
+    cli::print_error(fmt::format("polyak: {}\n", debug ? error.what() : first_line(error)));
     return kFailed;
   }
 }

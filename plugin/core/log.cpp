@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <mutex>
+#include <string>
 
 namespace polyak {
 namespace {
@@ -10,7 +11,9 @@ void write_to_stderr(LogLevel level, std::string_view message) {
   const char* name = level == LogLevel::warning ? "warning: "
                      : level == LogLevel::error ? "error: "
                                                 : "";
-  fmt::print(stderr, "{}{}\n", name, message);
+  // Not fmt::print, which throws where nobody reads: a message must not end what it speaks of.
+  const std::string line = fmt::format("{}{}\n", name, message);
+  std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
 struct Sink {

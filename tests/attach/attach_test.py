@@ -344,6 +344,22 @@ class Surroundings(AttachTest):
         self.assertEqual(self.scenario("environment", env={**os.environ, "LD_PRELOAD": preload}).stdout,
                          f"LD_PRELOAD={preload}\n0\n")
 
+    def test_the_program_sees_the_streams_and_signals_that_it_was_given(self):
+        found = {}
+        for ignored in (False, True):
+            for closed in ("", " >&- 2>&-", " <&- >&- 2>&-"):
+                words = {"bare": [PROGRAMS / "scenario", "inheritance"],
+                         "attached": [POLYAK, "attach", self.config(), "--", PROGRAMS / "scenario", "inheritance"]}
+                for name, command in words.items():
+                    # Python ignores SIGPIPE and SIGXFSZ, and so does a child to which it does not restore them.
+                    subprocess.run(" ".join(f"'{word}'" for word in command) + closed, shell=True, check=True,
+                                   cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, restore_signals=not ignored)
+                    found[name] = (self.folder / "inheritance.txt").read_text()
+                    (self.folder / "inheritance.txt").unlink()
+                self.assertEqual(found["bare"], found["attached"], f"{ignored}, {closed}")
+        self.assertIn("closed closed closed", found["attached"])
+
     def test_a_program_is_found_in_path_and_gets_its_arguments_as_they_are(self):
         path = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
         self.attach("scenario", "ends", "exit", "--", "--help", status=4, env=path)

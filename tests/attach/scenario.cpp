@@ -2,6 +2,7 @@
 //
 // scenario NAME [ARG ...]: files are written to the current folder; STEPS.bin holds the weights
 // after each step.
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <torch/script.h>
 #include <torch/torch.h>
@@ -569,6 +570,18 @@ int environment(const Arguments&) {
   return std::system("env | grep -c -e ^POLYAK_ATTACH -e libpolyak_attach; true");
 }
 
+/// Which standard streams are open and which signals are ignored.
+int inheritance(const Arguments&) {
+  std::ostringstream found;
+  for (int i = 0; i <= 2; ++i) found << (::fcntl(i, F_GETFD) < 0 ? "closed " : "open ");
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("SigIgn", 0) == 0) found << line;
+  }
+  std::ofstream("inheritance.txt") << found.str() << "\n";
+  return 0;
+}
+
 /// For measuring: a model so small that a step takes microseconds.
 int tiny(const Arguments& arguments) {
   torch::set_num_threads(1);
@@ -614,6 +627,7 @@ int main(int argc, char** argv) {
       {"saves_at_exit", saves_at_exit},
       {"no_step", no_step},
       {"environment", environment},
+      {"inheritance", inheritance},
       {"tiny", tiny},
   };
   torch::manual_seed(1);

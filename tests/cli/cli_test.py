@@ -326,6 +326,76 @@ class Config(CommandTest):
         self.assertFalse((self.folder / "a").exists())
 
 
+class Streams(CommandTest):
+    """What becomes of a run whose output nobody takes, or whose files may not grow."""
+
+    def shell(self, redirection, *arguments, limit=None):
+        """The status of a command in a shell, by itself, with its output as the redirection says."""
+        words = " ".join(f"'{word}'" for word in (POLYAK, *arguments))
+        limit = f"ulimit -f {limit}; " if limit else ""
+        return subprocess.run(["bash", "-c", f"{limit}{words} {redirection}; exit ${{PIPESTATUS[0]}}"], cwd=self.folder,
+                              capture_output=True, text=True, timeout=280)
+
+    def log(self, work_dir):
+        return "".join(path.read_text() for path in (self.folder / work_dir).glob("*/*.log"))
+
+    def test_a_run_with_closed_streams_writes_whole_files(self):
+        config = self.write(SMALL + COSINE)
+        self.train(config, "--work-dir", "open")
+        for closed in (">&- 2>&-", "<&- >&- 2>&-", "2>&-", "<&-"):
+            with self.subTest(closed=closed):
+                done = self.shell(closed, "train", config, "--work-dir", "closed")
+                self.assertEqual(done.returncode, 0)
+                self.assertEqual(self.scalars("closed"), self.scalars("open"))
+                self.assertEqual((self.folder / "closed/last_checkpoint").read_text().strip(), "epoch_3.pth")
+                self.run_polyak("test", config, "closed/epoch_3.pth")
+                shutil.rmtree(self.folder / "closed")
+
+    def test_a_reader_that_goes_away_ends_the_log_and_not_the_training(self):
+        config = self.write(SMALL)
+        for redirection in ("2>&1 | head -1", "2>&1 | true", "| true", "2> >(true)"):
+            with self.subTest(redirection=redirection):
+                done = self.shell(redirection, "train", config, "--work-dir", "run")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertTrue((self.folder / "run" / "epoch_3.pth").exists())
+                self.assertIn("Epoch(val) [3]", self.log("run"))
+                shutil.rmtree(self.folder / "run")
+
+    def test_a_reader_that_goes_away_leaves_an_error_its_status(self):
+        self.assertEqual(self.shell("2>&1 | true", "train", "nothing.yaml").returncode, 2)
+        self.assertEqual(self.shell("2>&1 | true", "trian").returncode, 2)
+
+    def test_a_reader_that_has_seen_enough_is_no_failure(self):
+        for arguments in (["list"], ["describe", "EMAHook"], ["--help"], ["check", self.write(SMALL)]):
+            done = self.shell("| head -1", *arguments)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+
+    def test_output_that_is_lost_is_a_failure(self):
+        for arguments in (["list"], ["describe", "EMAHook"]):
+            done = self.shell("> /dev/full", *arguments)
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(done.stderr, "polyak: standard output cannot be written: No space left on device\n")
+
+    def test_a_limit_on_file_sizes_is_an_error_that_names_the_file(self):
+        wide = ("--cfg-options", "model.backbone.channels=[64, 128]")
+        done = self.shell("", "train", self.write(SMALL), "--work-dir", "run", *wide, limit=64)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        message = done.stderr.splitlines()[-1]
+        for part in ("polyak: run/epoch_1.pth: cannot be written: File too large", "ulimit -f"):
+            self.assertIn(part, message)
+        self.assertEqual([path.name for path in (self.folder / "run").iterdir() if path.is_file()], ["config.yaml"])
+
+    def test_logs_that_may_not_grow_are_given_up_with_a_word_and_training_goes_on(self):
+        options = ("--cfg-options", "default_hooks.checkpoint=null", "train_cfg.max_epochs=8",
+                   "default_hooks.logger.type=LoggerHook", "default_hooks.logger.interval=1")
+        done = self.shell("", "train", self.write(SMALL), "--work-dir", "run", *options, limit=4)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(self.table(done)), 8)
+        self.assertEqual(done.stderr.count("going on without the log file"), 1)
+        self.assertEqual(done.stderr.count("scalars.json cannot be written: File too large; going on without it"), 1)
+        self.assertGreater(len(self.scalars("run")), 10)  # each a whole line
+
+
 class BadInput(CommandTest):
     def refuse(self, text, says, status=2, options=()):
         self.expect_refusal("train", self.write(text), "--work-dir", "run",

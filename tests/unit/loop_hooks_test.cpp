@@ -12,6 +12,10 @@
 #include <torch/optim/sgd.h>
 #include <torch/utils.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -733,6 +737,18 @@ TEST(LoopHooks, PreciseStatisticsOfAListOfTensorsAreRefused) {
                    LoopHooksOptions().training_forward([](int64_t) {}));
       },
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("BatchNorm"), HasSubstr("list of tensors"))));
+}
+
+TEST(LoopHooks, AMessageThatNobodyCanReadEndsNothing) {
+  std::fflush(stderr);
+  const int before = ::dup(STDERR_FILENO);
+  const int full = ::open("/dev/full", O_WRONLY);
+  ::dup2(full, STDERR_FILENO);
+  EXPECT_NO_THROW(log_warning("a warning"));
+  ::dup2(before, STDERR_FILENO);
+  ::close(before);
+  ::close(full);
+  std::clearerr(stderr);
 }
 
 // ---- threads
