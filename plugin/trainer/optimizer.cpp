@@ -22,6 +22,16 @@ at::Tensor tensor_like(const at::Tensor& parameter, const Value& value) {
                               /*copy=*/true);
 }
 
+/// What the parameters of all groups are called in a state dict.
+std::vector<Value> indices_of(const std::vector<Value>& groups) {
+  std::vector<Value> indices;
+  for (const Value& group : groups) {
+    const std::vector<Value>& own = group.at("params").items();
+    indices.insert(indices.end(), own.begin(), own.end());
+  }
+  return indices;
+}
+
 /// One of LibTorch's optimizers.
 template <class Torch, class TorchOptions, class TorchState>
 class TorchOptimizer : public Optimizer {
@@ -173,6 +183,8 @@ class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
     state->exp_avg_sq(tensor_like(parameter, saved.at("exp_avg_sq")));
     if (const Value* largest = saved.find("max_exp_avg_sq")) {
       state->max_exp_avg_sq(tensor_like(parameter, *largest));
+    } else if (this->options(0).amsgrad()) {  // which the run before was without
+      state->max_exp_avg_sq(at::zeros_like(state->exp_avg_sq()));
     }
     this->set_state(parameter, std::move(state));
   }
@@ -325,13 +337,9 @@ Value Optimizer::state_dict() const {
   return result;
 }
 
-void Optimizer::load_state_dict(const Value& saved) {
+void Optimizer::check_state_dict(const Value& saved) const {
   const std::vector<Value>& groups = saved.at("param_groups").items();
-  std::vector<Value> indices;
-  for (const Value& group : groups) {
-    const std::vector<Value>& own = group.at("params").items();
-    indices.insert(indices.end(), own.begin(), own.end());
-  }
+  const std::vector<Value> indices = indices_of(groups);
   if (indices.size() != parameters_.size()) {
     fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the model {}",
                           indices.size(), parameters_.size());
@@ -361,8 +369,17 @@ void Optimizer::load_state_dict(const Value& saved) {
           name.as_string(), i, value.as_tensor().dim(), value.as_tensor().numel());
     }
   }
-  for (size_t i = 0; i < groups.size(); ++i) load_group(i, groups[i]);
-  if (const Value* initial = groups.front().find("initial_lr")) initial_lr_ = initial->as_real();
+}
+
+void Optimizer::load_state_dict(const Value& saved, Numbers numbers) {
+  check_state_dict(saved);
+  const std::vector<Value>& groups = saved.at("param_groups").items();
+  if (numbers == Numbers::saved) {
+    for (size_t i = 0; i < groups.size(); ++i) load_group(i, groups[i]);
+    if (const Value* initial = groups.front().find("initial_lr")) initial_lr_ = initial->as_real();
+  }
+  const std::vector<Value> indices = indices_of(groups);
+  const Value& state = saved.at("state");
   clear_state();
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (const Value* entry = state.find(indices[i])) load_state_of(parameters_[i], *entry);

@@ -45,11 +45,14 @@ class POLYAK_API Optimizer {
   /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]},
   /// where indices count the parameters. Tensors are handles, not copies.
   Value state_dict() const;
-  /// Takes state and the groups' numbers (lr, momentum, ...) from what state_dict() or Python gave.
-  /// @throws CheckpointError when the groups, their numbers of parameters or a shape differ;
-  /// nothing
-  ///   changes then
-  void load_state_dict(const Value& saved);
+  /// Whose numbers (lr, momentum, ...) go on with a state that is taken in.
+  enum class Numbers { saved, own };
+  /// Takes in what state_dict() or Python gave: the parameters' state and, unless its own stay, the
+  /// groups' numbers.
+  /// @throws CheckpointError as check_state_dict() does; nothing changes then
+  void load_state_dict(const Value& saved, Numbers numbers = Numbers::saved);
+  /// @throws CheckpointError when the groups, their numbers of parameters or a shape differ
+  void check_state_dict(const Value& saved) const;
 
  protected:
   struct Group {

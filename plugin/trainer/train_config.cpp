@@ -23,6 +23,9 @@ void TrainConfig::visit(OptionVisitor& visitor) {
   visitor.key("custom_hooks", &custom_hooks, "More hooks, a list.");
   visitor.key("load_from", &load_from, "A checkpoint to start from.");
   visitor.key("resume", &resume, "Go on from load_from, or from work_dir's last checkpoint.");
+  visitor.choice(
+      "resume_options", &resume_options, {"checkpoint", "config"},
+      "Whose numbers a resumed optimizer goes on with (lr, momentum, weight decay, ...).");
   visitor.key("work_dir", &work_dir, "Where files go; null: ./work_dirs/<name of the config>.");
   visitor.key("randomness", &randomness, "Seed and determinism.");
   visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda where there is one.");

@@ -20,6 +20,7 @@ struct POLYAK_API TrainConfig : Options {
   Node default_hooks, custom_hooks;
   std::optional<std::string> load_from;
   bool resume = false;
+  std::string resume_options = "checkpoint";
   std::optional<std::string> work_dir;
   Node randomness;
   std::optional<std::string> device;

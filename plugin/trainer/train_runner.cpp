@@ -18,6 +18,7 @@
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
+#include "polyak/trainer/resume.h"
 #include "polyak/trainer/torch_script.h"
 
 namespace polyak {
@@ -330,6 +331,10 @@ void TrainRunner::set_up_training() {
     options_.model.fail("no parameter of it wants a gradient, so there is nothing to train");
   }
   optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, parameters);
+  if (resuming_) {
+    check_resumed_optimizer(optim_->optimizer(), *checkpoint_, config_, resumes_with_config(),
+                            checkpoint_file_);
+  }
 
   const ParamScheduler::Context context{&optim_->optimizer(), progress_.epoch_length,
                                         progress_.max_epochs, progress_.max_iters};
@@ -430,8 +435,13 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
   progress_.iter = meta.at("iter").as_int();
   progress_.epoch = progress_.by_epoch ? meta.at("epoch").as_int() : 0;
   progress_.optimizer_steps = optim_->steps_in(progress_.iter);
-  optim_->optimizer().load_state_dict(checkpoint.at("optimizer"));
-  if (const Value* saved = checkpoint.find("param_schedulers")) {
+  log_resumed_differences(optim_->optimizer(), checkpoint, config_, resumes_with_config());
+  optim_->optimizer().load_state_dict(checkpoint.at("optimizer"), resumes_with_config()
+                                                                      ? Optimizer::Numbers::own
+                                                                      : Optimizer::Numbers::saved);
+  if (resumes_with_config()) {
+    replay_schedules(checkpoint);
+  } else if (const Value* saved = checkpoint.find("param_schedulers")) {
     const std::vector<Value>& states = saved->items();
     if (states.size() != schedulers_.size()) {
       log_warning(
@@ -482,6 +492,23 @@ void TrainRunner::restore_gradients(const Value& extra) {
         "accumulative_counts is {} now; they are dropped",
         counts, optim_->accumulative_counts());
   }
+}
+
+/// Steps the config's schedules as often as they would have been by now, so that rates are those of
+/// a run that had this config all along.
+void TrainRunner::replay_schedules(const Value& checkpoint) {
+  const Value* extra = checkpoint.find("polyak");
+  const Value* saved_length = extra ? extra->find("epoch_length") : nullptr;
+  const int64_t length =
+      std::max<int64_t>(saved_length ? saved_length->as_int() : progress_.epoch_length, 1);
+  int64_t epochs = 0;
+  for (int64_t iter = 1; iter <= progress_.iter; ++iter) {
+    step_schedulers(/*by_epoch=*/false);
+    if (iter % length != 0 || epochs == progress_.epoch) continue;
+    step_schedulers(/*by_epoch=*/true);
+    ++epochs;
+  }
+  for (; epochs < progress_.epoch; ++epochs) step_schedulers(/*by_epoch=*/true);
 }
 
 void TrainRunner::train_epochs() {

@@ -113,6 +113,8 @@ class POLYAK_API TrainRunner : public Runner {
   void restore_gradients(const Value& extra);
   void restore_random_state();
   void check_interrupted() const;
+  void replay_schedules(const Value& checkpoint);
+  bool resumes_with_config() const { return options_.resume_options == "config"; }
   void train_epochs();
   void train_iterations();
   Batch on_device(const Batch& batch) const;

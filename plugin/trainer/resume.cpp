@@ -1,0 +1,219 @@
+#include "polyak/trainer/resume.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "polyak/config/load.h"
+#include "polyak/core/log.h"
+
+namespace polyak {
+namespace {
+
+/// The config that a checkpoint was trained with; null where it holds none that can be read, as
+/// MMEngine's are Python.
+Node config_of(const Value& checkpoint) {
+  const Value* meta = checkpoint.find("meta");
+  const Value* text = meta && meta->is_dict() ? meta->find("cfg") : nullptr;
+  if (!text || text->kind() != Value::Kind::string) return {};
+  try {
+    const Node config = parse_config(text->as_string(), "meta.cfg");
+    return config.is_mapping() ? config : Node();
+  } catch (const ConfigError&) {
+    return {};
+  }
+}
+
+/// optim_wrapper.optimizer.type, or "".
+std::string optimizer_type(const Node& config) {
+  const Node* node = &config;
+  for (const char* key : {"optim_wrapper", "optimizer", "type"}) {
+    node = node->is_mapping() ? node->find(key) : nullptr;
+    if (!node) return "";
+  }
+  return node->is_scalar() ? node->text() : "";
+}
+
+/// Whose numbers these are, for a checkpoint that does not say it.
+std::string guess_type(const Value& group) {
+  if (group.contains("betas")) return "Adam or AdamW";
+  if (group.contains("eta")) return "LARS";
+  return group.contains("nesterov") ? "SGD" : "another optimizer";
+}
+
+std::string text_of(const Value& value) {
+  switch (value.kind()) {
+    case Value::Kind::boolean:
+      return value.as_bool() ? "true" : "false";
+    case Value::Kind::integer:
+    case Value::Kind::real:
+      return fmt::format("{}", value.as_real());
+    case Value::Kind::tensor:
+      return value.as_tensor().numel() == 1 ? fmt::format("{}", value.as_tensor().item<double>())
+                                            : value.kind_name();
+    case Value::Kind::list:
+    case Value::Kind::tuple: {
+      std::vector<std::string> items;
+      for (const Value& item : value.items()) items.push_back(text_of(item));
+      return fmt::format("[{}]", fmt::join(items, ", "));
+    }
+    case Value::Kind::string:
+      return value.as_string();
+    default:
+      return value.kind_name();
+  }
+}
+
+/// A number of an optimizer that differs.
+struct Number {
+  std::string name;
+  std::string config;
+  std::string checkpoint;
+};
+
+std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& checkpoint) {
+  std::vector<Number> numbers;
+  const Value state = optimizer.state_dict();
+  const std::vector<Value>& ours = state.at("param_groups").items();
+  const std::vector<Value>& theirs = checkpoint.at("optimizer").at("param_groups").items();
+  for (size_t i = 0; i < std::min(ours.size(), theirs.size()); ++i) {
+    for (const auto& [key, value] : ours[i].entries()) {
+      std::string name = key.as_string();
+      if (name == "params" || name == "lr") continue;  // a schedule moves lr
+      const Value* other = theirs[i].find(key);
+      if (name == "initial_lr") {
+        name = "lr";
+        // Python's optimizers have none where nothing schedules.
+        if (!other) other = theirs[i].find(name);
+      }
+      if (!other || text_of(*other) == text_of(value)) continue;
+      const bool known = std::any_of(numbers.begin(), numbers.end(), [&](const Number& number) {
+        return number.name == name && number.config == text_of(value);
+      });
+      if (known) continue;
+      numbers.insert(name == "lr" ? numbers.begin() : numbers.end(),
+                     {name, text_of(value), text_of(*other)});
+    }
+  }
+  return numbers;
+}
+
+std::string text_of(const Node* node) {
+  if (!node) return "not there";
+  if (node->is_scalar()) return node->text();
+  return node->is_null() ? "null" : node->is_sequence() ? "a list" : "a mapping";
+}
+
+/// Where two configs differ, each place once: "batch_size 32 (was 16)".
+void compare(const Node* now, const Node* before, const std::string& path,
+             std::vector<std::string>& found) {
+  if (now && before && now->is_mapping() && before->is_mapping()) {
+    const std::string start = path.empty() ? "" : path + ".";
+    for (const auto& [key, node] : now->entries()) {
+      compare(&node, before->find(key), start + key, found);
+    }
+    for (const auto& [key, node] : before->entries()) {
+      if (!now->find(key)) compare(nullptr, &node, start + key, found);
+    }
+  } else if (now && before && now->is_sequence() && before->is_sequence() &&
+             now->items().size() == before->items().size()) {
+    for (size_t i = 0; i < now->items().size(); ++i) {
+      compare(&now->items()[i], &before->items()[i], fmt::format("{}[{}]", path, i), found);
+    }
+  } else if ((now ? *now : Node()) != (before ? *before : Node())) {
+    const std::string was = text_of(before);
+    found.push_back(text_of(now) == was ? fmt::format("{} (another one)", path)
+                                        : fmt::format("{} {} (was {})", path, text_of(now), was));
+  }
+}
+
+/// What a training config has in common with the one that a run goes on from: not its length, its
+/// hooks or where its files go.
+Node training_part(const Node& config, const Optimizer& optimizer) {
+  Node part = Node::mapping();
+  for (const char* key : {"model", "train_dataloader", "optim_wrapper", "param_scheduler"}) {
+    const Node* node = config.find(key);
+    if (node && !node->is_null()) part.set(key, *node);
+  }
+  Node* wrapper = part.find("optim_wrapper");
+  const Node* own = wrapper && wrapper->is_mapping() ? wrapper->find("optimizer") : nullptr;
+  if (!own || !own->is_mapping()) return part;
+  std::vector<std::string> numbers;  // compared by value
+  const Value state = optimizer.state_dict();
+  for (const auto& [key, value] : state.at("param_groups").items().front().entries()) {
+    numbers.push_back(key.as_string());
+  }
+  wrapper->set("optimizer", own->without(numbers));
+  return part;
+}
+
+/// The first few of a list, and how many more there are.
+std::string first_of(const std::vector<std::string>& items) {
+  constexpr size_t kShown = 8;
+  const auto end = items.begin() + static_cast<std::ptrdiff_t>(std::min(items.size(), kShown));
+  const std::string text = fmt::format("{}", fmt::join(items.begin(), end, ", "));
+  return items.size() > kShown ? fmt::format("{} and {} more", text, items.size() - kShown) : text;
+}
+
+}  // namespace
+
+void check_resumed_optimizer(const Optimizer& optimizer, const Value& checkpoint,
+                             const Node& config, bool numbers_of_config, const std::string& file) {
+  const std::string now = optimizer_type(config);
+  std::string before = optimizer_type(config_of(checkpoint));
+  const Value& saved = checkpoint.at("optimizer");
+  if (before.empty()) {
+    const Value state = optimizer.state_dict();
+    const Value& ours = state.at("param_groups").items().front();
+    for (const Value& group : saved.at("param_groups").items()) {
+      for (const auto& [key, value] : ours.entries()) {
+        const bool is_own = key.as_string() == "initial_lr" || key.as_string() == "lars_exclude";
+        if (!is_own && !group.contains(key)) before = guess_type(group);
+      }
+    }
+  }
+  const bool is_adam = now == "Adam" || now == "AdamW";
+  const bool both_adam = is_adam && (before == "Adam" || before == "AdamW");
+  if (!before.empty() && before != now && !(both_adam && numbers_of_config)) {
+    fail<CheckpointError>(
+        "{}: holds the optimizer state of {}, but optim_wrapper.optimizer.type is {}; go on with "
+        "{}, or start from its weights alone, by load_from without resume{}",
+        file, before, now, before,
+        both_adam ? "; resume_options: config goes on from its state" : "");
+  }
+  try {
+    optimizer.check_state_dict(saved);
+  } catch (const CheckpointError& error) {
+    fail<CheckpointError>("{}: {}", file, error.what());
+  }
+}
+
+void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint,
+                             const Node& config, bool numbers_of_config) {
+  std::vector<std::string> numbers;
+  for (const Number& number : different_numbers(optimizer, checkpoint)) {
+    numbers.push_back(numbers_of_config ? fmt::format("{} {} (the checkpoint's was {})",
+                                                      number.name, number.config, number.checkpoint)
+                                        : fmt::format("{} {} (the config says {})", number.name,
+                                                      number.checkpoint, number.config));
+  }
+  if (!numbers.empty() && numbers_of_config) {
+    log_info("resume: the config's settings go on: {}", first_of(numbers));
+  } else if (!numbers.empty()) {
+    log_warning(
+        "resume: the checkpoint's settings go on: {}; resume_options: config takes the config's",
+        first_of(numbers));
+  }
+
+  const Node before = config_of(checkpoint);
+  if (before.is_null()) return;
+  std::vector<std::string> others;
+  const Node ours = training_part(config, optimizer), theirs = training_part(before, optimizer);
+  compare(&ours, &theirs, "", others);
+  if (!others.empty()) {
+    log_info("resume: the config is not the checkpoint's; from here on {}", first_of(others));
+  }
+}
+
+}  // namespace polyak
