@@ -1,6 +1,7 @@
 #include "polyak/embed/loop_hooks.h"
 
 #include <ATen/ATen.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 #include <torch/serialize/archive.h>
 
@@ -10,6 +11,7 @@
 #include <filesystem>
 #include <optional>
 #include <sstream>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -85,7 +87,31 @@ torch::serialize::InputArchive archive_of(const void* bytes, size_t size) {
   return archive;
 }
 
+/// LBFGS writes its scratch space too, which has undefined tensors until it is full, and those
+/// cannot be written. Each step fills it before it reads it, so it is put aside until this goes.
+class WithoutScratch {
+ public:
+  explicit WithoutScratch(const torch::optim::Optimizer& optimizer) {
+    for (const auto& item : optimizer.state()) {
+      auto* state = dynamic_cast<torch::optim::LBFGSParamState*>(item.second.get());
+      if (!state) continue;
+      items_.emplace_back(state, std::move(state->al()));
+      state->al().reset();
+    }
+  }
+  ~WithoutScratch() {
+    for (auto& [state, scratch] : items_) state->al() = std::move(scratch);
+  }
+  WithoutScratch(const WithoutScratch&) = delete;
+  WithoutScratch& operator=(const WithoutScratch&) = delete;
+
+ private:
+  using Scratch = std::decay_t<decltype(std::declval<torch::optim::LBFGSParamState>().al())>;
+  std::vector<std::pair<torch::optim::LBFGSParamState*, Scratch>> items_;
+};
+
 Value optimizer_state(const torch::optim::Optimizer& optimizer) {
+  const WithoutScratch guard(optimizer);
   torch::serialize::OutputArchive archive;
   optimizer.save(archive);
   std::ostringstream stream;
