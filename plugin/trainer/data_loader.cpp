@@ -53,12 +53,12 @@ DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool shuffle, u
     sampler_ = catalog.of<Sampler>().build(options.sampler, {seed});
   }
   dataset_ = catalog.of<Dataset>().build(options.dataset, {&catalog});
-  const int64_t samples = sampler_->order(dataset_->size(), 0).size(0);
-  size_ = (samples + (options.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
+  samples_ = sampler_->order(dataset_->size(), 0).size(0);
+  size_ = (samples_ + (options.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
   if (size_ == 0) {
     node.fail(
         fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
-                    samples, batch_size_));
+                    samples_, batch_size_));
   }
 }
 

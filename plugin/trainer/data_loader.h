@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -62,12 +63,18 @@ class POLYAK_API DataLoader {
 
   /// Batches in an epoch.
   int64_t size() const { return size_; }
+  /// Samples in the last of them, and in each of the others.
+  int64_t last_batch_size() const {
+    return std::min(samples_ - (size_ - 1) * batch_size_, batch_size_);
+  }
+  int64_t batch_size() const { return batch_size_; }
   const Dataset& dataset() const { return *dataset_; }
   /// Batch `index` (below size()) of an epoch, on the CPU.
   Batch batch(int64_t epoch, int64_t index);
 
  private:
   int64_t batch_size_ = 1;
+  int64_t samples_ = 0;  // in an epoch
   int64_t size_ = 0;
   uint64_t seed_;
   std::shared_ptr<Dataset> dataset_;

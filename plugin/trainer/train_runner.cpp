@@ -295,6 +295,52 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   module_->train(training);
 }
 
+/// Why a training pass over so many samples fails, if it does. It runs on a copy, so that neither
+/// statistics, target networks nor random numbers notice.
+std::optional<std::string> TrainRunner::training_failure(int64_t samples) const {
+  const torch::NoGradGuard no_grad;
+  const RandomStateGuard cpu_state(c10::kCPU);
+  const RandomStateGuard device_state(device_);
+  std::shared_ptr<torch::nn::Module> module;
+  try {
+    module = module_->clone();
+    module->train();
+  } catch (const std::exception&) {
+    return std::nullopt;  // there is nothing to try it on
+  }
+  const auto copy = std::dynamic_pointer_cast<Algorithm>(module);
+  if (!copy) return std::nullopt;
+  const ImageShape shape = train_loader_->dataset().image_shape();
+  Batch batch{{}, at::zeros({samples}, at::TensorOptions(device_).dtype(at::kLong))};
+  for (int64_t view = 0; view < copy->num_views(); ++view) {
+    batch.views.push_back(at::zeros({samples, shape.channels, shape.height, shape.width}, device_));
+  }
+  try {
+    copy->loss(batch);
+  } catch (const std::exception& error) {
+    return first_line(error);
+  }
+  return std::nullopt;
+}
+
+/// BatchNorm takes no batch of one value: better said now than after an epoch.
+void TrainRunner::check_last_batch() {
+  if (train_loader_->last_batch_size() != 1) return;
+  const auto failure = training_failure(1);
+  if (!failure || training_failure(2)) return;  // the size is not what fails
+  if (progress_.max_iters < train_loader_->size()) {
+    leave_out_last_batch_ = true;
+    return;
+  }
+  const bool only_one = train_loader_->batch_size() == 1;
+  options_.train_dataloader.fail(
+      fmt::format("{} one sample, which the model cannot train on: {}; {}",
+                  only_one ? "each batch has" : "the last batch of an epoch has", *failure,
+                  only_one                     ? "set batch_size: 2 or more"
+                  : train_loader_->size() == 1 ? "give it more samples"
+                                               : "set drop_last: true, or another batch_size"));
+}
+
 void TrainRunner::check_fit(const Value& state_dict, const std::string& file) const {
   const StateDifference found = compare_state_dict(Model(module_), state_dict);
   if (found.empty()) return;
@@ -319,6 +365,7 @@ void TrainRunner::set_up_training() {
         "its dataset has samples without a label (`labelled`), and the model learns from labels; "
         "MeanTeacher learns without");
   }
+  check_last_batch();
   std::vector<NamedTensor> parameters;
   std::set<const void*> known;  // a tensor under two names must not be stepped twice
   for (const NamedTensor& item : model().tensors()) {
@@ -647,7 +694,8 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   const RandomStateGuard cpu_state(c10::kCPU);
   const RandomStateGuard device_state(device_);
   int64_t done = 0;
-  for (int64_t index = 0; done < num_samples; index = (index + 1) % train_loader_->size()) {
+  const int64_t batches = train_loader_->size() - (leave_out_last_batch_ ? 1 : 0);
+  for (int64_t index = 0; done < num_samples; index = (index + 1) % batches) {
     check_interrupted();
     // The same batches at the end of an epoch as right after it.
     const Batch batch = train_loader_->batch(progress_.epoch + epochs_in_hooks_, index);

@@ -104,6 +104,8 @@ class POLYAK_API TrainRunner : public Runner {
   Evaluation make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
                              const char* stage);
   void check_forward(DataLoader& loader, const Node& node) const;
+  std::optional<std::string> training_failure(int64_t samples) const;
+  void check_last_batch();
   void check_fit(const Value& state_dict, const std::string& file) const;
 
   void start_run();
@@ -135,6 +137,7 @@ class POLYAK_API TrainRunner : public Runner {
   std::string name_;  // of the config, for files
 
   std::shared_ptr<DataLoader> train_loader_;
+  bool leave_out_last_batch_ = false;  // of passes beside training, which does not come to it
   std::optional<Evaluation> val_;
   std::optional<Evaluation> test_;
   Evaluation* running_ = nullptr;  // the evaluation that hooks are called in
