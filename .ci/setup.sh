@@ -3,11 +3,12 @@
 # shellcheck shell=bash disable=SC2034
 
 POLYAK_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-POLYAK_PIP_PACKAGES=(torch==2.11.0 numpy==2.2.6)
+POLYAK_PIP_PACKAGES=(torch==2.11.0 numpy==2.2.6 pillow==13.0.0)
 
 POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
-  nlohmann-json3-dev zlib1g-dev libturbojpeg0-dev libpng-dev)
-POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy dataset-fashion-mnist)
+  nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev)
+POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy python3-pil
+  dataset-fashion-mnist)
 POLYAK_CI_PACKAGES=(clang clang-tidy clang-format)
 
 say() { printf '%s\n' "$*"; }

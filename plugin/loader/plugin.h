@@ -31,7 +31,7 @@ namespace polyak {
 
 /// Counts changes of the plugin interface: of PluginInfo, Catalog, Registry and the classes that
 /// plugins derive from.
-constexpr int kPluginApi = 2;
+constexpr int kPluginApi = 3;
 
 /// What a plugin was built with; the loader compares it with its own before it calls anything else.
 struct PluginInfo {

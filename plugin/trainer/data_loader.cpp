@@ -40,14 +40,14 @@ void DataLoaderOptions::visit(OptionVisitor& visitor) {
   visitor.required("dataset", &dataset, "The dataset.");
 }
 
-DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool shuffle, uint64_t seed)
-    : seed_(seed) {
+DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed)
+    : training_(training), seed_(seed) {
   DataLoaderOptions options;
   read_options(node, options, "a dataloader");
   batch_size_ = options.batch_size;
   if (options.sampler.is_null()) {
     DefaultSamplerOptions sampler;
-    sampler.shuffle = shuffle;
+    sampler.shuffle = training;
     sampler_ = std::make_shared<DefaultSampler>(sampler, Sampler::Context{seed});
   } else {
     sampler_ = catalog.of<Sampler>().build(options.sampler, {seed});
@@ -71,7 +71,8 @@ Batch DataLoader::batch(int64_t epoch, int64_t index) {
   const at::Tensor indices = order_.slice(0, first, first + batch_size_);
   return dataset_->batch(indices,
                          make_random_stream({seed_, kTransforms, static_cast<uint64_t>(epoch),
-                                             static_cast<uint64_t>(index)}));
+                                             static_cast<uint64_t>(index)}),
+                         training_ ? Unreadable::replace : Unreadable::leave_out);
 }
 
 }  // namespace polyak

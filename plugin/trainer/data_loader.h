@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "polyak/config/options.h"
 #include "polyak/core/export.h"
@@ -52,14 +53,16 @@ struct POLYAK_API DataLoaderOptions : Options {
 };
 
 /// Cuts a dataset into batches. Any batch of any epoch can be asked for at any time and is always
-/// the same, so a resumed run goes on where it was without reading what lies before.
+/// the same, so a resumed run goes on where it was without reading what lies before. Of a dataset
+/// that skips samples which cannot be read, training takes the next one in the place of such a one,
+/// so that batches keep their size; otherwise batches are smaller by them, or empty.
 class POLYAK_API DataLoader {
  public:
   /// @param node the keys of DataLoaderOptions
-  /// @param shuffle what a loader without a `sampler` does
+  /// @param training whether the samples are to be learned from: shuffled without a `sampler`
   /// @param seed of the order and of the transforms
   /// @throws ConfigError, and DataError when the dataset cannot be read or gives no batch
-  DataLoader(const Node& node, const Catalog& catalog, bool shuffle, uint64_t seed);
+  DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed);
 
   /// Batches in an epoch.
   int64_t size() const { return size_; }
@@ -69,10 +72,15 @@ class POLYAK_API DataLoader {
   }
   int64_t batch_size() const { return batch_size_; }
   const Dataset& dataset() const { return *dataset_; }
+  /// See Dataset.
+  void number_classes_by(const std::vector<std::string>& classes) {
+    dataset_->number_classes_by(classes);
+  }
   /// Batch `index` (below size()) of an epoch, on the CPU.
   Batch batch(int64_t epoch, int64_t index);
 
  private:
+  bool training_;
   int64_t batch_size_ = 1;
   int64_t samples_ = 0;  // in an epoch
   int64_t size_ = 0;

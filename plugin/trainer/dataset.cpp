@@ -1,6 +1,7 @@
 #include "polyak/trainer/dataset.h"
 
 #include <ATen/Functions.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -28,20 +29,62 @@ int64_t Dataset::size() const {
   return std::min(limit_.value_or(total()), total());
 }
 
-Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random) const {
-  LabelledImages samples = read(indices);
-  if (labelled_) samples.labels.masked_fill_(indices >= *labelled_, -1);
+int64_t Dataset::num_labelled() const {
+  return std::min(labelled_.value_or(size()), size());
+}
+
+Batch Dataset::batch(const at::Tensor& indices, const at::Generator& random,
+                     Unreadable unreadable) const {
+  at::Tensor taken = indices;
+  LabelledImages samples = read(taken);
+  if (samples.found.defined() && !samples.found.all().item<bool>()) {
+    if (unreadable == Unreadable::replace) {
+      replace_unreadable(samples, taken);
+    } else {
+      const at::Tensor found = samples.found.nonzero().flatten();
+      taken = taken.index_select(0, found);
+      samples.images = samples.images.index_select(0, found);
+      samples.labels = samples.labels.index_select(0, found);
+    }
+  }
+  if (labelled_) samples.labels.masked_fill_(taken >= *labelled_, -1);
+  if (taken.numel() == 0) return {{}, std::move(samples.labels)};
   return {pipeline_.apply(samples.images, random), std::move(samples.labels)};
 }
 
+void Dataset::replace_unreadable(LabelledImages& samples, at::Tensor& indices) const {
+  indices = indices.clone();
+  at::Tensor missing = samples.found.logical_not().nonzero().flatten();
+  for (int64_t tried = 1; missing.numel() > 0; ++tried) {
+    if (tried == size()) fail<DataError>("none of the {} images of a dataset can be read", size());
+    const at::Tensor next = (indices.index_select(0, missing) + 1).remainder(size());
+    indices.index_copy_(0, missing, next);
+    const LabelledImages others = read(next);
+    samples.images.index_copy_(0, missing, others.images);
+    samples.labels.index_copy_(0, missing, others.labels);
+    if (!others.found.defined()) return;
+    missing = missing.index_select(0, others.found.logical_not().nonzero().flatten());
+  }
+}
+
+Batch Dataset::any_sample() const {
+  return batch(at::zeros({1}, at::kLong), make_random_stream({0}), Unreadable::replace);
+}
+
 int64_t Dataset::num_views() const {
-  const Batch first = batch(at::zeros({1}, at::kLong), make_random_stream({0}));
-  return static_cast<int64_t>(first.views.size());
+  return static_cast<int64_t>(any_sample().views.size());
 }
 
 ImageShape Dataset::image_shape() const {
-  const at::Tensor images = batch(at::zeros({1}, at::kLong), make_random_stream({0})).images();
+  const at::Tensor images = any_sample().images();
   return {images.size(1), images.size(2), images.size(3)};
+}
+
+void Dataset::number_classes_by(const std::vector<std::string>& classes) {
+  const std::vector<std::string> own = this->classes();
+  if (own.empty() || own == classes) return;
+  fail<DataError>("a dataset numbers its classes ({}) otherwise than the training data ({})",
+                  fmt::join(own, ", "), fmt::join(classes, ", "));
 }
 
 InMemoryDataset::InMemoryDataset(LabelledImages samples, int64_t num_classes,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "polyak/config/options.h"
 #include "polyak/core/export.h"
@@ -22,6 +23,12 @@ struct POLYAK_API DatasetOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
+/// What a batch does about samples that cannot be read, where the dataset does not refuse them.
+enum class Unreadable {
+  leave_out,  // the batch is smaller, or empty
+  replace,    // by the next sample of the set that can be read; after the last comes the first
+};
+
 /// Labelled images by number.
 class POLYAK_API Dataset {
  public:
@@ -35,14 +42,27 @@ class POLYAK_API Dataset {
   int64_t size() const;
   virtual int64_t num_classes() const = 0;
   /// Whether `labelled` leaves samples without a label.
-  bool lacks_labels() const { return labelled_ && *labelled_ < size(); }
+  bool lacks_labels() const { return num_labelled() < size(); }
+  /// How many samples keep their label.
+  int64_t num_labelled() const;
   /// The samples of `indices` (int64 [N]) after the transforms of `pipeline`, on the CPU; the label
-  /// -1 says that there is none.
-  Batch batch(const at::Tensor& indices, const at::Generator& random) const;
+  /// -1 says that there is none. What is random is a function of `random` and of which samples can
+  /// be read.
+  /// @throws DataError, also where a sample is to be replaced and none of the set can be read
+  Batch batch(const at::Tensor& indices, const at::Generator& random,
+              Unreadable unreadable = Unreadable::leave_out) const;
   /// Size of one image after the transforms, of the first view where there are several.
   ImageShape image_shape() const;
   /// Views of each image that the transforms make.
   int64_t num_views() const;
+
+  /// The names of the classes, by label; empty where the set knows none.
+  virtual std::vector<std::string> classes() const { return {}; }
+  /// Numbers the labels by the names of another set, the one that a model learns from. Does nothing
+  /// to a set without names. A set that cannot number anew is refused unless its names are the
+  /// same.
+  /// @throws DataError naming classes of this set that are not among them
+  virtual void number_classes_by(const std::vector<std::string>& classes);
 
  protected:
   Dataset(const DatasetOptions& options, const Context& context);
@@ -51,6 +71,9 @@ class POLYAK_API Dataset {
   virtual LabelledImages read(const at::Tensor& indices) const = 0;
 
  private:
+  Batch any_sample() const;
+  void replace_unreadable(LabelledImages& samples, at::Tensor& indices) const;
+
   std::optional<int64_t> limit_;
   std::optional<int64_t> labelled_;
   Pipeline pipeline_;

@@ -11,8 +11,9 @@ namespace polyak {
 
 /// Images and their labels, all in memory.
 struct LabelledImages {
-  at::Tensor images;  // uint8 [N, C, H, W]
-  at::Tensor labels;  // int64 [N]
+  at::Tensor images;      // uint8 [N, C, H, W]
+  at::Tensor labels;      // int64 [N]
+  at::Tensor found = {};  // bool [N]: which could be read, the others mean nothing; undefined: all
 };
 
 /// Reads an idx file (LeCun et al., the format of MNIST), plain or compressed by gzip: two zero

@@ -2,69 +2,22 @@
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
-#include <png.h>
-#include <turbojpeg.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
 #include <exception>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <mutex>
+#include <map>
 
 #include "polyak/core/error.h"
+#include "polyak/core/log.h"
+#include "polyak/trainer/class_names.h"
 
 namespace polyak {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::vector<unsigned char> read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail<DataError>("{}: cannot be read", path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-at::Tensor decode_jpeg(const std::vector<unsigned char>& bytes, const std::string& path) {
-  const std::unique_ptr<void, int (*)(tjhandle)> decoder(tjInitDecompress(), tjDestroy);
-  int width = 0, height = 0, sampling = 0, colours = 0;
-  const auto size = static_cast<unsigned long>(bytes.size());
-  at::Tensor pixels;
-  bool right = tjDecompressHeader3(decoder.get(), bytes.data(), size, &width, &height, &sampling,
-                                   &colours) == 0;
-  if (right && (colours == TJCS_CMYK || colours == TJCS_YCCK)) {
-    fail<DataError>("{}: is a CMYK image; convert it to RGB", path);
-  }
-  if (right) {
-    pixels = at::empty({height, width, 3}, at::kByte);
-    right = tjDecompress2(decoder.get(), bytes.data(), size, pixels.data_ptr<uint8_t>(), width,
-                          /*pitch=*/0, height, TJPF_RGB, 0) == 0 ||
-            tjGetErrorCode(decoder.get()) == TJERR_WARNING;
-  }
-  if (!right) {
-    fail<DataError>("{}: is no JPEG image that can be read: {}", path,
-                    tjGetErrorStr2(decoder.get()));
-  }
-  return pixels;
-}
-
-at::Tensor decode_png(const std::vector<unsigned char>& bytes, const std::string& path) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  const std::unique_ptr<png_image, void (*)(png_image*)> guard(&image, png_image_free);
-  at::Tensor pixels;
-  bool right = png_image_begin_read_from_memory(&image, bytes.data(), bytes.size()) != 0;
-  if (right) {
-    image.format = PNG_FORMAT_RGB;
-    pixels = at::empty({image.height, image.width, 3}, at::kByte);
-    const png_color black{0, 0, 0};  // behind what is transparent
-    right = png_image_finish_read(&image, &black, pixels.data_ptr<uint8_t>(), /*row_stride=*/0,
-                                  nullptr) != 0;
-  }
-  if (!right) fail<DataError>("{}: is no PNG image that can be read: {}", path, image.message);
-  return pixels;
-}
 
 bool is_image(const fs::path& path) {
   std::string extension = path.extension().string();
@@ -73,16 +26,28 @@ bool is_image(const fs::path& path) {
   return extension == ".jpeg" || extension == ".jpg" || extension == ".png";
 }
 
-std::vector<fs::path> sorted_entries(const fs::path& folder, bool folders) {
-  std::vector<fs::path> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (folders ? entry.is_directory() : entry.is_regular_file() && is_image(entry.path())) {
-      found.push_back(entry.path());
-    }
+/// What a folder holds that is not hidden, in alphabetical order.
+std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
+  std::vector<fs::directory_entry> found;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().filename().string().front() != '.') found.push_back(*entry);
   }
+  if (error) fail<DataError>("{}: cannot be read: {}", folder.string(), error.message());
   std::sort(found.begin(), found.end());
   return found;
 }
+
+/// Entries that are left out, as a warning tells of them: how many, and one of them.
+struct LeftOut {
+  int64_t count = 0;
+  std::string example;
+
+  void add(const fs::path& path) {
+    if (++count == 1) example = path.string();
+  }
+};
 
 /// uint8 [3, size, size] of a [3, height, width].
 at::Tensor middle_square(const at::Tensor& image, int64_t size) {
@@ -106,49 +71,105 @@ void ImageFolderOptions::visit(OptionVisitor& visitor) {
   visitor.key("split", &split, "Which of them: train, val, ...");
   visitor.key("size", &size, "Height and width of the square that an image is brought to.",
               at_least(1));
+  visitor.key("exif_orientation", &exif_orientation,
+              "Turn and mirror images upright as their EXIF block says.");
+  visitor.choice(
+      "on_bad_image", &on_bad_image, {"error", "skip"},
+      "What a file does that holds no whole image: stop the run, or be named in the log "
+      "and left out of validation and test; training takes the next image in its place.");
   DatasetOptions::visit(visitor);
 }
 
-at::Tensor read_image(const std::string& path) {
-  const std::vector<unsigned char> bytes = read_bytes(path);
-  const bool png = bytes.size() >= 8 && png_sig_cmp(bytes.data(), 0, 8) == 0;
-  return (png ? decode_png(bytes, path) : decode_jpeg(bytes, path)).permute({2, 0, 1});
-}
-
 ImageFolder::ImageFolder(const ImageFolderOptions& options, const Context& context)
-    : Dataset(options, context), size_(options.size) {
+    : Dataset(options, context),
+      root_((fs::path(options.data_root) / options.split).string()),
+      size_(options.size),
+      exif_orientation_(options.exif_orientation),
+      skips_bad_images_(options.on_bad_image == "skip") {
   check_options(options, "ImageNet");
-  const fs::path root = fs::path(options.data_root) / options.split;
   std::error_code error;
-  if (!fs::is_directory(root, error)) {
-    fail<DataError>("{}: is no folder; data_root/split must hold one folder for each class",
-                    root.string());
+  if (!fs::is_directory(root_, error)) {
+    fail<DataError>("{}: is no folder; data_root/split must hold one folder for each class", root_);
   }
   std::vector<int64_t> labels;
-  for (const fs::path& folder : sorted_entries(root, /*folders=*/true)) {
-    for (const fs::path& image : sorted_entries(folder, /*folders=*/false)) {
-      paths_.push_back(image.string());
-      labels.push_back(num_classes_);
+  std::vector<std::string> empty;
+  LeftOut files, folders;
+  for (const fs::directory_entry& folder : entries_of(root_)) {
+    if (!folder.is_directory(error)) {
+      files.add(folder.path());
+      continue;
     }
-    ++num_classes_;
+    const size_t before = paths_.size();
+    for (const fs::directory_entry& entry : entries_of(folder.path())) {
+      if (entry.is_directory(error)) {
+        folders.add(entry.path());
+      } else if (entry.is_regular_file(error) && is_image(entry.path())) {
+        paths_.push_back(entry.path().string());
+        labels.push_back(num_classes());
+      } else {
+        files.add(entry.path());
+      }
+    }
+    classes_.push_back(folder.path().filename().string());
+    if (paths_.size() == before) empty.push_back(classes_.back());
+  }
+  if (files.count > 0) {
+    log_warning(
+        "{}: files that are not read: {}, such as {}; an image is a .jpeg, .jpg or .png file in "
+        "the "
+        "folder of its class",
+        root_, files.count, files.example);
+  }
+  if (folders.count > 0) {
+    log_warning("{}: folders in class folders, which are not read: {}, such as {}", root_,
+                folders.count, folders.example);
   }
   if (paths_.empty()) {
-    fail<DataError>("{}: holds no .jpeg, .jpg or .png file in a folder of its class",
-                    root.string());
+    fail<DataError>("{}: holds no .jpeg, .jpg or .png file in a folder of its class", root_);
   }
+  if (!empty.empty()) log_warning("{}: classes without an image: {}", root_, name_list(empty));
   labels_ = at::tensor(labels, at::kLong);
+  log_info("{}: {} images in {} classes{}", root_, total(), num_classes(),
+           size() < total() ? fmt::format("; the first {} are used", size()) : "");
+}
+
+void ImageFolder::number_classes_by(const std::vector<std::string>& classes) {
+  std::map<std::string, int64_t> label_of;
+  for (size_t i = 0; i < classes.size(); ++i) label_of[classes[i]] = static_cast<int64_t>(i);
+  const at::Tensor images = at::bincount(labels_, /*weights=*/{}, num_classes());
+  std::vector<int64_t> labels;
+  std::vector<std::string> unknown;
+  for (size_t i = 0; i < classes_.size(); ++i) {
+    const auto known = label_of.find(classes_[i]);
+    labels.push_back(known == label_of.end() ? -1 : known->second);
+    if (labels.back() < 0 && images[static_cast<int64_t>(i)].item<int64_t>() > 0) {
+      unknown.push_back(classes_[i]);
+    }
+  }
+  if (!unknown.empty()) {
+    fail<DataError>("{}: holds classes that the training data do not have: {}; those have {}",
+                    root_, name_list(unknown), name_list(classes));
+  }
+  labels_ = at::tensor(labels, at::kLong).index_select(0, labels_);
+  classes_ = classes;
 }
 
 LabelledImages ImageFolder::read(const at::Tensor& indices) const {
   const int64_t count = indices.size(0);
   const at::Tensor images = at::empty({count, 3, size_, size_}, at::kByte);
+  std::vector<std::string> reasons(static_cast<size_t>(count));
   std::exception_ptr failure;
   std::mutex mutex;
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     try {
       for (int64_t i = begin; i < end; ++i) {
         const std::string& path = paths_[static_cast<size_t>(indices[i].item<int64_t>())];
-        images[i].copy_(middle_square(read_image(path), size_));
+        const std::vector<unsigned char> bytes = read_bytes(path);
+        try {
+          images[i].copy_(middle_square(decode_image(bytes, path, exif_orientation_), size_));
+        } catch (const DataError& error) {
+          reasons[static_cast<size_t>(i)] = error.what();
+        }
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(mutex);
@@ -156,7 +177,23 @@ LabelledImages ImageFolder::read(const at::Tensor& indices) const {
     }
   });
   if (failure) std::rethrow_exception(failure);
-  return {images, labels_.index_select(0, indices)};
+  LabelledImages samples{images, labels_.index_select(0, indices), at::ones({count}, at::kBool)};
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string& reason = reasons[static_cast<size_t>(i)];
+    if (reason.empty()) continue;
+    if (!skips_bad_images_) {
+      fail<DataError>("{}; on_bad_image: skip leaves such files out", reason);
+    }
+    samples.found[i] = false;
+    log_bad_image(indices[i].item<int64_t>(), reason);
+  }
+  return samples;
+}
+
+void ImageFolder::log_bad_image(int64_t index, const std::string& reason) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!bad_images_.insert(index).second) return;
+  log_warning("{}; skipped ({} of {} images so far)", reason, bad_images_.size(), size());
 }
 
 }  // namespace polyak
