@@ -13,7 +13,8 @@ namespace polyak {
 void DatasetOptions::visit(OptionVisitor& visitor) {
   visitor.key("limit", &limit, "Use the first samples only; null: all.", at_least(1));
   visitor.key("labelled", &labelled,
-              "Only the first samples keep their labels, for semi-supervised learning; null: all.",
+              "Only the first samples keep their labels, for semi-supervised learning; metrics "
+              "leave the others out; null: all.",
               at_least(0));
   visitor.key("pipeline", &pipeline, "The transforms, a list.");
 }

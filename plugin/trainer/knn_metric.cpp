@@ -29,13 +29,14 @@ KnnAccuracy::KnnAccuracy(const KnnAccuracyOptions& options, const Context& conte
       temperature_(options.temperature),
       num_classes_(context.num_classes),
       predict_(context.predict),
-      loader_(std::make_shared<DataLoader>(options.dataloader, *context.catalog, /*shuffle=*/false,
+      loader_(std::make_shared<DataLoader>(options.dataloader, *context.catalog, /*training=*/false,
                                            context.seed)) {
   check_options(options, "KnnAccuracy");
+  if (!context.classes.empty()) loader_->number_classes_by(context.classes);
   const Dataset& bank = loader_->dataset();
-  if (bank.size() < k_) {
-    options.dataloader.fail(
-        fmt::format("holds {} samples, but k asks for {} neighbours", bank.size(), k_));
+  if (bank.num_labelled() < k_) {
+    options.dataloader.fail(fmt::format(
+        "holds {} samples with a label, but k asks for {} neighbours", bank.num_labelled(), k_));
   }
   if (bank.num_classes() > num_classes_) {
     options.dataloader.fail(fmt::format("has {} classes, but the data that is judged has {}",
@@ -52,22 +53,23 @@ void KnnAccuracy::reset() {
 void KnnAccuracy::fill_bank() {
   std::vector<at::Tensor> features;
   std::vector<at::Tensor> labels;
+  int64_t samples = 0;
   for (int64_t index = 0; index < loader_->size(); ++index) {
     const Batch batch = loader_->batch(/*epoch=*/0, index);
-    features.push_back(unit_rows(predict_(batch.images())));
-    labels.push_back(batch.labels);
+    const at::Tensor known = batch.labels.ge(0).nonzero().flatten();
+    samples += known.size(0);
+    if (known.size(0) == 0) continue;
+    features.push_back(unit_rows(predict_(batch.images().index_select(0, known))));
+    labels.push_back(batch.labels.index_select(0, known));
+  }
+  if (samples < k_) {
+    fail<DataError>(
+        "KnnAccuracy: its data loader gave {} samples with a label, but k asks for {} neighbours; "
+        "drop_last, a sampler and on_bad_image leave samples out",
+        samples, k_);
   }
   bank_ = at::cat(features);
   labels_ = at::cat(labels).to(bank_.device());
-  if (bank_.size(0) < k_) {
-    fail<DataError>(
-        "KnnAccuracy: its data loader gave {} samples, but k asks for {} neighbours; "
-        "leave drop_last out",
-        bank_.size(0), k_);
-  }
-  if (labels_.min().item<int64_t>() < 0) {
-    fail<DataError>("KnnAccuracy: a sample of its data loader has no label; neighbours need them");
-  }
 }
 
 void KnnAccuracy::add(const at::Tensor& features, const at::Tensor& labels) {
@@ -79,7 +81,7 @@ void KnnAccuracy::add(const at::Tensor& features, const at::Tensor& labels) {
   const at::Tensor classes = labels_.index_select(0, nearest.flatten()).view_as(nearest);
   const at::Tensor winner = votes.scatter_add(1, classes, weight).argmax(1);
   correct_ += winner.eq(labels).sum().item<int64_t>();
-  samples_ += labels.size(0);
+  samples_ += labels.ge(0).sum().item<int64_t>();
 }
 
 Scalars KnnAccuracy::compute() const {

@@ -16,18 +16,20 @@ struct POLYAK_API KnnAccuracyOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Judges features without training on them: the share, in percent, of samples whose class wins a
-/// vote of their k nearest neighbours in a bank of labelled samples. Near is by cosine similarity
-/// s, a vote counts exp(s / temperature) (Wu et al. 2018, arXiv:1805.01978). Named `knn_accuracy`.
+/// Judges features without training on them: the share, in percent, of the samples with a label
+/// whose class wins a vote of their k nearest neighbours in a bank of labelled samples. Near is by
+/// cosine similarity s, a vote counts exp(s / temperature) (Wu et al. 2018, arXiv:1805.01978).
+/// Named `knn_accuracy`.
 ///
 /// What the model predicts are the features: those of self-supervised algorithms. Each pass runs
 /// the bank through the model anew, with the weights that the pass measures.
 class POLYAK_API KnnAccuracy : public Metric {
  public:
-  /// @throws ConfigError, and DataError when the bank cannot be read or has fewer samples than k
+  /// @throws ConfigError, and DataError when the bank cannot be read or has fewer labels than k
   KnnAccuracy(const KnnAccuracyOptions& options, const Context& context);
   void reset() override;
   void add(const at::Tensor& features, const at::Tensor& labels) override;
+  bool needs_labels() const override { return true; }
   Scalars compute() const override;
 
  private:

@@ -38,7 +38,7 @@ void Accuracy::add(const at::Tensor& logits, const at::Tensor& labels) {
   for (size_t i = 0; i < topk_.size(); ++i) {
     correct_[i] += hits.slice(1, 0, topk_[i]).sum().item<int64_t>();
   }
-  samples_ += labels.size(0);
+  samples_ += labels.ge(0).sum().item<int64_t>();
 }
 
 Scalars Accuracy::compute() const {

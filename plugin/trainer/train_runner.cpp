@@ -18,6 +18,7 @@
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
+#include "polyak/trainer/class_names.h"
 #include "polyak/trainer/resume.h"
 #include "polyak/trainer/torch_script.h"
 
@@ -188,14 +189,54 @@ TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const N
     loader.fail(fmt::format("needs {0}_evaluator beside it, such as {{type: Accuracy}}", stage));
   }
   Evaluation evaluation;
-  evaluation.loader = std::make_shared<DataLoader>(loader, catalog_, /*shuffle=*/false, seed_);
+  evaluation.loader = std::make_shared<DataLoader>(loader, catalog_, /*training=*/false, seed_);
+  number_classes(*evaluation.loader);
   const Metric::Context context{
       evaluation.loader->dataset().num_classes(), &catalog_, seed_,
-      [this](const at::Tensor& images) { return model_->predict(images.to(device_)); }};
+      [this](const at::Tensor& images) { return model_->predict(images.to(device_)); },
+      evaluation.loader->dataset().classes()};
   for (const Node& node : as_list(evaluator)) {
     evaluation.metrics.push_back(catalog_.of<Metric>().build(node, context));
+    if (evaluation.metrics.back()->needs_labels() &&
+        evaluation.loader->dataset().num_labelled() == 0) {
+      node.fail(fmt::format(
+          "measures by labels, and `labelled` of {}_dataloader's dataset keeps none", stage));
+    }
   }
   return evaluation;
+}
+
+/// By the classes that the model learns or has learned, so that a label means the same class in
+/// every set.
+void TrainRunner::number_classes(DataLoader& loader) {
+  const std::vector<std::string> own = loader.dataset().classes();
+  if (own.empty()) return;
+  if (purpose_ == Purpose::test && classes_.empty()) {
+    if (checkpoint_ && !named_otherwise(*checkpoint_, own)) {
+      classes_ = classes_of_checkpoint(*checkpoint_);
+    }
+    if (classes_.empty()) classes_ = find_training_classes();
+    if (classes_.empty()) {
+      log_warning(
+          "neither the checkpoint nor the training data list these classes, so labels are numbered "
+          "in their own order: {}",
+          name_list(own));
+      return;
+    }
+  }
+  if (!classes_.empty()) loader.number_classes_by(classes_);
+}
+
+/// For a test of a checkpoint that names no classes: those of the config's training data, if they
+/// are there.
+std::vector<std::string> TrainRunner::find_training_classes() const {
+  const Node* dataset = options_.train_dataloader.find("dataset");
+  if (!dataset) return {};
+  try {
+    return classes_to_learn(*catalog_.of<Dataset>().build(*dataset, {&catalog_}));
+  } catch (const Error&) {
+    return {};
+  }
 }
 
 void TrainRunner::set_up_data() {
@@ -206,7 +247,9 @@ void TrainRunner::set_up_data() {
         config_.fail(fmt::format("'{}' is missing; training needs it", key));
     }
     train_loader_ =
-        std::make_shared<DataLoader>(options_.train_dataloader, catalog_, /*shuffle=*/true, seed_);
+        std::make_shared<DataLoader>(options_.train_dataloader, catalog_, /*training=*/true, seed_);
+    classes_ = classes_to_learn(train_loader_->dataset());
+    if (resuming_) check_same_classes(*checkpoint_, checkpoint_file_, classes_);
   }
   const bool has_val = !options_.val_dataloader.is_null();
   const bool has_test = !options_.test_dataloader.is_null();
@@ -656,15 +699,23 @@ Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
   const torch::NoGradGuard no_grad;
   module_->eval();
   for (const auto& metric : evaluation.metrics) metric->reset();
+  int64_t num_labelled = 0;
   for (int64_t index = 0; index < evaluation.loader->size(); ++index) {
     check_interrupted();
     logged_.clear();
     const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
     if (scope) scope->before_iter(index);
-    const at::Tensor logits = model_->predict(batch.images().to(device_));
-    const at::Tensor labels = batch.labels.to(device_);
-    for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
+    if (batch.labels.numel() > 0) {  // none: all images of the batch are bad ones that are skipped
+      const at::Tensor logits = model_->predict(batch.images().to(device_));
+      const at::Tensor labels = batch.labels.to(device_);
+      for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
+    }
+    num_labelled += batch.labels.ge(0).sum().item<int64_t>();
     if (scope) scope->after_iter(index);
+  }
+  if (num_labelled == 0 && std::any_of(evaluation.metrics.begin(), evaluation.metrics.end(),
+                                       [](const auto& metric) { return metric->needs_labels(); })) {
+    fail<DataError>("none of the samples that a validation or test read has a label to measure by");
   }
   Scalars metrics;
   for (const auto& metric : evaluation.metrics) metrics.merge(metric->compute());
@@ -709,6 +760,7 @@ Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedulers) {
                                       progress_.iter + iters_in_hooks_, config_.dump());
   checkpoint.at("meta").set("seed", static_cast<int64_t>(seed_));
   checkpoint.at("meta").set("experiment_name", name_ + "_" + timestamp_);
+  if (!classes_.empty()) checkpoint.at("meta").set("dataset_meta", make_dataset_meta(classes_));
   Value random = Value::dict();
   // Before the first iteration of a run that goes on, the state that it will go on with.
   random.set("cpu", cpu_random_state_.defined() ? cpu_random_state_ : random_state(c10::kCPU));

@@ -103,6 +103,8 @@ class POLYAK_API TrainRunner : public Runner {
   void set_up_training();
   Evaluation make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
                              const char* stage);
+  void number_classes(DataLoader& loader);
+  std::vector<std::string> find_training_classes() const;
   void check_forward(DataLoader& loader, const Node& node) const;
   std::optional<std::string> training_failure(int64_t samples) const;
   void check_last_batch();
@@ -138,6 +140,7 @@ class POLYAK_API TrainRunner : public Runner {
 
   std::shared_ptr<DataLoader> train_loader_;
   bool leave_out_last_batch_ = false;  // of passes beside training, which does not come to it
+  std::vector<std::string> classes_;  // that the model learns or has learned; empty: without names
   std::optional<Evaluation> val_;
   std::optional<Evaluation> test_;
   Evaluation* running_ = nullptr;  // the evaluation that hooks are called in

@@ -56,11 +56,11 @@ custom_hooks:
 """
 
 
-def write_png(path, width, height, noise):
-    """An RGB image of random blocks."""
+def write_png(path, width, height, noise=None, pixel=None):
+    """An RGB image of random blocks, or in one colour."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    line = b"".join(noise.randbytes(3) * 10 for _ in range(width // 10))
+    line = b"".join((pixel or noise.randbytes(3)) * 10 for _ in range(width // 10))
     rows = b"".join(b"\0" + line for _ in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) +
@@ -114,6 +114,23 @@ class CommandTest(unittest.TestCase):
         self.assertNotIn("Epoch(train)", done.stderr)
         self.assertEqual([str(path) for path in self.folder.rglob("*.pth*")
                           if path.parent.name != "given"], [])
+
+
+    def folders(self):
+        """A config of three classes in folders that a run soon tells apart."""
+        for split in ("train", "val"):
+            for at, name in enumerate(("ant", "bee", "cat")):
+                folder = self.folder / "images" / split / name
+                folder.mkdir(parents=True)
+                for i in range(4):
+                    pixel = bytes(255 - 5 * i if channel == at else 10 * i for channel in range(3))
+                    write_png(folder / f"{i}.png", 10, 10, pixel=pixel)
+        dataset = "dataset: {type: ImageNet, data_root: images, size: 4, split: %s}"
+        return SMALL.replace("head: {type: LinearClsHead, num_classes: 4", "head: {type: LinearClsHead").replace(
+            "backbone: {type: SmallCNN, channels: [4, 8]}", "backbone: {type: MLP, hidden: [8]}").replace(
+            "dataset: {type: RandomImages, size: 128, num_classes: 4}", dataset % "train").replace(
+            "dataset: {type: RandomImages, size: 128, num_classes: 4, seed: 1}", dataset % "val").replace(
+            "batch_size: 16", "batch_size: 3").replace("max_epochs: 3", "max_epochs: 12").replace("lr: 0.05", "lr: 0.2")
 
 
 class Train(CommandTest):
@@ -295,6 +312,36 @@ class Train(CommandTest):
                 self.assertTrue(all(math.isfinite(row["loss"]) for row in steps))
 
 
+    def test_numbers_the_classes_of_folders_by_their_names(self):
+        config = self.write(self.folders())
+        done = self.train(config, "--work-dir", "run")
+        self.assertIn("images/train: 12 images in 3 classes", done.stderr)
+        self.assertIn("images/val: 12 images in 3 classes", done.stderr)
+        self.assertEqual(self.table(done)[-1]["accuracy"], 100)
+        hidden = self.folder / "images" / "train" / ".ipynb_checkpoints"
+        shutil.copytree(self.folder / "images" / "train" / "ant", hidden)
+        (self.folder / "images" / "val" / "aaa").mkdir()
+        (self.folder / "images" / "val" / "cat" / "9.bmp").write_bytes(b"BM")
+        shutil.rmtree(self.folder / "images" / "val" / "bee")
+        done = self.train(config, "--work-dir", "again")
+        self.assertEqual(self.table(done)[-1]["accuracy"], 100)
+        self.assertIn("images/val: classes without an image: 'aaa'", done.stderr)
+        self.assertIn("images/val: files that are not read: 1, such as images/val/cat/9.bmp", done.stderr)
+        shutil.rmtree(self.folder / "images" / "train")
+        tested = self.run_polyak("test", config, "run/epoch_12.pth")
+        self.assertEqual(tested.stdout, "accuracy: 100.0000\n")
+
+    def test_skips_bad_images_if_told_and_counts_them(self):
+        config = self.write(self.folders())
+        for name in ("train/ant/1.png", "val/bee/2.png"):
+            (self.folder / "images" / name).write_bytes(b"")
+        done = self.train(config, "--work-dir", "run", "--cfg-options", *(
+            f"{part}_dataloader.dataset.on_bad_image=skip" for part in ("train", "val")))
+        self.assertEqual(self.table(done)[-1]["accuracy"], 100)
+        for name in ("train/ant/1.png", "val/bee/2.png"):
+            self.assertEqual(done.stderr.count(f"images/{name}: is empty; skipped (1 of 12 images so far)"), 1)
+
+
 class Test(CommandTest):
     def test_measures_the_averaged_weights_of_a_checkpoint(self):
         config = self.write(SMALL + COSINE)
@@ -473,6 +520,26 @@ class BadInput(CommandTest):
         self.refuse(self.data(cut=100), ["train-images", "bytes"], status=1)
         self.refuse(self.data(magic=1234), ["train-images", "idx"], status=1)
         self.refuse(self.data(labels=19), ["19", "20"], status=1)
+
+    def test_images_that_are_empty_cut_or_something_else(self):
+        config = self.folders()
+        image = self.folder / "images" / "train" / "bee" / "2.png"
+        whole = image.read_bytes()
+        for data, says in ((b"", "is empty"), (whole[:len(whole) * 2 // 5], "holds no whole PNG image"),
+                           (b"hello", "is no JPEG or PNG image")):
+            image.write_bytes(data)
+            self.refuse(config, ["images/train/bee/2.png", says, "on_bad_image: skip"], status=1)
+        self.refuse(config, ["on_bad_image", "error, skip", "ignore"],
+                    options=["train_dataloader.dataset.on_bad_image=ignore"])
+
+    def test_class_folders_that_training_does_not_know(self):
+        config = self.folders()
+        (self.folder / "images" / "val" / "bee").rename(self.folder / "images" / "val" / "wasp")
+        self.refuse(config, ["images/val: holds classes that the training data do not have: 'wasp'",
+                             "'ant', 'bee', 'cat'"], status=1)
+
+    def test_a_validation_without_labels(self):
+        self.refuse(SMALL, ["val_evaluator", "`labelled`"], options=["val_dataloader.dataset.labelled=0"])
 
     def test_checkpoints_that_do_not_fit_or_are_cut(self):
         config = self.write(SMALL + COSINE)

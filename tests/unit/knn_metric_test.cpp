@@ -90,6 +90,32 @@ TEST_F(Knn, EachPassSeesTheModelAsItIsThen) {
   EXPECT_EQ(metric->compute().at("knn_accuracy"), 100);
 }
 
+TEST_F(Knn, SamplesWithoutALabelNeitherVoteNorCount) {
+  const auto first_15 = [&](const std::string& k) {
+    return catalog_.of<Metric>().build(
+        parse_config(
+            "{type: KnnAccuracy, " + k +
+            ", dataloader: {batch_size: 7, dataset: "
+            "{type: RandomImages, size: 30, image_size: 4, num_classes: 3, labelled: 15}}}"),
+        {3, &catalog_, 0, [this](const at::Tensor& images) { return features(images); }});
+  };
+  const Batch all = bank();
+  const auto metric = first_15("k: 1");
+  at::Tensor labels = all.labels.clone();
+  labels.slice(0, 0, 15).fill_(-1);
+  metric->add(features(all.images()), labels);
+  const at::Tensor known = all.labels.slice(0, 0, 15);
+  const at::Tensor rows = features(all.images()).to(at::kDouble);
+  const at::Tensor unit = rows / rows.norm(2, 1, true);
+  const at::Tensor nearest = unit.slice(0, 15).matmul(unit.slice(0, 0, 15).t()).argmax(1);
+  const double right =
+      known.index_select(0, nearest).eq(all.labels.slice(0, 15, 30)).sum().item<double>();
+  EXPECT_DOUBLE_EQ(metric->compute().at("knn_accuracy"), 100 * right / 15);
+  EXPECT_TRUE(metric->needs_labels());
+  EXPECT_THAT([&] { first_15("k: 16"); },
+              ThrowsMessage<ConfigError>(HasSubstr("holds 15 samples with a label, but k asks")));
+}
+
 TEST_F(Knn, MoreNeighboursThanSamplesAreRefused) {
   EXPECT_THAT([&] { make("k: 31"); }, ThrowsMessage<ConfigError>(HasSubstr("holds 30 samples")));
 }

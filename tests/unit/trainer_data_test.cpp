@@ -152,6 +152,29 @@ TEST_F(Loading, OnlyTheFirstSamplesKeepTheirLabels) {
       loader("{dataset: {type: RandomImages, size: 6, labelled: 6}}").dataset().lacks_labels());
 }
 
+/// Two samples that know the names of their classes, and no way to number them anew.
+class NamedPair : public InMemoryDataset {
+ public:
+  explicit NamedPair(const Catalog& catalog)
+      : InMemoryDataset({at::zeros({2, 1, 1, 1}, at::kByte), at::arange(2)}, 2, DatasetOptions(),
+                        {&catalog}) {}
+  std::vector<std::string> classes() const override { return {"x", "y"}; }
+};
+
+TEST_F(Loading, ASetThatCannotNumberItsClassesAnewIsRefusedUnlessTheyAreTheSame) {
+  NamedPair named(catalog_);
+  named.number_classes_by({"x", "y"});
+  EXPECT_THAT(
+      [&] {
+        named.number_classes_by({"y", "x"});
+      },
+      ThrowsMessage<DataError>(HasSubstr("(x, y) otherwise than the training data (y, x)")));
+  const auto nameless =
+      catalog_.of<Dataset>().build(parse_config("{type: RandomImages, size: 2}"), {&catalog_});
+  nameless->number_classes_by({"y", "x"});
+  EXPECT_TRUE(nameless->classes().empty());
+}
+
 TEST_F(Loading, ABatchDependsOnSeedEpochAndNumberAlone) {
   const std::string text =
       "{batch_size: 4, dataset: {type: RandomImages, size: 40, pipeline: ["

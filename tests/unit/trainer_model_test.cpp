@@ -129,6 +129,16 @@ TEST_F(Models, AccuracyCountsTheLargestLogits) {
               ThrowsMessage<ConfigError>(HasSubstr("number of classes, 4")));
 }
 
+TEST_F(Models, AccuracyLeavesOutSamplesWithoutALabel) {
+  const auto metric =
+      catalog_.of<Metric>().build(parse_config("{type: Accuracy}"), {2, &catalog_, 0, nullptr});
+  const at::Tensor logits = at::tensor({1.0, 0.0, 1.0, 0.0, 1.0, 0.0}).view({3, 2});
+  metric->add(logits, at::tensor({0, -1, 1}, at::kLong));
+  EXPECT_EQ(metric->compute().at("accuracy"), 50);
+  metric->add(logits, at::full({3}, -1, at::kLong));
+  EXPECT_EQ(metric->compute().at("accuracy"), 50);
+}
+
 TEST_F(Models, AFrozenBackboneKeepsWeightsAndStatisticsInCopiesToo) {
   const auto model = catalog_.of<Algorithm>().build(
       parse_config("{type: ImageClassifier, freeze_backbone: true, backbone: {type: SmallCNN,"
