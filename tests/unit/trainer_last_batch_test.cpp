@@ -108,7 +108,9 @@ TEST_F(LastBatch, IsTriedWithoutATrace) {
       const bool is_counter = item.name.find("num_batches") != std::string::npos ||
                               item.name.find("running_mean") != std::string::npos ||
                               item.name.find("steps") != std::string::npos;
-      if (is_counter) EXPECT_EQ(item.tensor.abs().sum().item<double>(), 0) << item.name;
+      if (is_counter) {
+        EXPECT_EQ(item.tensor.abs().sum().item<double>(), 0) << item.name;
+      }
       EXPECT_FALSE(item.tensor.grad().defined());
     }
     return at::rand({4});
