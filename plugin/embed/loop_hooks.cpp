@@ -69,10 +69,10 @@ void check_length(const char* name, std::optional<int64_t> value) {
   }
 }
 
-void check_place(const std::string& file, const char* unit, int64_t done, int64_t end) {
+void check_place(const char* unit, int64_t done, int64_t end) {
   if (done <= end) return;
-  fail<CheckpointError>("{}: stands at {} {}, and this run ends at {}; make the run longer", file,
-                        unit, done, end);
+  fail<CheckpointError>("stands at {} {}, and this run ends at {}; make the run longer", unit, done,
+                        end);
 }
 
 int64_t divide_up(int64_t value, int64_t by) {
@@ -211,6 +211,7 @@ class LoopHooks::Loop final : public Runner {
   void enter_epoch();
   void enter_iter();
 
+  void go_on_from(Value& checkpoint);
   void restore(const Value& checkpoint);
 
   Catalog catalog_;  // before hooks_, which refer to it
@@ -361,44 +362,42 @@ bool LoopHooks::Loop::resume() {
     return false;
   }
   Value checkpoint = read_checkpoint(file);
-  if (!checkpoint.contains("meta")) {
-    fail<CheckpointError>("{}: holds no 'meta', so a run cannot go on from it", file);
-  }
-  if (progress_.by_epoch && progress_.max_epochs > 0) {
-    check_place(file, "epoch", checkpoint.at("meta").at("epoch").as_int(), progress_.max_epochs);
-  } else if (progress_.max_iters > 0) {
-    check_place(file, "iteration", checkpoint.at("meta").at("iter").as_int(), progress_.max_iters);
-  }
-  strip_module_prefix(checkpoint.at("state_dict"), model_);
-  const StateDifference found = compare_state_dict(model_, checkpoint.at("state_dict"));
-  if (!found.empty()) {
-    fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
-  }
-  if (options_.optimizer_) {
-    const Value* state = checkpoint.find("optimizer");
-    if (!state || !state->contains("libtorch_archive")) {
-      fail<CheckpointError>(
-          "{}: holds no state of a loop's optimizer; hand in none to go on without", file);
-    }
-    try {
-      load_optimizer_state(*options_.optimizer_, *state);
-    } catch (const c10::Error& error) {
-      fail<CheckpointError>("{}: its optimizer state does not fit: {}", file, first_line(error));
-    }
-  }
-  resuming_ = true;
-  try {
-    load_into_run(*this, checkpoint);
-    restore(checkpoint);
-  } catch (const CheckpointError& error) {
-    fail<CheckpointError>("{}: {}", file, error.what());
-  }
+  name_file_in_errors(file, [&] { go_on_from(checkpoint); });
   log_info("going on from {}: epoch {}, iteration {}", file, progress_.epoch, progress_.iter);
   if (progress_.by_epoch ? progress_.epoch == progress_.max_epochs
                          : progress_.max_iters > 0 && progress_.iter == progress_.max_iters) {
     log_info("resume: this run is finished; a longer one trains on");
   }
   return true;
+}
+
+void LoopHooks::Loop::go_on_from(Value& checkpoint) {
+  if (!checkpoint.contains("meta")) {
+    fail<CheckpointError>("holds no 'meta', so a run cannot go on from it");
+  }
+  const Value& meta = checkpoint.at("meta");
+  if (progress_.by_epoch && progress_.max_epochs > 0) {
+    check_place("epoch", meta.at("epoch").as_int(), progress_.max_epochs);
+  } else if (progress_.max_iters > 0) {
+    check_place("iteration", meta.at("iter").as_int(), progress_.max_iters);
+  }
+  strip_module_prefix(checkpoint.at("state_dict"), model_);
+  const StateDifference found = compare_state_dict(model_, checkpoint.at("state_dict"));
+  if (!found.empty()) fail<CheckpointError>("does not fit the model; {}", found.text());
+  if (options_.optimizer_) {
+    const Value* state = checkpoint.find("optimizer");
+    if (!state || !state->contains("libtorch_archive")) {
+      fail<CheckpointError>("holds no state of a loop's optimizer; hand in none to go on without");
+    }
+    try {
+      load_optimizer_state(*options_.optimizer_, *state);
+    } catch (const c10::Error& error) {
+      fail<CheckpointError>("its optimizer state does not fit: {}", first_line(error));
+    }
+  }
+  resuming_ = true;
+  load_into_run(*this, checkpoint);
+  restore(checkpoint);
 }
 
 void LoopHooks::Loop::restore(const Value& checkpoint) {

@@ -48,6 +48,8 @@ Value begin_checkpoint(Runner& runner, int64_t epochs, int64_t iters, const std:
   }
   Value hub = Value::dict();
   hub.set("runtime_info", runner.run_info());
+  hub.set("log_scalars", Value::dict());  // MMEngine reads no hub without these two
+  hub.set("resumed_keys", Value::dict());
 
   Value extra = Value::dict();
   extra.set("format", kFormat);
@@ -139,14 +141,29 @@ Value read_checkpoint(const std::string& file) {
     whole.set("state_dict", std::move(checkpoint));
     return whole;
   }
-  if (const Value* extra = checkpoint.find("polyak")) {
-    const int64_t format = extra->at("format").as_int();
-    if (format > kFormat) {
-      fail<CheckpointError>("{}: its entry 'polyak' has format {}, this version reads up to {}",
-                            file, format, kFormat);
+  name_file_in_errors(file, [&] {
+    const Value& state_dict = checkpoint.at("state_dict");
+    if (!state_dict.is_dict()) {
+      fail<CheckpointError>("its 'state_dict' is a {}, expected a dict", state_dict.kind_name());
     }
-  }
+    const Value* extra = checkpoint.find("polyak");
+    const int64_t format = extra ? extra->at("format").as_int() : kFormat;
+    if (format > kFormat) {
+      fail<CheckpointError>("its entry 'polyak' has format {}, this version reads up to {}", format,
+                            kFormat);
+    }
+  });
   return checkpoint;
+}
+
+void name_file_in_errors(const std::string& file, const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const CheckpointError& error) {
+    const std::string text = error.what();
+    if (text.find(file) != std::string::npos) throw;
+    fail<CheckpointError>("{}: {}", file, text);
+  }
 }
 
 void strip_module_prefix(Value& state_dict, const Model& model) {

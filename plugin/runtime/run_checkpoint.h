@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,9 @@ POLYAK_API std::vector<std::string> regular_checkpoints(const std::string& folde
 /// becomes the entry `state_dict` of an otherwise empty one.
 /// @throws CheckpointError, also for a format that is newer than this version
 POLYAK_API Value read_checkpoint(const std::string& file);
+
+/// Calls `action`; what it throws as a CheckpointError names the file.
+POLYAK_API void name_file_in_errors(const std::string& file, const std::function<void()>& action);
 
 /// Takes `module.`, which MMEngine's parallel wrappers put before every name, off, unless the
 /// model's own names begin so.

@@ -87,11 +87,13 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   read_options(config_, options_, "a training config");
   set_up_work_dir();
   read_checkpoint();
-  set_up_process();
-  set_up_data();
-  if (training()) set_up_lengths();
-  set_up_model();
-  if (training()) set_up_training();
+  name_file_in_errors(checkpoint_file_, [&] {
+    set_up_process();
+    set_up_data();
+    if (training()) set_up_lengths();
+    set_up_model();
+    if (training()) set_up_training();
+  });
   for (const Node& node :
        hook_nodes(options_.default_hooks, options_.custom_hooks, progress_.by_epoch)) {
     hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
@@ -499,12 +501,10 @@ void TrainRunner::load_checkpoint() {
   if (!checkpoint_) return;
   Value checkpoint = std::move(*checkpoint_);
   checkpoint_.reset();
-  try {
+  name_file_in_errors(checkpoint_file_, [&] {
     load_into_run(*this, checkpoint);
     if (resuming_) restore_progress(checkpoint);
-  } catch (const CheckpointError& error) {
-    fail<CheckpointError>("{}: {}", checkpoint_file_, error.what());
-  }
+  });
   if (!resuming_) {
     log_info("loaded {}", checkpoint_file_);
     return;

@@ -430,7 +430,8 @@ class Streams(CommandTest):
         message = done.stderr.splitlines()[-1]
         for part in ("polyak: run/epoch_1.pth: cannot be written: File too large", "ulimit -f"):
             self.assertIn(part, message)
-        self.assertEqual([path.name for path in (self.folder / "run").iterdir() if path.is_file()], ["config.yaml"])
+        self.assertEqual(sorted(path.name for path in (self.folder / "run").iterdir() if path.is_file()),
+                         [".lock", "config.yaml"])
 
     def test_logs_that_may_not_grow_are_given_up_with_a_word_and_training_goes_on(self):
         options = ("--cfg-options", "default_hooks.checkpoint=null", "train_cfg.max_epochs=8",
