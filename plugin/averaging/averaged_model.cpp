@@ -283,7 +283,9 @@ void AveragedModel::bind(const Model& model) {
 void AveragedModel::bind_to(const Model& model) {
   model_class_ = model.class_name();
   bound_to_ = model.identity();
-  tree_ = model.nn_module() ? ModuleTree(*model.nn_module()) : ModuleTree();
+  tree_ = model.nn_module() ? ModuleTree(*model.nn_module())
+          : model.script()  ? ModuleTree(*model.script())
+                            : ModuleTree();
 }
 
 void AveragedModel::build_slots(const Model& model, const std::vector<NamedTensor>& tensors) {

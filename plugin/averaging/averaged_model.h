@@ -70,9 +70,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
 
   /// Takes the model's present weights in. The first call copies them; call k (counted from 0)
   /// averages with weight(k) when k is a multiple of `interval`. Call it once after each optimizer
-  /// step. A tensor that was replaced under its name in a torch::nn::Module, by itself or with its
-  /// module, goes on being averaged; of a TorchScript module that needs rebind(), and a list of
-  /// tensors cannot tell.
+  /// step. A tensor that was replaced under its name, by itself or with its module, goes on being
+  /// averaged; a list of tensors cannot tell, and integer buffers of TorchScript, which code
+  /// assigns anew in each forward pass, are looked up by rebind() only.
   /// @throws Error when the model lacks a tensor that is averaged, when a shape or the kind of
   /// numbers
   ///   (real, complex, integer) differs, or while the averaged weights are swapped in.

@@ -56,6 +56,8 @@ class POLYAK_API Model {
   const void* identity() const;
   /// The nn module, or nullptr for another kind.
   torch::nn::Module* nn_module() const { return module_; }
+  /// The TorchScript module, or nullptr for another kind.
+  const torch::jit::Module* script() const { return script_.get(); }
   /// Whether the model is a list of tensors.
   bool is_list() const { return list_ != nullptr; }
   bool is_training() const;

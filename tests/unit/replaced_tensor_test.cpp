@@ -1,6 +1,7 @@
 // Models whose tensors and modules are exchanged while they are averaged.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/linear.h>
@@ -192,6 +193,28 @@ TEST(ReplacedTensors, ALayerThatWasAddedJoinsAndOneThatIsGoneIsRefused) {
   net.unregister_module("late");
   EXPECT_THAT([&] { average.update_parameters(net); },
               ThrowsMessage<Error>(HasSubstr("late.weight")));
+}
+
+TEST(ReplacedTensors, OfATorchScriptModuleTheyGoOnBeingAveraged) {
+  torch::jit::Module net("net"), inner("inner");
+  inner.register_parameter("weight", at::full({2}, 4.0), false);
+  net.register_parameter("own", at::full({2}, 4.0), false);
+  net.register_buffer("count", at::full({}, 4, at::kLong));
+  net.register_module("inner", inner);
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  net.setattr("own", at::full({2}, 8.0));
+  average.update_parameters(net);
+  EXPECT_EQ(first_of(average, "own"), 6);
+  inner.setattr("weight", at::full({2}, 8.0));
+  average.update_parameters(net);
+  EXPECT_EQ(first_of(average, "inner.weight"), 6);
+  net.setattr("count", at::full({}, 5, at::kLong));
+  average.rebind(net);
+  average.update_parameters(net);
+  EXPECT_EQ(first_of(average, "count"), 5);
+  net.setattr("own", at::full({3}, 8.0));
+  EXPECT_THAT([&] { average.update_parameters(net); }, ThrowsMessage<Error>(HasSubstr("own")));
 }
 
 TEST(ReplacedTensors, AnAverageInsideTheModelIsSeenWhenItIsBuiltAnew) {
