@@ -1,6 +1,7 @@
 #include "polyak/embed/loop_hooks.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Type.h>
 #include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 #include <torch/serialize/archive.h>
@@ -12,6 +13,7 @@
 #include <optional>
 #include <sstream>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -110,6 +112,27 @@ class WithoutScratch {
   std::vector<std::pair<torch::optim::LBFGSParamState*, Scratch>> items_;
 };
 
+std::string type_of(const torch::optim::Optimizer& optimizer) {
+  return c10::demangle(typeid(optimizer).name());
+}
+
+/// Adam reads AdamW's state without a word, and of others LibTorch says that a key is missing.
+void check_optimizer_type(const torch::optim::Optimizer& optimizer, const Value& state,
+                          const std::string& file) {
+  const Value* saved = state.find("type");
+  const std::string ours = type_of(optimizer);
+  if (!saved || saved->as_string() == ours) return;
+  const auto is_libtorchs = [](const std::string& type) {
+    return type.rfind("torch::optim::", 0) == 0;
+  };
+  // A program's own class may have been renamed.
+  if (!is_libtorchs(ours) || !is_libtorchs(saved->as_string())) return;
+  fail<CheckpointError>(
+      "{}: holds the optimizer state of {}, but the loop's optimizer is {}; hand in the one of "
+      "before, or none to go on without",
+      file, saved->as_string(), ours);
+}
+
 Value optimizer_state(const torch::optim::Optimizer& optimizer) {
   const WithoutScratch guard(optimizer);
   torch::serialize::OutputArchive archive;
@@ -129,6 +152,7 @@ Value optimizer_state(const torch::optim::Optimizer& optimizer) {
   std::vector<Value> rates;
   for (const auto& group : optimizer.param_groups()) rates.emplace_back(group.options().get_lr());
   Value state = Value::dict();
+  state.set("type", type_of(optimizer));
   state.set("libtorch_archive", tensor);
   state.set("lr", Value::list(std::move(rates)));
   return state;
@@ -389,10 +413,16 @@ void LoopHooks::Loop::go_on_from(Value& checkpoint) {
     if (!state || !state->contains("libtorch_archive")) {
       fail<CheckpointError>("holds no state of a loop's optimizer; hand in none to go on without");
     }
+    check_optimizer_type(*options_.optimizer_, *state, file);
+    const std::optional<double> given = learning_rate();
     try {
       load_optimizer_state(*options_.optimizer_, *state);
     } catch (const c10::Error& error) {
       fail<CheckpointError>("its optimizer state does not fit: {}", first_line(error));
+    }
+    if (given && learning_rate() != given) {
+      log_info("resume: the checkpoint's lr {} goes on (the program set {})", *learning_rate(),
+               *given);
     }
   }
   resuming_ = true;

@@ -14,6 +14,7 @@
 #include <map>
 
 #include "polyak/config/load.h"
+#include "polyak/core/log.h"
 #include "polyak/embed/loop_hooks.h"
 #include "support/own_folder.h"
 
@@ -128,6 +129,43 @@ TEST_P(LoopOptimizer, IsSavedAndGoesOnBitForBit) {
     }
     first.hooks.after_train();
   }
+}
+
+TEST(LoopOptimizers, AnotherOnesStateIsRefusedWithBothNames) {
+  for (const auto& [before, now] : std::map<std::string, std::string>{
+           {"SGD", "Adam"}, {"Adam", "AdamW"}, {"AdamW", "SGDMomentum"}, {"RMSprop", "LBFGS"}}) {
+    const std::string folder = own_folder() + "/run";
+    std::filesystem::remove_all(folder);
+    Program first(before, folder, 0);
+    first.iterate(true);
+    first.hooks.after_train();
+    Program second(now, folder, 0);
+    const at::Tensor weight = second.net->weight.detach().clone();
+    EXPECT_THAT([&] { second.hooks.resume(); },
+                testing::ThrowsMessage<CheckpointError>(testing::AllOf(
+                    testing::HasSubstr("iter_1.pth: holds the optimizer state of torch::optim::" +
+                                       before.substr(0, before.find("Momentum"))),
+                    testing::HasSubstr("optimizer is torch::optim::" +
+                                       now.substr(0, now.find("Momentum"))))));
+    EXPECT_TRUE(at::equal(second.net->weight, weight));
+  }
+}
+
+TEST(LoopOptimizers, TheCheckpointsRateGoesOnWithAWord) {
+  const std::string folder = own_folder() + "/run";
+  std::filesystem::remove_all(folder);
+  Program first("SGD", folder, 0);
+  first.iterate(true);
+  first.hooks.after_train();
+  Program second("SGD", folder, 0);
+  second.optimizer->param_groups()[0].options().set_lr(0.5);
+  std::vector<std::string> lines;
+  LogSink before = set_log_sink([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
+  EXPECT_TRUE(second.hooks.resume());
+  set_log_sink(before);
+  EXPECT_THAT(lines,
+              testing::Contains("resume: the checkpoint's lr 0.01 goes on (the program set 0.5)"));
+  EXPECT_EQ(second.optimizer->param_groups()[0].options().get_lr(), 0.01);
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, LoopOptimizer, ::testing::ValuesIn([] {
