@@ -171,7 +171,6 @@ void CheckpointHook::check_run(Runner& runner) {
   }
   // An optimizer that cannot be saved says so now, and not after hours.
   runner.make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
-  }
   std::vector<std::string> names = runner.metric_names();
   if (names.empty()) return;
   const std::vector<std::string> plain = names;
@@ -179,6 +178,7 @@ void CheckpointHook::check_run(Runner& runner) {
     for (const auto& [suffix, weights] : hook.measured_weights()) {
       if (suffix.empty()) continue;
       for (const std::string& name : plain) names.push_back(name + suffix);
+    }
   });
   for (const std::string& wanted : options_.save_best()) {
     if (wanted == "auto" || std::count(names.begin(), names.end(), wanted)) continue;

@@ -117,8 +117,7 @@ std::string type_of(const torch::optim::Optimizer& optimizer) {
 }
 
 /// Adam reads AdamW's state without a word, and of others LibTorch says that a key is missing.
-void check_optimizer_type(const torch::optim::Optimizer& optimizer, const Value& state,
-                          const std::string& file) {
+void check_optimizer_type(const torch::optim::Optimizer& optimizer, const Value& state) {
   const Value* saved = state.find("type");
   const std::string ours = type_of(optimizer);
   if (!saved || saved->as_string() == ours) return;
@@ -128,9 +127,9 @@ void check_optimizer_type(const torch::optim::Optimizer& optimizer, const Value&
   // A program's own class may have been renamed.
   if (!is_libtorchs(ours) || !is_libtorchs(saved->as_string())) return;
   fail<CheckpointError>(
-      "{}: holds the optimizer state of {}, but the loop's optimizer is {}; hand in the one of "
-      "before, or none to go on without",
-      file, saved->as_string(), ours);
+      "holds the optimizer state of {}, but the loop's optimizer is {}; hand in the one of before, "
+      "or none to go on without",
+      saved->as_string(), ours);
 }
 
 Value optimizer_state(const torch::optim::Optimizer& optimizer) {
@@ -413,7 +412,7 @@ void LoopHooks::Loop::go_on_from(Value& checkpoint) {
     if (!state || !state->contains("libtorch_archive")) {
       fail<CheckpointError>("holds no state of a loop's optimizer; hand in none to go on without");
     }
-    check_optimizer_type(*options_.optimizer_, *state, file);
+    check_optimizer_type(*options_.optimizer_, *state);
     const std::optional<double> given = learning_rate();
     try {
       load_optimizer_state(*options_.optimizer_, *state);
