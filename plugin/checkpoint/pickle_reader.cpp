@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "polyak/checkpoint/pickle_format.h"
+#include "polyak/checkpoint/pth.h"
 
 namespace polyak::pickle {
 namespace {
@@ -68,6 +69,8 @@ class Reader {
     try {
       while (step()) {
       }
+    } catch (const DamagedCheckpointError&) {
+      throw;  // about a record of the archive, whatever key it is read for
     } catch (const CheckpointError& error) {
       const std::string path = path_in_progress();
       if (path.empty()) throw;

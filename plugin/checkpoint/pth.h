@@ -15,10 +15,20 @@ namespace polyak {
 /// permitted).
 POLYAK_API void write_pth(const std::string& path, const Value& value);
 
+/// A checkpoint that is cut off, or whose bytes are not those that were written.
+class POLYAK_API DamagedCheckpointError : public CheckpointError {
+ public:
+  using CheckpointError::CheckpointError;
+  ~DamagedCheckpointError() override;
+};
+
 /// Reads what write_pth wrote (and Python's torch.save of the same kinds). Executes nothing.
-/// Tensors come back on the CPU with their own dtype, shape and strides.
-/// @throws CheckpointError naming the path and what is wrong: missing, truncated, no checkpoint, a
-/// kind of object that this reader does not take.
+/// Tensors come back on the CPU with their own dtype, shape and strides. The checksum of each
+/// record that is read is compared; an archive without any (all are 0) is read with a line in the
+/// log.
+/// @throws CheckpointError naming the path and what is wrong: missing, no checkpoint, a kind of
+/// object that this reader does not take; DamagedCheckpointError naming the record whose bytes are
+/// wrong.
 POLYAK_API Value read_pth(const std::string& path);
 
 }  // namespace polyak

@@ -11,7 +11,6 @@
 #include <regex>
 #include <set>
 
-#include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_folder.h"
@@ -129,31 +128,6 @@ std::string find_last_checkpoint(const std::string& work_dir,
     if (!files.empty()) return files.front();
   }
   return "";
-}
-
-Value read_checkpoint(const std::string& file) {
-  Value checkpoint = read_pth(file);
-  if (!checkpoint.is_dict()) {
-    fail<CheckpointError>("{}: holds a {}, expected a dict", file, checkpoint.kind_name());
-  }
-  if (!checkpoint.contains("state_dict")) {  // Python's plain `model.state_dict()`
-    Value whole = Value::dict();
-    whole.set("state_dict", std::move(checkpoint));
-    return whole;
-  }
-  name_file_in_errors(file, [&] {
-    const Value& state_dict = checkpoint.at("state_dict");
-    if (!state_dict.is_dict()) {
-      fail<CheckpointError>("its 'state_dict' is a {}, expected a dict", state_dict.kind_name());
-    }
-    const Value* extra = checkpoint.find("polyak");
-    const int64_t format = extra ? extra->at("format").as_int() : kFormat;
-    if (format > kFormat) {
-      fail<CheckpointError>("its entry 'polyak' has format {}, this version reads up to {}", format,
-                            kFormat);
-    }
-  });
-  return checkpoint;
 }
 
 void name_file_in_errors(const std::string& file, const std::function<void()>& action) {

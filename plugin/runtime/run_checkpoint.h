@@ -35,7 +35,8 @@ POLYAK_API std::vector<std::string> regular_checkpoints(const std::string& folde
 
 /// Reads a checkpoint; a plain state dict, as Python's `torch.save(model.state_dict())` writes it,
 /// becomes the entry `state_dict` of an otherwise empty one.
-/// @throws CheckpointError, also for a format that is newer than this version
+/// @throws CheckpointError, also for a format that is newer than this version; for a damaged file
+/// it names the newest whole one beside it
 POLYAK_API Value read_checkpoint(const std::string& file);
 
 /// Calls `action`; what it throws as a CheckpointError names the file.
