@@ -21,8 +21,10 @@ constexpr int kWrongUse = 2;
 void add_config(CLI::App* command, polyak::cli::RunArguments& arguments) {
   command->add_option("config", arguments.config, "YAML file")->required();
   command
-      ->add_option("--cfg-options", arguments.overrides,
-                   "Settings that go before the file's: a.b.0.c=value")
+      ->add_option(
+          "--cfg-options", arguments.overrides,
+          "Settings that go before the file's: a.b.0.c=value. Lists: 1,2 or [1,2]; a string "
+          "with commas or blanks at its ends stands in quotes of its own: name='\"a,b\"'")
       ->expected(1, -1);
 }
 

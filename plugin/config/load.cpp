@@ -4,7 +4,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <system_error>
 
 #include "polyak/config/merge.h"
@@ -15,10 +14,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Files that name one another twice each would be read without end.
+constexpr int kMostBases = 100;
+
 // The files that are being read, each named by the one before it.
 using Chain = std::vector<std::string>;
 
-Node resolve(Node own, const std::string& name, const Chain& chain);
+Node resolve(Node own, const std::string& name, const Chain& chain, int& bases);
 
 // `from` is the place that named the file, a null node when the user did.
 std::string read_text(const std::string& path, const Node& from) {
@@ -29,8 +31,11 @@ std::string read_text(const std::string& path, const Node& from) {
   }
   errno = 0;
   std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file) from.fail(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+  std::string text(kMostYaml + 1, '\0');  // one more than it may have: parse_yaml refuses that
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (!file && !file.eof())
+    from.fail(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
   return text;
 }
 
@@ -39,13 +44,14 @@ bool same_file(const std::string& a, const std::string& b) {
   return fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
 }
 
-Node load_base(const std::string& path, const Node& from, const Chain& chain) {
+Node load_base(const std::string& path, const Node& from, const Chain& chain, int& bases) {
+  if (++bases > kMostBases) from.fail(fmt::format("a config has at most {} bases", kMostBases));
   for (const std::string& open : chain) {
     if (same_file(open, path)) {
       from.fail(fmt::format("the bases form a cycle: {} -> {}", fmt::join(chain, " -> "), path));
     }
   }
-  return resolve(parse_yaml(read_text(path, from), path), path, chain);
+  return resolve(parse_yaml(read_text(path, from), path), path, chain, bases);
 }
 
 // Puts the keys of one more base into the base of a file.
@@ -62,7 +68,7 @@ void add_base(Node& all, const Node& base, const Node& from) {
   }
 }
 
-Node resolve(Node own, const std::string& name, const Chain& chain) {
+Node resolve(Node own, const std::string& name, const Chain& chain, int& bases) {
   Chain longer = chain;
   longer.push_back(name);
   Node base = Node::mapping();
@@ -71,7 +77,7 @@ Node resolve(Node own, const std::string& name, const Chain& chain) {
         named->is_sequence() ? named->items() : std::vector<Node>{*named};
     for (const Node& file : files) {
       const fs::path path = fs::path(name).parent_path() / file.as_string();
-      add_base(base, load_base(path.lexically_normal().string(), file, longer), file);
+      add_base(base, load_base(path.lexically_normal().string(), file, longer, bases), file);
     }
   }
   return merge(base, own.without({kBaseKey}));
@@ -86,7 +92,8 @@ Node load_config(const std::string& path, const std::vector<std::string>& overri
 }
 
 Node parse_config(const std::string& text, const std::string& name) {
-  return resolve(parse_yaml(text, name), name, {});
+  int bases = 0;
+  return resolve(parse_yaml(text, name), name, {}, bases);
 }
 
 }  // namespace polyak

@@ -12,7 +12,7 @@ namespace polyak {
 ///
 /// Child into base: mappings merge key by key, everything else replaces; `_delete_: true` in a
 /// mapping drops the base's mapping first. Two bases must not share a top-level key. `<<` is merged
-/// as YAML 1.1 says, duplicate keys are refused.
+/// as YAML 1.1 says, duplicate keys are refused. A file may have 1 MiB, and a config 100 bases.
 /// @throws ConfigError with file:line:col for anything that is wrong, from a missing file to a
 /// cycle.
 POLYAK_API Node load_config(const std::string& path,
@@ -23,8 +23,10 @@ POLYAK_API Node parse_config(const std::string& text, const std::string& name = 
 
 /// Applies one `a.b.0.c=value`. Values are read as MMEngine's --cfg-options does: integers, floats,
 /// true / false in any case, None (and null), comma lists, [..] and (..) lists, nested, else
-/// strings. Blanks are removed. A scalar in quotes of its own stays a string, blanks and all:
-/// `name="'1'"` in a shell.
+/// strings. What stands in quotes, '..' or "..", alone or in a list, is a string with all its
+/// blanks, commas and brackets: `name='"1, 2"'` in a shell. As in YAML, a quote inside is doubled
+/// in '..' and has a backslash in "..". Only a whole list in quotes, "[1, 2]", is a list, as in
+/// MMEngine.
 POLYAK_API void apply_override(Node& config, const std::string& assignment);
 
 }  // namespace polyak

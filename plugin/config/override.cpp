@@ -9,7 +9,8 @@
 namespace polyak {
 namespace {
 
-constexpr const char* kQuotes = "'\"";
+constexpr int kDeepest = 100;       // lists in lists
+constexpr size_t kMostParts = 100;  // of a key
 
 std::string stripped(const std::string& text, const char* characters) {
   const size_t first = text.find_first_not_of(characters);
@@ -56,13 +57,74 @@ bool is_list(const std::string& text) {
   return is_bracketed(text) || text.find(',') != std::string::npos;
 }
 
-// One pair of quotes around a scalar keeps it a string, blanks and all.
-bool is_quoted_scalar(const std::string& text) {
-  return text.size() >= 2 && (text[0] == '\'' || text[0] == '"') &&
-         text.find(text[0], 1) == text.size() - 1 && !is_list(text.substr(1, text.size() - 2));
+bool is_quote(char c) {
+  return c == '\'' || c == '"';
 }
 
-Node parse_scalar(std::string text) {
+// The place of the quote that ends the string whose first quote is at `start`, as in YAML, or npos.
+size_t closing_quote(const std::string& text, size_t start) {
+  const char quote = text[start];
+  for (size_t i = start + 1; i < text.size(); ++i) {
+    const bool doubled = quote == '\'' && text.compare(i, 2, "''") == 0;
+    const bool escaped = quote == '"' && text[i] == '\\' && i + 1 < text.size() &&
+                         (text[i + 1] == '"' || text[i + 1] == '\\');
+    if (doubled || escaped) {
+      ++i;
+    } else if (text[i] == quote) {
+      return i;
+    }
+  }
+  return std::string::npos;
+}
+
+// What stands between the quotes of a text that is one string.
+std::string unquoted(const std::string& text) {
+  std::string result;
+  const std::string pair = text[0] == '"' ? "" : "''";
+  for (size_t i = 1; i + 1 < text.size(); ++i) {
+    const bool doubled = !pair.empty() && text.compare(i, 2, pair) == 0;
+    const bool escaped = pair.empty() && text[i] == '\\' && i + 2 < text.size() &&
+                         (text[i + 1] == '"' || text[i + 1] == '\\');
+    if (doubled || escaped) ++i;
+    result += text[i];
+  }
+  return result;
+}
+
+// The text with a 'q' for each character of a string in quotes, which hides its commas and
+// brackets.
+std::string outline(const std::string& text, const Node& target) {
+  std::string result = text;
+  bool begins = true;  // an element may begin here, and with it a quote
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (begins && is_quote(c)) {
+      const size_t end = closing_quote(text, i);
+      if (end == std::string::npos) target.fail(fmt::format("a quote is not closed in {}", text));
+      const size_t next = std::min(text.find_first_not_of(' ', end + 1), text.size());
+      if (next < text.size() && std::string_view(",])").find(text[next]) == std::string::npos) {
+        target.fail(fmt::format("text follows the closing quote in {}", text));
+      }
+      std::fill(result.begin() + static_cast<std::ptrdiff_t>(i),
+                result.begin() + static_cast<std::ptrdiff_t>(end) + 1, 'q');
+      i = end;
+      begins = false;
+    } else if (c != ' ') {
+      begins = c == ',' || c == '[' || c == '(';
+    }
+  }
+  return result;
+}
+
+// Whether a string in quotes is what MMEngine's help has users write for a list: "[(a,b),(c,d)]".
+bool is_list_in_quotes(const std::string& inner) {
+  const std::string text = stripped(inner, " ");
+  return !text.empty() && (text.front() == '[' || text.front() == '(') &&
+         (text.back() == ']' || text.back() == ')') && is_balanced(text);
+}
+
+Node parse_scalar(const std::string& written) {
+  std::string text = written;
   text.erase(std::remove(text.begin(), text.end(), ' '), text.end());
   std::string lower = text;
   std::transform(text.begin(), text.end(), lower.begin(),
@@ -75,25 +137,35 @@ Node parse_scalar(std::string text) {
   if (lower == "-inf") return Node::scalar("-.inf", false);
   const ScalarType type = scalar_type(text);
   const bool number = type == ScalarType::integer || type == ScalarType::number;
-  return number ? Node::scalar(text, false) : Node(text);
+  return number ? Node::scalar(text, false) : Node(written);
 }
 
 // `target` carries the place and the path that messages show.
-Node parse_value(const std::string& written, const Node& target) {
+Node parse_value(const std::string& written, const Node& target, int depth = 0) {
+  if (depth > kDeepest) {
+    target.fail(fmt::format("lists are nested more than {} deep", kDeepest));
+  }
   std::string text = stripped(written, " ");
-  if (is_quoted_scalar(text)) return Node(text.substr(1, text.size() - 2));
-  text = stripped(stripped(text, kQuotes), " ");
-  const bool bracketed = is_bracketed(text);
+  std::string shape = outline(text, target);
+  if (!text.empty() && is_quote(text[0]) && closing_quote(text, 0) + 1 == text.size()) {
+    const std::string inner = unquoted(text);
+    return is_list_in_quotes(inner) ? parse_value(inner, target, depth + 1) : Node(inner);
+  }
+  const bool bracketed = is_bracketed(shape);
   const bool opened = !text.empty() && (text[0] == '[' || text[0] == '(');
-  if ((opened || is_list(text)) && !is_balanced(text)) {
+  if ((opened || is_list(shape)) && !is_balanced(shape)) {
     target.fail(fmt::format("the brackets do not match in '{}'", text));
   }
-  if (!is_list(text)) return parse_scalar(text);
-  if (bracketed) text = stripped(text.substr(1, text.size() - 2), " ");
+  if (!is_list(shape)) return parse_scalar(text);
+  if (bracketed) {
+    const size_t first = std::min(text.find_first_not_of(' ', 1), text.size() - 1);
+    text = text.substr(first, text.size() - 1 - first);
+    shape = shape.substr(first, shape.size() - 1 - first);
+  }
   Node list = Node::sequence();
   for (size_t start = 0; start < text.size();) {
-    const size_t end = element_end(text, start);
-    list.append(parse_value(text.substr(start, end - start), target));
+    const size_t end = element_end(shape, start);
+    list.append(parse_value(text.substr(start, end - start), target, depth + 1));
     start = end + 1;
   }
   return list;
@@ -111,6 +183,9 @@ std::vector<std::string> split_key(const std::string& key, const Node& target) {
     const size_t end = std::min(key.find('.', start), key.size());
     parts.push_back(key.substr(start, end - start));
     start = end + 1;
+    if (parts.size() > kMostParts) {
+      target.fail(fmt::format("has more than {} keys in a row", kMostParts));
+    }
     if (parts.back().empty()) target.fail("must have the form key=value, as in a.b.0.c=1");
     if (parts.back() == kBaseKey || parts.back() == kDeleteKey) {
       target.fail(fmt::format("'{}' works in files only", parts.back()));

@@ -14,17 +14,28 @@ namespace {
 
 // Aliases of aliases can make a small file huge; no config comes near this many values.
 constexpr size_t kMaxValues = 1000000;
+constexpr size_t kMaxAliased = 16 << 20;  // characters
+// Each value keeps its own.
+constexpr size_t kLongestPath = 1000;
 
 constexpr const char* kBlanks = " \t\r\n";
 
-size_t count_values(const Node& node) {
-  size_t count = 1;
+struct Extent {
+  size_t values = 0;
+  size_t characters = 0;
+};
+
+void add_extent(const Node& node, Extent& extent) {
+  ++extent.values;
+  extent.characters += node.text().size();
   if (node.is_sequence()) {
-    for (const Node& item : node.items()) count += count_values(item);
+    for (const Node& item : node.items()) add_extent(item, extent);
   } else if (node.is_mapping()) {
-    for (const auto& entry : node.entries()) count += count_values(entry.second);
+    for (const auto& [key, value] : node.entries()) {
+      extent.characters += key.size();
+      add_extent(value, extent);
+    }
   }
-  return count;
 }
 
 // The offset of the quote that ends the scalar whose first quote is at `start`, or the text's size.
@@ -75,9 +86,13 @@ class Builder : public YAML::EventHandler {
     if (found == anchors_.end()) {
       fail(place(mark), "an alias cannot stand inside of its own anchor");
     }
-    values_ += count_values(found->second);
-    if (values_ > kMaxValues) {
+    add_extent(found->second, extent_);
+    if (extent_.values > kMaxValues) {
       fail(place(mark), fmt::format("aliases make more than {} values of this file", kMaxValues));
+    }
+    if (extent_.characters > kMaxAliased) {
+      fail(place(mark),
+           fmt::format("aliases make more than {} characters of this file", kMaxAliased));
     }
     add(found->second, found->second.place(), YAML::NullAnchor, found->second.quoted());
   }
@@ -99,6 +114,7 @@ class Builder : public YAML::EventHandler {
                        YAML::EmitterStyle::value) override {
     check_quote(mark);
     check_tag(mark, tag);
+    check_path(mark);
     open_.push_back({Node::sequence(), place(mark), anchor, {}, {}});
   }
   void OnSequenceEnd() override { close(); }
@@ -107,6 +123,7 @@ class Builder : public YAML::EventHandler {
                   YAML::EmitterStyle::value) override {
     check_quote(mark);
     check_tag(mark, tag);
+    check_path(mark);
     open_.push_back({Node::mapping(), place(mark), anchor, {}, {}});
   }
   void OnMapEnd() override {
@@ -191,6 +208,13 @@ class Builder : public YAML::EventHandler {
     return text;
   }
 
+  void check_path(const YAML::Mark& mark) const {
+    if (path().size() <= kLongestPath) return;
+    Node node;
+    node.set_place(place(mark));
+    node.fail(fmt::format("the keys that lead here have more than {} characters", kLongestPath));
+  }
+
   void check_tag(const YAML::Mark& mark, const std::string& tag) const {
     if (tag.empty() || tag == "?" || tag == "!") return;
     fail(place(mark), fmt::format("the tag '{}' is not supported", tag));
@@ -203,7 +227,7 @@ class Builder : public YAML::EventHandler {
   }
 
   void add(Node value, const Place& where, YAML::anchor_t anchor, bool quoted) {
-    ++values_;
+    ++extent_.values;
     value.set_place(where);
     if (anchor != YAML::NullAnchor) anchors_[anchor] = value;
     if (open_.empty()) {
@@ -220,6 +244,9 @@ class Builder : public YAML::EventHandler {
   void add_key(const Node& key, const Place& where, bool quoted) {
     if (!key.is_scalar()) {
       fail(where, fmt::format("a key must be a scalar, got {}", key.kind_name()));
+    }
+    if (key.text().size() > kLongestPath) {
+      fail(where, fmt::format("a key has at most {} characters", kLongestPath));
     }
     open_.back().key = KeyRead{key.text(), where, quoted};
   }
@@ -268,7 +295,7 @@ class Builder : public YAML::EventHandler {
   Node root_;
   std::vector<Open> open_;
   std::map<YAML::anchor_t, Node> anchors_;
-  size_t values_ = 0;
+  Extent extent_;
   int documents_ = 0;
 };
 
@@ -328,6 +355,11 @@ bool starts_with_tab(const std::string& text, int line) {
 }  // namespace
 
 Node parse_yaml(const std::string& written, const std::string& name) {
+  if (written.size() > kMostYaml) {
+    fail<ConfigError>(
+        "{}: is larger than 1 MiB, the most that a config may be; it holds settings, not data",
+        name);
+  }
   check_is_text(written, name);
   // Without a byte order mark, yaml-cpp's positions are offsets into the text.
   const std::string text = written.substr(written.compare(0, 3, "\xEF\xBB\xBF") == 0 ? 3 : 0);

@@ -282,6 +282,44 @@ TEST_F(ConfigFiles, NamesThePlaceOfAMissingBase) {
             "e.yaml:2:3: x._base_: may stand at the top level of a file only");
 }
 
+TEST_F(ConfigFiles, AFileAboveOneMebibyteIsRefusedBeforeItIsParsed) {
+  const auto error = [&](const std::string& text) {
+    write("c.yaml", text);
+    return error_of([&] { load_config("c.yaml"); });
+  };
+  const std::string says =
+      "c.yaml: is larger than 1 MiB, the most that a config may be; it holds settings, not data";
+  const std::string start = "a: 1\n";
+  EXPECT_EQ(error(start + "#" + std::string((1 << 20) - start.size(), 'x')), says);
+  EXPECT_EQ(error(start + "#" + std::string((1 << 20) - start.size() - 1, 'x')), "(no error)");
+  write("base.yaml", start + std::string(2 << 20, '\n'));
+  EXPECT_EQ(error("_base_: base.yaml\n"), "base" + says.substr(1));
+  EXPECT_EQ(error_of([&] { parse_config(std::string((1 << 20) + 1, ' '), "c.yaml"); }), says);
+  EXPECT_EQ(error_of([&] { load_config("/dev/zero"); }), "/dev/zero" + says.substr(6));
+}
+
+TEST_F(ConfigFiles, BasesThatNameOneAnotherTwiceEnd) {
+  for (int i = 0; i < 40; ++i) {
+    write(fmt::format("b{}.yaml", i), fmt::format("_base_: [b{0}.yaml, b{0}.yaml]\n", i + 1));
+  }
+  write("b40.yaml", "{}\n");
+  EXPECT_THAT(error_of([&] { load_config("b0.yaml"); }),
+              testing::HasSubstr("a config has at most 100 bases"));
+}
+
+TEST(ConfigYaml, LongKeysAndAliasesOfLongTextsAreBounded) {
+  EXPECT_EQ(error_of([&] { parse_config(std::string(1001, 'k') + ": 1\n", "c.yaml"); }),
+            "c.yaml:1:1: a key has at most 1000 characters");
+  const std::string key(400, 'k');
+  EXPECT_THAT(
+      error_of([&] { parse_config(key + ": {" + key + ": {" + key + ": {a: 1}}}\n", "c.yaml"); }),
+      testing::HasSubstr("the keys that lead here have more than 1000 characters"));
+  std::string text = "a: &a " + std::string(500000, 'x') + "\nb: [";
+  for (int i = 0; i < 100; ++i) text += "*a, ";
+  EXPECT_THAT(error_of([&] { parse_config(text + "1]\n", "c.yaml"); }),
+              testing::HasSubstr("aliases make more than 16777216 characters of this file"));
+}
+
 TEST_F(ConfigFiles, OverridesComeLast) {
   write("a.yaml", "x: {p: 1, q: 2}\n");
   write("c.yaml", "_base_: a.yaml\nx: {p: 3}\n");
@@ -324,6 +362,50 @@ TEST(ConfigOverride, ReadsValuesAsMMEngineDoes) {
 TEST(ConfigOverride, QuotesKeepAScalarAString) {
   EXPECT_EQ(value_of("'1'"), "'1'");
   EXPECT_EQ(value_of("\"two words\""), "two words");
+}
+
+TEST(ConfigOverride, QuotesKeepCommasBracketsAndBlanks) {
+  EXPECT_EQ(value_of("\"a,b\""), "'a,b'");
+  EXPECT_EQ(value_of("'a, b'"), "'a, b'");
+  EXPECT_EQ(value_of("'1,2'"), "'1,2'");
+  EXPECT_EQ(value_of("' /data/my set '"), "' /data/my set '");
+  EXPECT_EQ(value_of("['a, b', \"c d\", 'e]', 1]"), "['a, b', c d, 'e]', 1]");
+  EXPECT_EQ(value_of("'a, b', c"), "['a, b', c]");
+  EXPECT_EQ(value_of("[('x,y', 2), '(']"), "[['x,y', 2], (]");
+  EXPECT_EQ(value_of("['1', 'true', 'null']"), "['1', 'true', 'null']");
+  EXPECT_EQ(value_of("['', 1]"), "['', 1]");
+  EXPECT_EQ(value_of("'['"), "'['");
+  EXPECT_EQ(value_of("\"(1,2),(3,4)\""), "[[1, 2], [3, 4]]");
+}
+
+TEST(ConfigOverride, QuotesWithinQuotesAreWrittenAsInYaml) {
+  EXPECT_EQ(value_of("'it''s'"), "it's");
+  EXPECT_EQ(value_of("\"say \\\"a, b\\\"\""), "'say \"a, b\"'");
+  EXPECT_EQ(value_of("\"C:\\\\x\\y\""), "C:\\x\\y");
+  EXPECT_EQ(value_of("it's"), "it's");
+  EXPECT_EQ(value_of("it's, that's"), "[it's, that's]");
+}
+
+TEST(ConfigOverride, BlanksWithinAStringStay) {
+  EXPECT_EQ(value_of("/data/my set/a b"), "/data/my set/a b");
+  EXPECT_EQ(value_of("  x  "), "x");
+  EXPECT_EQ(value_of("[ a b , c ]"), "[a b, c]");
+  EXPECT_EQ(value_of(" 0.5 "), "0.5");
+}
+
+TEST(ConfigOverride, RefusesQuotesThatDoNotCloseAndDepthWithoutEnd) {
+  Node config = parse_config("a: 1\n");
+  auto error = [&](const std::string& text) {
+    return error_of([&] { apply_override(config, text); });
+  };
+  EXPECT_EQ(error("a='x"), "--cfg-options a='x: a: a quote is not closed in 'x");
+  EXPECT_EQ(error("a=[1,\"x]"), "--cfg-options a=[1,\"x]: a: a quote is not closed in [1,\"x]");
+  EXPECT_EQ(error("a='x' y"), "--cfg-options a='x' y: a: text follows the closing quote in 'x' y");
+  EXPECT_THAT(error("a=" + std::string(50000, '[') + std::string(50000, ']')),
+              testing::HasSubstr("lists are nested more than 100 deep"));
+  std::string key = "a";
+  for (int i = 0; i < 50000; ++i) key += ".a";
+  EXPECT_THAT(error(key + "=1"), testing::HasSubstr("has more than 100 keys in a row"));
 }
 
 TEST(ConfigOverride, SetsScalarsInLists) {
