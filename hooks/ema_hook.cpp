@@ -107,9 +107,9 @@ bool same_option(const Value& a, const Value& b) {
 void EMAHookOptions::visit(OptionVisitor& visitor) {
   visitor.key("ema_type", &ema_type_, "The average to keep; its own keys stand beside this one.");
   visitor.key("begin_iter", &begin_iter_,
-              "The first iteration that counts, from 1; 0 and 1 are the same.", at_least(0));
+              "The first iteration that counts, from 1; 0 and 1 are the same.", steps_from(0));
   visitor.key("begin_epoch", &begin_epoch_,
-              "The first epoch that counts, from 1; not with begin_iter.", at_least(0));
+              "The first epoch that counts, from 1; not with begin_iter.", steps_from(0));
   visitor.choice(
       "count", &count_, {"optimizer_steps", "iterations"},
       "What makes an update; iterations is MMEngine's way, wrong with accumulative_counts.");

@@ -49,9 +49,9 @@ std::string of(int64_t all) {
 }  // namespace
 
 void LoggerHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("interval", &interval_, "Iterations between two lines.", at_least(1));
+  visitor.key("interval", &interval_, "Iterations between two lines.", steps_from(1));
   visitor.key("window_size", &window_size_, "Iterations that losses and times are averaged over.",
-              at_least(1));
+              count_from(1));
   visitor.key("ignore_last", &ignore_last_,
               "No line for the rest of an epoch that is shorter than the interval.");
   visitor.key("log_metric_by_epoch", &log_metric_by_epoch_,

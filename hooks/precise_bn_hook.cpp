@@ -155,7 +155,7 @@ class KeepBuffers {
 
 void PreciseBNHookOptions::visit(OptionVisitor& visitor) {
   visitor.key("num_samples", &num_samples_, "Training samples to estimate the statistics from.",
-              at_least(1));
+              count_from(1));
 }
 
 PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(options)) {

@@ -45,10 +45,10 @@ void AttachConfig::visit(OptionVisitor& visitor) {
               "Where the averages are written; null: ./work_dirs/<name of the config>.");
   visitor.key("every", &every,
               "Optimizer steps between two writes of the averages; 0: only when the program ends.",
-              at_least(0));
+              steps_from(0));
   visitor.key("max_iters", &max_iters,
               "Optimizer steps of the whole run; CosineEMA needs it, as a program does not say.",
-              at_least(1));
+              steps_from(1));
 }
 
 void AttachConfig::validate() const {

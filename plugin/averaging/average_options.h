@@ -40,7 +40,7 @@ struct AverageOptions : Options {
 
   void visit(OptionVisitor& visitor) override {
     visitor.key("interval", &interval_,
-                "Average at every interval-th update; the others only count.", at_least(1));
+                "Average at every interval-th update; the others only count.", steps_from(1));
     visitor.key("update_buffers", &update_buffers_,
                 "Average floating buffers like parameters; off: copy all buffers at each update.");
     visitor.key("device", &device_,

@@ -22,7 +22,7 @@ struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
     visitor.key(
         "max_iters", &max_iters_,
         "Updates over which the momentum goes to end_momentum; null: the length of the run.",
-        at_least(1));
+        steps_from(1));
   }
 
  private:

@@ -9,11 +9,16 @@ namespace polyak {
 namespace {
 
 constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr double kMostCounted = 2147483647;        // 2^31 - 1
+constexpr double kMostSteps = 9007199254740992.0;  // 2^53
 
 template <class T>
 void check_bounds(T value, const Bounds& bounds, std::string& problem) {
   if (bounds.contains(static_cast<double>(value))) return;
-  const std::string range = bounds.text();
+  // A limit of counts says nothing to who is below the least.
+  const bool counts = bounds.high == kMostCounted || bounds.high == kMostSteps;
+  const bool low = static_cast<double>(value) < bounds.low;
+  const std::string range = counts && low ? at_least(bounds.low).text() : bounds.text();
   problem = fmt::format("must be {}, got {}", range.empty() ? "finite" : range, value);
 }
 
@@ -50,6 +55,12 @@ Bounds above(double low) {
   Bounds bounds = at_least(low);
   bounds.low_open = true;
   return bounds;
+}
+Bounds count_from(double low) {
+  return closed_interval(low, kMostCounted);
+}
+Bounds steps_from(double low) {
+  return closed_interval(low, kMostSteps);
 }
 
 std::string problem_of(bool, const Key&) {

@@ -28,6 +28,10 @@ POLYAK_API Bounds open_interval(double low, double high);
 POLYAK_API Bounds closed_interval(double low, double high);
 POLYAK_API Bounds at_least(double low);
 POLYAK_API Bounds above(double low);
+/// From `low` to 2^31 - 1, for counts and sizes: the product of two of them fits into 64 bits.
+POLYAK_API Bounds count_from(double low);
+/// From `low` to 2^53, up to which a double counts exactly, for the steps of a program's own loop.
+POLYAK_API Bounds steps_from(double low);
 
 /// A pointer to the member that a key sets. std::optional members take null.
 using OptionValue =

@@ -24,6 +24,13 @@ class POLYAK_API ConfigError : public Error {
   ~ConfigError() override;
 };
 
+/// A config asks for more memory than there is, or than a stated bound allows.
+class POLYAK_API SizeError : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
+  ~SizeError() override;
+};
+
 /// A checkpoint cannot be written, read, or does not fit the model.
 class POLYAK_API CheckpointError : public Error {
  public:
@@ -54,5 +61,8 @@ template <class E = Error, class... Args>
 /// The first line of an exception's message. LibTorch appends a backtrace to what(); no user needs
 /// it.
 POLYAK_API std::string first_line(const std::exception& error);
+
+/// Whether an allocator, LibTorch's or the C++ library's, refused what was asked of it.
+POLYAK_API bool is_out_of_memory(const std::exception& error);
 
 }  // namespace polyak

@@ -46,9 +46,9 @@ struct LoopConfig : Options {
     visitor.key("plugins", &plugins, "Paths or names of shared libraries with more hooks.");
     visitor.key("work_dir", &work_dir, "Where files go; null: nowhere.");
     visitor.key("max_epochs", &max_epochs, "Epochs of the run, where the loop states no length.",
-                at_least(1));
+                steps_from(1));
     visitor.key("max_iters", &max_iters, "Iterations of the run, where the loop states no length.",
-                at_least(1));
+                steps_from(1));
   }
 
   std::vector<Node> hooks() const {
@@ -68,6 +68,10 @@ struct LoopConfig : Options {
 void check_length(const char* name, std::optional<int64_t> value) {
   if (value && *value < 1) {
     fail<ConfigError>("LoopHooksOptions: {}: must be at least 1, got {}", name, *value);
+  }
+  if (value && !steps_from(1).contains(static_cast<double>(*value))) {
+    fail<ConfigError>("LoopHooksOptions: {}: must be {}, got {}", name, steps_from(1).text(),
+                      *value);
   }
 }
 
@@ -308,6 +312,11 @@ void LoopHooks::Loop::set_lengths(const LoopConfig& config) {
   }
   const std::optional<int64_t> length = options_.epoch_length_;
   if (epochs && length) {
+    const double all = static_cast<double>(*epochs) * static_cast<double>(*length);
+    if (!steps_from(1).contains(all)) {
+      fail<ConfigError>("LoopHooks: {} epochs of {} iterations are {:.3g}; a run has at most 2^53",
+                        *epochs, *length, all);
+    }
     if (iters && *iters != *epochs * *length) {
       fail<ConfigError>(
           "LoopHooksOptions: max_iters is {}, but {} epochs of {} iterations are {}; leave "

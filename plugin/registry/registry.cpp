@@ -46,6 +46,16 @@ std::string RegistryBase::type_of(const Node& node) const {
                          fmt::join(names(), ", ")));
 }
 
+void RegistryBase::refuse_size(const Node& node, const std::exception& error) {
+  const Node* type = node.is_mapping() ? node.find("type") : nullptr;
+  const std::string name = type && type->is_scalar() ? type->text() : "it";
+  if (dynamic_cast<const SizeError*>(&error)) node.fail(fmt::format("{}: {}", name, error.what()));
+  if (is_out_of_memory(error)) {
+    node.fail(fmt::format("{} needs more memory than there is ({}); choose smaller sizes", name,
+                          first_line(error)));
+  }
+}
+
 void Catalog::absorb(Catalog& other) {
   for (const auto& [type, registry] : other.registries_) {
     auto mine = registries_.find(type);

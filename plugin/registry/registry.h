@@ -39,6 +39,8 @@ class POLYAK_API RegistryBase {
   /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not
   /// registered; the message lists the names there are and the nearest one.
   std::string type_of(const Node& node) const;
+  /// Throws ConfigError at the node when what it names could not be made for want of memory.
+  static void refuse_size(const Node& node, const std::exception& error);
 
  private:
   std::string kind_;
@@ -88,9 +90,15 @@ class Registry : public RegistryBase {
 
   /// Makes what the node's `type` names from the node's other keys.
   /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type
-  /// or range.
+  /// or range, and for sizes that memory does not hold.
   std::shared_ptr<T> build(const Node& node, const Context& context) const {
-    return entries_.at(type_of(node)).make(node, context);
+    const Entry& entry = entries_.at(type_of(node));
+    try {
+      return entry.make(node, context);
+    } catch (const std::exception& error) {
+      refuse_size(node, error);
+      throw;
+    }
   }
 
  private:

@@ -10,11 +10,21 @@
 namespace polyak {
 namespace {
 
-void require_positive(const std::vector<int64_t>& sizes, const char* key) {
+void check_count(const std::vector<int64_t>& sizes, const char* key) {
   if (sizes.empty()) fail<ConfigError>("{}: needs at least one entry", key);
-  for (int64_t size : sizes) {
-    if (size < 1) fail<ConfigError>("{}: every entry must be at least 1, got {}", key, size);
+  if (sizes.size() > static_cast<size_t>(kMostLayers)) {
+    fail<ConfigError>("{}: must have at most {} entries, got {}", key, kMostLayers, sizes.size());
   }
+}
+
+/// Weights of layers from `in` to the first size, from there to the second, ...
+double weights_of(int64_t in, const std::vector<int64_t>& sizes) {
+  double weights = 0;
+  for (const int64_t out : sizes) {
+    weights += static_cast<double>(in) * static_cast<double>(out);
+    in = out;
+  }
+  return weights;
 }
 
 /// A 3x3 or 1x1 convolution that keeps the size at stride 1, without bias: a normalisation follows.
@@ -60,19 +70,20 @@ int64_t halved(int64_t size, size_t times) {
 }  // namespace
 
 void SmallCnnOptions::visit(OptionVisitor& visitor) {
-  visitor.key("channels", &channels,
-              "Channels of each stage; every stage halves height and width.");
+  visitor.key("channels", &channels, "Channels of each stage; every stage halves height and width.",
+              closed_interval(1, kMostChannels));
   visitor.key("with_avg_pool", &with_avg_pool,
               "Take the mean of the last map over height and width, instead of all of it.");
 }
 
 void SmallCnnOptions::validate() const {
-  require_positive(channels, "channels");
+  check_count(channels, "channels");
 }
 
 SmallCnn::SmallCnn(SmallCnnOptions options, ImageShape image)
     : options_(std::move(options)), image_(image) {
   check_options(options_, "SmallCNN");
+  check_parameters(9 * weights_of(image_.channels, options_.channels), "channels");
   reset();
 }
 
@@ -101,18 +112,20 @@ int64_t SmallCnn::features() const {
 }
 
 void MlpOptions::visit(OptionVisitor& visitor) {
-  visitor.key("hidden", &hidden, "Width of each layer.");
+  visitor.key("hidden", &hidden, "Width of each layer.", closed_interval(1, kWidestLayer));
   visitor.key("dropout", &dropout,
               "Share of activations that are zeroed after each layer in training.",
               Bounds{0.0, 1.0, false, true});
 }
 
 void MlpOptions::validate() const {
-  require_positive(hidden, "hidden");
+  check_count(hidden, "hidden");
 }
 
 Mlp::Mlp(MlpOptions options, ImageShape image) : options_(std::move(options)), image_(image) {
   check_options(options_, "MLP");
+  check_parameters(weights_of(image_.channels * image_.height * image_.width, options_.hidden),
+                   "hidden");
   reset();
 }
 
@@ -139,7 +152,7 @@ at::Tensor Mlp::forward(const at::Tensor& images) {
 void ResNetOptions::visit(OptionVisitor& visitor) {
   visitor.key("depth", &depth, "Layers: 18, 34, 50, 101 or 152.", closed_interval(18, 152));
   visitor.key("base_channels", &base_channels,
-              "Channels of the first stage; each stage doubles them.", at_least(1));
+              "Channels of the first stage; each stage doubles them.", closed_interval(1, 256));
 }
 
 void ResNetOptions::validate() const {

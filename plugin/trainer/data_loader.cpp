@@ -2,6 +2,8 @@
 
 #include <ATen/Functions.h>
 
+#include <algorithm>
+
 #include "polyak/registry/registry.h"
 #include "polyak/trainer/random_stream.h"
 
@@ -10,6 +12,9 @@ namespace {
 
 // Separates the streams that share a seed.
 enum Stream : uint64_t { kOrder = 1, kTransforms = 2 };
+
+constexpr double kGigabyte = 1e9;
+constexpr double kMostBytes = 16 * kGigabyte;  // of a batch
 
 }  // namespace
 
@@ -33,7 +38,7 @@ at::Tensor DefaultSampler::order(int64_t size, int64_t epoch) const {
 }
 
 void DataLoaderOptions::visit(OptionVisitor& visitor) {
-  visitor.key("batch_size", &batch_size, "Samples in a batch.", at_least(1));
+  visitor.key("batch_size", &batch_size, "Samples in a batch.", count_from(1));
   visitor.key("drop_last", &drop_last, "Leave out a last batch that is smaller than the others.");
   visitor.key("sampler", &sampler,
               "The order of samples; null: DefaultSampler, shuffled for training only.");
@@ -54,12 +59,39 @@ DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, 
   }
   dataset_ = catalog.of<Dataset>().build(options.dataset, {&catalog});
   samples_ = sampler_->order(dataset_->size(), 0).size(0);
-  size_ = (samples_ + (options.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
+  const bool part = samples_ % batch_size_ != 0 && !options.drop_last;
+  size_ = samples_ / batch_size_ + (part ? 1 : 0);
+  if (samples_ == 0) node.fail("gives no batch: its sampler chooses no sample");
   if (size_ == 0) {
     node.fail(
         fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
                     samples_, batch_size_));
   }
+  check_memory(node);
+}
+
+/// Before the first batch is read: only one sample is.
+void DataLoader::check_memory(const Node& node) const {
+  const int64_t images = std::min(batch_size_, samples_);
+  ImageShape shape;
+  try {
+    shape = dataset_->image_shape();
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error)) throw;
+    node.fail(
+        fmt::format("one image of it needs more memory than there is ({}); choose smaller "
+                    "sizes in its pipeline",
+                    first_line(error)));
+  }
+  const double bytes = sizeof(float) * static_cast<double>(images) *
+                       static_cast<double>(shape.channels * shape.height * shape.width);
+  if (bytes <= kMostBytes) return;
+  const Node* size = node.find("batch_size");
+  (size ? *size : node)
+      .fail(fmt::format("makes batches of {} images of {} x {} x {}, {:.3g} GB; a batch may take "
+                        "{:.3g} GB",
+                        images, shape.channels, shape.height, shape.width, bytes / kGigabyte,
+                        kMostBytes / kGigabyte));
 }
 
 Batch DataLoader::batch(int64_t epoch, int64_t index) {

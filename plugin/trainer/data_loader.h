@@ -80,6 +80,8 @@ class POLYAK_API DataLoader {
   Batch batch(int64_t epoch, int64_t index);
 
  private:
+  void check_memory(const Node& node) const;
+
   bool training_;
   int64_t batch_size_ = 1;
   int64_t samples_ = 0;  // in an epoch

@@ -9,13 +9,19 @@
 #include "polyak/trainer/random_stream.h"
 
 namespace polyak {
+namespace {
+
+constexpr double kGigabyte = 1e9;
+constexpr double kMostBytes = 2 * kGigabyte;  // of random images, which have no use beyond tests
+
+}  // namespace
 
 void DatasetOptions::visit(OptionVisitor& visitor) {
-  visitor.key("limit", &limit, "Use the first samples only; null: all.", at_least(1));
+  visitor.key("limit", &limit, "Use the first samples only; null: all.", count_from(1));
   visitor.key("labelled", &labelled,
               "Only the first samples keep their labels, for semi-supervised learning; metrics "
               "leave the others out; null: all.",
-              at_least(0));
+              count_from(0));
   visitor.key("pipeline", &pipeline, "The transforms, a list.");
 }
 
@@ -111,13 +117,30 @@ void ImageFilesOptions::validate() const {
 }
 
 void RandomImagesOptions::visit(OptionVisitor& visitor) {
-  visitor.key("size", &size, "Number of samples.", at_least(1));
-  visitor.key("channels", &channels, "Channels of an image.", at_least(1));
-  visitor.key("image_size", &image_size, "Height and width of an image.", at_least(1));
-  visitor.key("num_classes", &num_classes, "Number of classes.", at_least(1));
+  visitor.key("size", &size, "Number of samples.", count_from(1));
+  visitor.key("channels", &channels, "Channels of an image.", closed_interval(1, 4096));
+  visitor.key("image_size", &image_size, "Height and width of an image.",
+              closed_interval(1, kLargestSide));
+  visitor.key("num_classes", &num_classes, "Number of classes.", closed_interval(1, kMostClasses));
   visitor.key("seed", &seed,
               "Chooses the images; the patterns of the classes are the same for all.", at_least(0));
   DatasetOptions::visit(visitor);
+}
+
+void RandomImagesOptions::validate() const {
+  const double image = static_cast<double>(channels * image_size * image_size);
+  const struct {
+    const char* key;
+    int64_t count;
+    const char* what;
+  } held[] = {{"size", size, "images"}, {"num_classes", num_classes, "patterns"}};
+  for (const auto& [key, count, what] : held) {
+    const double bytes = static_cast<double>(count) * image;
+    if (bytes <= kMostBytes) continue;
+    fail<ConfigError>(
+        "{}: {} {} of {} x {} x {} would take {:.3g} GB; RandomImages holds at most {:.3g} GB", key,
+        count, what, channels, image_size, image_size, bytes / kGigabyte, kMostBytes / kGigabyte);
+  }
 }
 
 std::shared_ptr<Dataset> make_mnist(const ImageFilesOptions& options,

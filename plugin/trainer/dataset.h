@@ -117,6 +117,7 @@ struct POLYAK_API RandomImagesOptions : DatasetOptions {
   int64_t num_classes = 10;
   int64_t seed = 0;
   void visit(OptionVisitor& visitor) override;
+  void validate() const override;
 };
 
 /// The four files of MNIST's form in data_root: 28 x 28 grey, 10 classes.

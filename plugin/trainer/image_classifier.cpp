@@ -38,9 +38,9 @@ at::Tensor CrossEntropyLoss::compute(const at::Tensor& logits, const at::Tensor&
 
 void LinearClsHeadOptions::visit(OptionVisitor& visitor) {
   visitor.key("num_classes", &num_classes, "Number of classes; null: as many as the data has.",
-              at_least(1));
+              closed_interval(1, kMostClasses));
   visitor.key("in_channels", &in_channels, "Number of features; null: what the backbone gives.",
-              at_least(1));
+              count_from(1));
   visitor.key("loss", &loss, "The loss; null: CrossEntropyLoss.");
 }
 
@@ -55,6 +55,8 @@ LinearClsHead::LinearClsHead(const LinearClsHeadOptions& options, const Context&
     fail<ConfigError>("LinearClsHead: num_classes is {}, but the data has {} classes", num_classes_,
                       context.num_classes);
   }
+  check_parameters(static_cast<double>(features_) * static_cast<double>(num_classes_),
+                   "num_classes and the backbone's features");
   loss_ = options.loss.is_null() ? std::make_shared<CrossEntropyLoss>(CrossEntropyLossOptions())
                                  : context.catalog->of<Loss>().build(options.loss, {});
   reset();

@@ -70,7 +70,7 @@ void ImageFolderOptions::visit(OptionVisitor& visitor) {
   visitor.required("data_root", &data_root, "The folder that holds the folder of each split.");
   visitor.key("split", &split, "Which of them: train, val, ...");
   visitor.key("size", &size, "Height and width of the square that an image is brought to.",
-              at_least(1));
+              closed_interval(1, kLargestSide));
   visitor.key("exif_orientation", &exif_orientation,
               "Turn and mirror images upright as their EXIF block says.");
   visitor.choice(

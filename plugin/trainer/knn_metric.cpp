@@ -16,7 +16,7 @@ at::Tensor unit_rows(const at::Tensor& features) {
 }  // namespace
 
 void KnnAccuracyOptions::visit(OptionVisitor& visitor) {
-  visitor.key("k", &k, "Neighbours that vote.", at_least(1));
+  visitor.key("k", &k, "Neighbours that vote.", count_from(1));
   visitor.key("temperature", &temperature, "A vote counts exp(similarity / temperature).",
               above(0));
   visitor.required("dataloader", &dataloader,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "polyak/core/error.h"
+#include "polyak/trainer/network.h"
 
 namespace polyak {
 namespace {
@@ -20,10 +21,13 @@ Neck::~Neck() = default;
 
 void NonLinearNeckOptions::visit(OptionVisitor& visitor) {
   visitor.key("in_channels", &in_channels, "Number of features; null: what it is given.",
-              at_least(1));
-  visitor.required("hid_channels", &hid_channels, "Width of all layers but the last.", at_least(1));
-  visitor.required("out_channels", &out_channels, "Width of the last layer.", at_least(1));
-  visitor.key("num_layers", &num_layers, "Fully connected layers.", at_least(2));
+              count_from(1));
+  visitor.required("hid_channels", &hid_channels, "Width of all layers but the last.",
+                   closed_interval(1, kWidestLayer));
+  visitor.required("out_channels", &out_channels, "Width of the last layer.",
+                   closed_interval(1, kWidestLayer));
+  visitor.key("num_layers", &num_layers, "Fully connected layers.",
+              closed_interval(2, kMostLayers));
   visitor.key("with_bias", &with_bias, "Whether all layers but the last have a bias.");
   visitor.key("with_last_bn", &with_last_bn, "Batch normalisation after the last layer.");
   visitor.key("with_last_bn_affine", &with_last_bn_affine,
@@ -37,6 +41,10 @@ NonLinearNeck::NonLinearNeck(NonLinearNeckOptions options, const Context& contex
     : options_(std::move(options)), in_channels_(context.in_channels) {
   check_options(options_, "NonLinearNeck");
   check_channels("NonLinearNeck: in_channels", options_.in_channels, in_channels_);
+  const auto hidden = static_cast<double>(options_.hid_channels);
+  check_parameters(hidden * (static_cast<double>(in_channels_ + options_.out_channels) +
+                             static_cast<double>(options_.num_layers - 2) * hidden),
+                   "hid_channels, out_channels and num_layers");
   NonLinearNeck::reset();
 }
 
@@ -74,7 +82,7 @@ at::Tensor NonLinearNeck::forward(const at::Tensor& features) {
 
 void ClsBatchNormNeckOptions::visit(OptionVisitor& visitor) {
   visitor.key("input_features", &input_features, "Number of features; null: what it is given.",
-              at_least(1));
+              count_from(1));
 }
 
 ClsBatchNormNeck::ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context)

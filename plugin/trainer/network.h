@@ -19,6 +19,18 @@ namespace polyak {
 
 class Catalog;
 
+// What a config may ask for at most, so that it is refused by its key instead of by the allocator.
+constexpr int64_t kLargestSide = 8192;      // height or width of an image
+constexpr int64_t kMostClasses = 16777216;  // 2^24
+constexpr int64_t kMostChannels = 65536;    // of a map
+constexpr int64_t kWidestLayer = 1048576;   // 2^20, fully connected
+constexpr int64_t kMostLayers = 1000;
+constexpr int64_t kMostParameters = 1 << 30;  // of a backbone, a neck or a head: 4 GiB
+
+/// @param parameters of a part of a network, before any is made
+/// @throws SizeError naming the keys when there are more than kMostParameters
+POLYAK_API void check_parameters(double parameters, const char* keys);
+
 /// Size of one image as a network meets it, after all transforms.
 struct ImageShape {
   int64_t channels = 1;

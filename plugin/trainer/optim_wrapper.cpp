@@ -43,7 +43,7 @@ void OptimWrapperOptions::visit(OptionVisitor& visitor) {
   visitor.choice("type", &type, {"OptimWrapper"}, "The kind of wrapper.");
   visitor.required("optimizer", &optimizer, "The optimizer.");
   visitor.key("accumulative_counts", &accumulative_counts,
-              "Iterations whose gradients make one optimizer step.", at_least(1));
+              "Iterations whose gradients make one optimizer step.", count_from(1));
   visitor.key("clip_grad", &clip_grad, "Limits of gradients: max_norm or max_value; null: none.");
   visitor.key("paramwise_cfg", &paramwise_cfg,
               "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: all alike.");

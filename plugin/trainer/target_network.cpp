@@ -15,7 +15,7 @@ void TargetOptions::visit(OptionVisitor& visitor) {
               closed_interval(0, 1));
   visitor.key("max_iters", &max_iters,
               "Updates over which the momentum goes to end_momentum; null: the length of the run.",
-              at_least(1));
+              count_from(1));
   visitor.choice("target_update", &target_update, {"average", "copy", "never"},
                  "What the target is: the online network's average, the online network itself, or "
                  "what that was at first.");

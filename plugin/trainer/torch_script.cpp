@@ -235,7 +235,8 @@ void TorchScriptOptions::visit(OptionVisitor& visitor) {
                    "folder.");
   visitor.required("loss", &loss, "The loss of the logits that the module's forward gives.");
   visitor.key("num_classes", &num_classes,
-              "Number of logits; null: as many as the data has classes.", at_least(1));
+              "Number of logits; null: as many as the data has classes.",
+              closed_interval(1, kMostClasses));
 }
 
 TorchScript::TorchScript(const TorchScriptOptions& options, const Context& context)

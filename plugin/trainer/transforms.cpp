@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 
 #include "polyak/registry/registry.h"
+#include "polyak/trainer/network.h"
 
 namespace polyak {
 
@@ -82,8 +83,10 @@ at::Tensor RandomFlip::apply(const at::Tensor& images, at::Generator random) con
 }
 
 void RandomCropOptions::visit(OptionVisitor& visitor) {
-  visitor.required("crop_size", &crop_size, "Height and width of the result.", at_least(1));
-  visitor.key("padding", &padding, "Pixels that are added on each side first.", at_least(0));
+  visitor.required("crop_size", &crop_size, "Height and width of the result.",
+                   closed_interval(1, kLargestSide));
+  visitor.key("padding", &padding, "Pixels that are added on each side first.",
+              closed_interval(0, kLargestSide));
   visitor.key("pad_val", &pad_val, "Value of the added pixels.");
 }
 
@@ -112,7 +115,8 @@ at::Tensor RandomCrop::apply(const at::Tensor& images, at::Generator random) con
 }
 
 void ResizeOptions::visit(OptionVisitor& visitor) {
-  visitor.required("scale", &scale, "Height and width of the result.", at_least(1));
+  visitor.required("scale", &scale, "Height and width of the result.",
+                   closed_interval(1, kLargestSide));
 }
 
 Resize::Resize(ResizeOptions options) : options_(std::move(options)) {

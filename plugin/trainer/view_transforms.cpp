@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "polyak/registry/registry.h"
+#include "polyak/trainer/network.h"
 
 namespace polyak {
 namespace {
@@ -22,6 +23,8 @@ at::Tensor draw(int64_t count, double low, double high, const at::Generator& ran
 at::Tensor per_image(const at::Tensor& values) {
   return values.view({-1, 1, 1, 1});
 }
+
+constexpr int64_t kMostViews = 100;  // of a pipeline
 
 /// Images that are changed at once: their intermediate results stay in the caches.
 constexpr int64_t kPixels = 1 << 17;
@@ -105,14 +108,15 @@ void turn_hue(const at::Tensor& images, const at::Tensor& amount) {
 }  // namespace
 
 void RandomResizedCropOptions::visit(OptionVisitor& visitor) {
-  visitor.required("scale", &scale, "Height and width of the result.", at_least(1));
+  visitor.required("scale", &scale, "Height and width of the result.",
+                   closed_interval(1, kLargestSide));
   visitor.key("crop_ratio_range", &crop_ratio_range,
               "Least and largest share of the image's area that is cut out.",
               Bounds{0.0, 1.0, true, false});
   visitor.key("aspect_ratio_range", &aspect_ratio_range,
               "Least and largest width by height of what is cut out.", above(0));
   visitor.key("max_attempts", &max_attempts, "Draws before the middle of the image is taken.",
-              at_least(1));
+              closed_interval(1, 1000));
   visitor.choice("interpolation", &interpolation, {"bilinear", "bicubic"}, "How to scale.");
 }
 
@@ -360,9 +364,13 @@ MultiView::MultiView(const MultiViewOptions& options, const Context& context) {
                                        counts.size(), pipelines.size()));
   }
   for (size_t i = 0; i < pipelines.size(); ++i) {
-    if (counts[i].as_int() < 1) counts[i].fail("must be at least 1");
+    const int64_t count = counts[i].as_int();
+    if (count < 1) counts[i].fail(fmt::format("must be at least 1, got {}", count));
+    if (count > kMostViews) {
+      counts[i].fail(fmt::format("must be in [1, {}], got {}", kMostViews, count));
+    }
     const Pipeline pipeline(pipelines[i], *context.catalog);
-    pipelines_.insert(pipelines_.end(), static_cast<size_t>(counts[i].as_int()), pipeline);
+    pipelines_.insert(pipelines_.end(), static_cast<size_t>(count), pipeline);
   }
   if (pipelines_.empty()) options.transforms.fail("needs at least one pipeline");
 }

@@ -80,11 +80,11 @@ at::Tensor position_embedding(int64_t rows, int64_t columns, int64_t size) {
 }  // namespace
 
 void TransformerOptions::visit(OptionVisitor& visitor) {
-  visitor.key("embed_dims", &embed_dims, "Width of a token.", at_least(4));
-  visitor.key("num_layers", &num_layers, "Layers.", at_least(1));
-  visitor.key("num_heads", &num_heads, "Heads of attention.", at_least(1));
+  visitor.key("embed_dims", &embed_dims, "Width of a token.", closed_interval(4, kMostChannels));
+  visitor.key("num_layers", &num_layers, "Layers.", closed_interval(1, kMostLayers));
+  visitor.key("num_heads", &num_heads, "Heads of attention.", closed_interval(1, kMostChannels));
   visitor.key("feedforward_channels", &feedforward_channels,
-              "Width between the two fully connected layers.", at_least(1));
+              "Width between the two fully connected layers.", closed_interval(1, kWidestLayer));
 }
 
 void TransformerOptions::validate() const {
@@ -178,7 +178,8 @@ void MoCoV3VitOptions::visit(OptionVisitor& visitor) {
   visitor.key("arch", &arch,
               "mocov3-small, mocov3-base, mocov3-large, or a mapping of embed_dims, num_layers, "
               "num_heads and feedforward_channels.");
-  visitor.key("patch_size", &patch_size, "Height and width of a patch.", at_least(1));
+  visitor.key("patch_size", &patch_size, "Height and width of a patch.",
+              closed_interval(1, kLargestSide));
   visitor.key("stop_grad_conv1", &stop_grad_conv1, "Whether the patch embedding is frozen.");
 }
 
@@ -192,6 +193,13 @@ MoCoV3Vit::MoCoV3Vit(const MoCoV3VitOptions& options, ImageShape image)
     fail<ConfigError>("MoCoV3ViT: images of {} x {} are no multiple of patch_size, {}",
                       image_.height, image_.width, patch_size_);
   }
+  const auto width = static_cast<double>(sizes_.embed_dims);
+  const auto patch = static_cast<double>(patch_size_ * patch_size_);
+  const auto patches = static_cast<double>(image_.height * image_.width) / patch;
+  check_parameters(width * (static_cast<double>(sizes_.num_layers) *
+                                (4 * width + 2 * static_cast<double>(sizes_.feedforward_channels)) +
+                            static_cast<double>(image_.channels) * patch + patches),
+                   "embed_dims, num_layers, feedforward_channels and patch_size");
   MoCoV3Vit::reset();
 }
 
