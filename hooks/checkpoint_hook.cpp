@@ -82,8 +82,8 @@ bool mentions(const std::vector<std::string>& words, const std::string& name) {
 }  // namespace
 
 void CheckpointHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("interval", &interval_,
-              "Save every so many epochs or iterations; -1: only the last.");
+  visitor.key("interval", &interval_, "Save every so many epochs or iterations; -1: only the last.",
+              steps_from(-1));
   visitor.key("by_epoch", &by_epoch_,
               "Count epochs instead of iterations; null: as the training loop does.");
   visitor.key("save_optimizer", &save_optimizer_,
@@ -92,10 +92,10 @@ void CheckpointHookOptions::visit(OptionVisitor& visitor) {
               "Save the schedulers' state too; a resume needs it.");
   visitor.key("out_dir", &out_dir_, "Where checkpoints go; null: the work_dir.");
   visitor.key("max_keep_ckpts", &max_keep_ckpts_,
-              "How many regular checkpoints stay, the newest; -1: all of them.");
+              "How many regular checkpoints stay, the newest; -1: all of them.", steps_from(-1));
   visitor.key("save_last", &save_last_, "Save at the end of training in any case.");
   visitor.key("save_begin", &save_begin_, "The epoch or iteration from which saving starts.",
-              at_least(0));
+              steps_from(0));
   visitor.key("save_best", &save_best_,
               "Metrics whose best checkpoint is kept; 'auto': the first metric there is.");
   visitor.key("rule", &rule_,
@@ -152,6 +152,13 @@ bool CheckpointHook::larger_is_better(const std::string& metric) const {
 
 void CheckpointHook::check_run(Runner& runner) {
   if (!runner.training()) return;
+  if (options_.interval() < 0 && options_.max_keep_ckpts() > 0) {
+    log_warning(
+        "CheckpointHook: max_keep_ckpts is {}, but {} is saved, since interval is -1; set "
+        "interval: 1 for one after each epoch",
+        options_.max_keep_ckpts(),
+        options_.save_last() ? "only the last" : "no regular checkpoint");
+  }
   if (folder(runner).empty()) {
     fail<ConfigError>("CheckpointHook: has no folder to write to; set work_dir, or its out_dir");
   }

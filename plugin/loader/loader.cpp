@@ -212,20 +212,48 @@ void load_plugin(const std::string& path, Catalog& catalog) {
   catalog.libraries().insert(handle.release());
 }
 
+namespace {
+
+/// The folder that a path of the key `plugins` starts at.
+std::string base_folder_of(const Node& plugin, const Node& config) {
+  // Line 0: from a command line, which speaks of the config that it names.
+  const Place& place = plugin.place().line > 0 ? plugin.place() : config.place();
+  const std::string folder = fs::path(place.file).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+}  // namespace
+
 void load_plugins(const Node& config, Catalog& catalog) {
   const Node* plugins = config.find("plugins");
   if (!plugins || plugins->is_null()) return;
   for (const Node& plugin :
        plugins->is_sequence() ? plugins->items() : std::vector<Node>{*plugins}) {
-    // Line 0: from a command line, which speaks of the config that it names.
-    const Place& place = plugin.place().line > 0 ? plugin.place() : config.place();
-    const std::string folder = fs::path(place.file).parent_path().string();
     try {
-      load_plugin(find_plugin(plugin.as_string(), folder.empty() ? "." : folder), catalog);
+      load_plugin(find_plugin(plugin.as_string(), base_folder_of(plugin, config)), catalog);
     } catch (const PluginError& error) {
       fail<PluginError>("{}{}", plugin.prefix(), error.what());
     }
   }
+}
+
+void make_plugin_paths_absolute(Node& config) {
+  Node* plugins = config.find("plugins");
+  if (!plugins || plugins->is_null()) return;
+  const auto made_absolute = [&](const Node& plugin) {
+    const std::string name = plugin.as_string();
+    if (name.find('/') == std::string::npos) return plugin;
+    Node path =
+        fs::absolute(fs::path(base_folder_of(plugin, config)) / name).lexically_normal().string();
+    path.set_place(plugin.place());
+    path.set_path(plugin.path());
+    return path;
+  };
+  if (!plugins->is_sequence()) {
+    *plugins = made_absolute(*plugins);
+    return;
+  }
+  for (Node& plugin : plugins->items()) plugin = made_absolute(plugin);
 }
 
 }  // namespace polyak

@@ -26,4 +26,8 @@ POLYAK_API void load_plugin(const std::string& path, Catalog& catalog);
 /// @throws PluginError as the two above, with the place in the config before it
 POLYAK_API void load_plugins(const Node& config, Catalog& catalog);
 
+/// Makes the paths of a config's key `plugins` absolute, so that the config means the same wherever
+/// it is written to. Bare names stay: they are looked up.
+POLYAK_API void make_plugin_paths_absolute(Node& config);
+
 }  // namespace polyak

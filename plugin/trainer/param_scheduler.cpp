@@ -11,7 +11,13 @@ constexpr double kPi = 3.14159265358979323846;
 class StepLr final : public ParamScheduler {
  public:
   StepLr(const StepLrOptions& options, const Context& context)
-      : ParamScheduler(options, context), size_(units(options.step_size)), gamma_(options.gamma) {}
+      : ParamScheduler(options, context), size_(units(options.step_size)), gamma_(options.gamma) {
+    const int64_t length = units_in_run();
+    if (length > 0 && size_ >= length) {
+      doubt("step_size", "{} {} are not below the schedule's length, {}, so the rate never changes",
+            size_, unit_name(), length);
+    }
+  }
 
  private:
   double next(double lr, int64_t last_step) const override {
@@ -27,6 +33,13 @@ class MultiStepLr final : public ParamScheduler {
   MultiStepLr(const MultiStepLrOptions& options, const Context& context)
       : ParamScheduler(options, context), gamma_(options.gamma) {
     for (int64_t milestone : options.milestones) milestones_.push_back(units(milestone));
+    const int64_t length = units_in_run();
+    if (milestones_.empty()) doubt("milestones", "is empty, so the rate never changes");
+    for (const int64_t milestone : milestones_) {
+      if (length <= 0 || milestone < length) continue;
+      doubt("milestones", "{} is never reached: the schedule has {} {}, counted from 0", milestone,
+            length, unit_name());
+    }
   }
 
  private:
@@ -44,7 +57,18 @@ class CosineAnnealingLr final : public ParamScheduler {
   CosineAnnealingLr(const CosineAnnealingLrOptions& options, const Context& context)
       : ParamScheduler(options, context),
         t_max_(static_cast<double>(options.T_max ? units(*options.T_max) : length())),
-        eta_min_(options.eta_min) {}
+        eta_min_(options.eta_min) {
+    const int64_t length = units_in_run();
+    if (length == 1) {
+      doubt("end", "the schedule has one unit of {}, so the rate never changes", unit_name());
+    } else if (length > 0 && t_max_ > static_cast<double>(length)) {
+      const double left = (1 + std::cos(kPi * static_cast<double>(length - 1) / t_max_)) / 2;
+      doubt(options.T_max ? "T_max" : "end",
+            "eta_min is not reached: it takes {} {}, the schedule has {}; {:.3g} of lr - eta_min "
+            "are left at its end",
+            static_cast<int64_t>(t_max_), unit_name(), length, left);
+    }
+  }
 
  private:
   double next(double lr, int64_t last_step) const override {
@@ -68,7 +92,23 @@ class LinearLr final : public ParamScheduler {
   LinearLr(const LinearLrOptions& options, const Context& context)
       : ParamScheduler(options, context),
         start_(options.start_factor),
-        change_(options.end_factor - options.start_factor) {}
+        change_(options.end_factor - options.start_factor) {
+    const int64_t steps = units_in_run();
+    if (change_ == 0 || steps <= 0) return;
+    if (length() == 1 && options.end) {
+      doubt("end",
+            "the schedule has one unit of {}, in which the rate is lr * start_factor, and leaves "
+            "it there; it reaches end_factor only from end: {} on",
+            unit_name(), options.begin + 2);
+    } else if (steps == 1 || steps < length()) {
+      const auto total = static_cast<double>(std::max<int64_t>(length() - 1, 1));
+      doubt("end",
+            "end_factor is not reached: the run has {} of the schedule's {} {}, and ends with a "
+            "rate of lr * {:.3g}",
+            steps, length(), unit_name(),
+            start_ + change_ * static_cast<double>(steps - 1) / total);
+    }
+  }
 
  private:
   double next(double lr, int64_t last_step) const override {
@@ -94,9 +134,9 @@ std::shared_ptr<ParamScheduler> make(const O& options, const ParamScheduler::Con
 
 void ParamSchedulerOptions::visit(OptionVisitor& visitor) {
   visitor.key("by_epoch", &by_epoch, "Whether the schedule counts epochs; off: iterations.");
-  visitor.key("begin", &begin, "First unit of the schedule.", at_least(0));
+  visitor.key("begin", &begin, "First unit of the schedule.", count_from(0));
   visitor.key("end", &end, "Unit before which the schedule ends; null: the end of the run.",
-              at_least(1));
+              count_from(1));
   visitor.key("convert_to_iter_based", &convert_to_iter_based,
               "Take the numbers as epochs, but change the rate in each iteration.");
 }
@@ -115,7 +155,12 @@ ParamScheduler::ParamScheduler(const ParamSchedulerOptions& options, const Conte
       factor_(options.convert_to_iter_based ? context.epoch_length : 1),
       begin_(units(options.begin)),
       end_(units(options.end.value_or(options.by_epoch ? context.max_epochs : context.max_iters))),
-      base_value_(context.optimizer->initial_lr()) {}
+      run_(by_epoch_ ? context.max_epochs : context.max_iters),
+      base_value_(context.optimizer->initial_lr()) {
+  if (begin_ < run_) return;
+  doubt("begin", "the schedule begins after {} {}, but the run has {}, so it changes nothing",
+        begin_, unit_name(), run_);
+}
 
 ParamScheduler::~ParamScheduler() = default;
 
@@ -147,21 +192,21 @@ void ParamScheduler::load_state_dict(const Value& state) {
 }
 
 void StepLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("step_size", &step_size, "Units between two changes.", at_least(1));
+  visitor.required("step_size", &step_size, "Units between two changes.", count_from(1));
   visitor.key("gamma", &gamma, "Factor of the learning rate at each change.", above(0));
   ParamSchedulerOptions::visit(visitor);
 }
 
 void MultiStepLrOptions::visit(OptionVisitor& visitor) {
   visitor.required("milestones", &milestones,
-                   "Units, counted from begin, in which the rate changes.", at_least(1));
+                   "Units, counted from begin, in which the rate changes.", count_from(1));
   visitor.key("gamma", &gamma, "Factor of the learning rate at each milestone.", above(0));
   ParamSchedulerOptions::visit(visitor);
 }
 
 void CosineAnnealingLrOptions::visit(OptionVisitor& visitor) {
   visitor.key("T_max", &T_max, "Units until the smallest rate; null: from begin to end.",
-              at_least(1));
+              count_from(1));
   visitor.key("eta_min", &eta_min, "The smallest learning rate.", at_least(0));
   ParamSchedulerOptions::visit(visitor);
 }

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "polyak/checkpoint/value.h"
@@ -42,6 +45,13 @@ class POLYAK_API ParamScheduler {
   /// Sets the rate of unit 0. Called once, after construction.
   void start() { step(); }
 
+  /// What of the schedule has no effect in this run, by the key that says it; empty for most.
+  struct Doubt {
+    const char* key;
+    std::string text;
+  };
+  const std::vector<Doubt>& doubts() const { return doubts_; }
+
   Value state_dict() const;
   void load_state_dict(const Value& state);
 
@@ -54,6 +64,14 @@ class POLYAK_API ParamScheduler {
   int64_t length() const { return end_ - begin_; }
   /// A number of the config in this schedule's units.
   int64_t units(int64_t value) const { return value * factor_; }
+  /// The units between begin and end that the run has; at most length().
+  int64_t units_in_run() const { return std::min(end_, run_) - begin_; }
+  /// "epochs" or "iterations".
+  const char* unit_name() const { return by_epoch_ ? "epochs" : "iterations"; }
+  template <class... Args>
+  void doubt(const char* key, fmt::format_string<Args...> text, Args&&... args) {
+    doubts_.push_back({key, fmt::format(text, std::forward<Args>(args)...)});
+  }
 
  private:
   Optimizer* optimizer_;
@@ -61,7 +79,9 @@ class POLYAK_API ParamScheduler {
   int64_t factor_ = 1;  // units in one unit of the config
   int64_t begin_;
   int64_t end_;
+  int64_t run_;  // units in the run
   double base_value_;
+  std::vector<Doubt> doubts_;
   int64_t last_step_ = -1;    // steps inside of begin to end
   int64_t global_step_ = -1;  // all steps
 };

@@ -1,5 +1,7 @@
 #include "polyak/trainer/train_config.h"
 
+#include <algorithm>
+
 namespace polyak {
 
 void TrainConfig::visit(OptionVisitor& visitor) {
@@ -38,16 +40,16 @@ void TrainLoopOptions::visit(OptionVisitor& visitor) {
   visitor.key("type", &type, "EpochBasedTrainLoop or IterBasedTrainLoop; null: as by_epoch says.");
   visitor.key("by_epoch", &by_epoch, "Whether the loop counts epochs; null: yes.");
   visitor.key("max_epochs", &max_epochs, "Epochs of the run, for a loop that counts them.",
-              at_least(1));
+              count_from(1));
   visitor.key("max_iters", &max_iters, "Iterations of the run, for a loop that counts them.",
-              at_least(1));
+              count_from(1));
   visitor.key("val_interval", &val_interval,
               "Epochs or iterations between validations; null: 1 epoch, 1000 iterations.",
-              at_least(1));
+              count_from(1));
   visitor.key(
       "val_begin", &val_begin,
       "First epoch or iteration after which a validation may run; 0: one before training too.",
-      at_least(0));
+      count_from(0));
   visitor.key("dynamic_intervals", &dynamic_intervals,
               "Changes of val_interval: a list of [epoch or iteration, interval from there on].");
 }
@@ -67,11 +69,15 @@ void TrainLoopOptions::validate() const {
                       counts_epochs() ? "epochs" : "iterations", other, !counts_epochs());
   }
   if (dynamic_intervals.is_null()) return;
+  const auto is_count = [](const Node& node, int64_t least) {
+    return count_from(static_cast<double>(least)).contains(static_cast<double>(node.as_int()));
+  };
   for (const Node& pair : dynamic_intervals.items()) {
-    if (pair.items().size() != 2 || pair.items()[1].as_int() < 1) {
-      pair.fail("must be [epoch or iteration, interval of at least 1]");
+    const std::vector<Node>& numbers = pair.items();
+    if (numbers.size() != 2 || !is_count(numbers[0], 0) || !is_count(numbers[1], 1)) {
+      pair.fail(
+          "must be [epoch or iteration, interval], from 0 and 1 on and at most 2147483647 each");
     }
-    pair.items()[0].as_int();
   }
 }
 
@@ -106,7 +112,7 @@ void RandomnessOptions::visit(OptionVisitor& visitor) {
 
 void EnvOptions::visit(OptionVisitor& visitor) {
   visitor.key("num_threads", &num_threads, "Threads of an operation; null: all cores.",
-              at_least(1));
+              closed_interval(1, 1024));
 }
 
 std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch) {
@@ -138,6 +144,13 @@ std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks
     for (const Node& node : custom_hooks.items()) result.push_back(node);
   }
   return result;
+}
+
+bool has_hook(const std::vector<Node>& hooks, const std::string& type) {
+  return std::any_of(hooks.begin(), hooks.end(), [&](const Node& hook) {
+    const std::string name = hook.at("type").as_string();
+    return name.substr(name.rfind('.') + 1) == type;  // as mmengine.ParamSchedulerHook
+  });
 }
 
 }  // namespace polyak

@@ -74,4 +74,7 @@ struct POLYAK_API EnvOptions : Options {
 POLYAK_API std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks,
                                         bool by_epoch);
 
+/// Whether one of these hooks is of a type.
+POLYAK_API bool has_hook(const std::vector<Node>& hooks, const std::string& type);
+
 }  // namespace polyak

@@ -15,6 +15,7 @@
 
 #include "polyak/checkpoint/file.h"
 #include "polyak/core/log.h"
+#include "polyak/loader/loader.h"
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
@@ -85,6 +86,7 @@ c10::Device find_device(const Node& config, const std::optional<std::string>& na
 TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
     : config_(std::move(config)), catalog_(catalog), purpose_(purpose) {
   read_options(config_, options_, "a training config");
+  make_plugin_paths_absolute(config_);
   set_up_work_dir();
   read_checkpoint();
   name_file_in_errors(checkpoint_file_, [&] {
@@ -94,9 +96,14 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
     set_up_model();
     if (training()) set_up_training();
   });
-  for (const Node& node :
-       hook_nodes(options_.default_hooks, options_.custom_hooks, progress_.by_epoch)) {
-    hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
+  const std::vector<Node> hooks =
+      hook_nodes(options_.default_hooks, options_.custom_hooks, progress_.by_epoch);
+  for (const Node& node : hooks) hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
+  if (!schedulers_.empty() && !has_hook(hooks, "ParamSchedulerHook")) {
+    log_warning(
+        "{}no ParamSchedulerHook is there to step it (see default_hooks.param_scheduler); unless "
+        "another hook does, the learning rate stays as the schedule sets it at first",
+        config_.at("param_scheduler").prefix());
   }
   hooks_.call([&](Hook& hook) { hook.check_run(*this); });
 }
@@ -290,6 +297,11 @@ void TrainRunner::set_up_lengths() {
   progress_.max_epochs = progress_.by_epoch ? *loop_.max_epochs : 1;
   progress_.max_iters =
       progress_.by_epoch ? *loop_.max_epochs * progress_.epoch_length : *loop_.max_iters;
+  if (!count_from(1).contains(static_cast<double>(progress_.max_iters))) {
+    options_.train_cfg.at("max_epochs")
+        .fail(fmt::format("{} epochs of {} batches are {} iterations; a run has at most 2147483647",
+                          progress_.max_epochs, progress_.epoch_length, progress_.max_iters));
+  }
   progress_.optimizer_steps = 0;
   progress_.max_optimizer_steps = optim.steps_in(progress_.max_iters);
   if (resuming_) check_place(*checkpoint_);
@@ -333,6 +345,12 @@ void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
   try {
     model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
   } catch (const std::exception& error) {
+    if (is_out_of_memory(error)) {
+      node.fail(fmt::format(
+          "the model needs more memory than there is for one image of {} x {} x {} (channels, "
+          "height, width): {}; choose smaller sizes",
+          shape.channels, shape.height, shape.width, first_line(error)));
+    }
     node.fail(
         fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
                     shape.channels, shape.height, shape.width, first_line(error)));
@@ -432,6 +450,10 @@ void TrainRunner::set_up_training() {
                                         progress_.max_epochs, progress_.max_iters};
   for (const Node& node : as_list(options_.param_scheduler)) {
     schedulers_.push_back(catalog_.of<ParamScheduler>().build(node, context));
+    for (const ParamScheduler::Doubt& doubt : schedulers_.back()->doubts()) {
+      const Node* key = node.find(doubt.key);
+      log_warning("{}{}", key ? key->prefix() : node.prefix(), doubt.text);
+    }
     if (schedulers_.back()->by_epoch() && !progress_.by_epoch) {
       node.fail(
           "counts epochs, but the training loop counts iterations, so it would never step; set "
@@ -491,7 +513,9 @@ void TrainRunner::start_run() {
   fs::create_directories(fs::path(work_dir_) / timestamp_, error);
   if (error) fail<Error>("{} cannot be made: {}", work_dir_, error.message());
   if (training() && !lock_) lock_.emplace(work_dir_, config_.at("work_dir"));
-  replace_text_file((fs::path(work_dir_) / (name_ + ".yaml")).string(), config_.dump());
+  // A test leaves the config of the run whose folder it uses.
+  const fs::path folder = training() ? fs::path(work_dir_) : fs::path(work_dir_) / timestamp_;
+  replace_text_file((folder / (name_ + ".yaml")).string(), config_.dump());
   log_info("Hooks run in this order:");
   for (const std::string& line : hooks_.lines()) log_info("{}", line);
   hooks_.call([&](Hook& hook) { hook.before_run(*this); });

@@ -93,6 +93,19 @@ class PluginRun(unittest.TestCase):
         bare = self.write("runs/bare.yaml", f"plugins: [mine]\n{EVERY_KIND}")
         self.run_polyak("check", bare, status=2)
 
+    def test_a_resolved_config_trains_again_from_any_folder(self):
+        (self.folder / "shared").mkdir()
+        shutil.copy(PLUGIN, self.folder / "shared" / "libmine.so")
+        self.write("shared/base.yaml", f"plugins: ./libmine.so\n{EVERY_KIND}")
+        derived = self.write("runs/derived.yaml", "_base_: ../shared/base.yaml\ntrain_cfg: {max_epochs: 1}\n")
+        self.run_polyak("train", derived, "--work-dir", "out/first")
+        resolved = self.folder / "out" / "first" / "derived.yaml"
+        self.assertIn(f"plugins: {self.folder / 'shared' / 'libmine.so'}", resolved.read_text())
+        self.run_polyak("train", resolved, "--work-dir", "out/second")
+        printed = self.write("elsewhere/printed.yaml", self.run_polyak("check", derived, "--cfg-options",
+                                                                       "plugins=[../shared/libmine.so]").stdout)
+        self.run_polyak("check", printed)
+
     def test_a_broken_plugin_ends_the_command_with_one_message(self):
         self.write("broken.so", "no library")
         config = self.write("config.yaml", f"plugins: [./broken.so]\n{EVERY_KIND}")
