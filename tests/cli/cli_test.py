@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import zipfile
 import zlib
 
 POLYAK = CONFIGS = None
@@ -223,6 +224,24 @@ class Train(CommandTest):
         self.assertEqual(names[0], names[1])
         self.assertEqual(len(names[0]), 1)
 
+    def test_a_flipped_bit_in_a_checkpoint_names_the_newest_whole_one_to_go_on_from(self):
+        config = self.write(SMALL)
+        self.train(config, "--work-dir", "run")
+        last = self.folder / "run" / "epoch_3.pth"
+        data = bytearray(last.read_bytes())
+        with zipfile.ZipFile(last) as archive:
+            record = max(archive.infolist(), key=lambda entry: entry.file_size)
+        middle = data.index(zipfile.ZipFile(last).read(record.filename)) + record.file_size // 2
+        data[middle] ^= 1
+        last.write_bytes(data)
+        for command in (["train", config, "--work-dir", "run", "--resume"], ["test", config, last],
+                        ["train", config, "--work-dir", "other", "--load-from", last]):
+            done = self.run_polyak(*command, status=1)
+            self.assertRegex(done.stderr, rf"epoch_3\.pth: is damaged: the checksum .* of its record "
+                                          rf"'{record.filename.split('/', 1)[1]}' is")
+            self.assertRegex(done.stderr, r"the newest whole checkpoint beside it is \S*run/epoch_2\.pth")
+        self.train(config, "--work-dir", "run", "--resume", "run/epoch_2.pth")
+
     def test_resume_without_a_path_goes_before_load_from(self):
         config = self.write(SMALL + COSINE)
         self.train(config, "--work-dir", "base")
@@ -371,6 +390,61 @@ class Config(CommandTest):
         self.train(self.write(SMALL), "--work-dir", "a", "--cfg-options", "work_dir=b", "train_cfg.max_epochs=1")
         self.assertTrue((self.folder / "b" / "epoch_1.pth").exists())
         self.assertFalse((self.folder / "a").exists())
+
+    def test_quotes_on_the_command_line_keep_commas_and_blanks(self):
+        done = self.run_polyak("check", self.write(SMALL), "--cfg-options", "work_dir='a, b'",
+                               "custom_hooks=[]", "load_from=None")
+        self.assertIn("work_dir: 'a, b'", done.stdout)
+        done = self.run_polyak("check", self.write(SMALL), "--cfg-options", "work_dir=my dir/x y")
+        self.assertIn("work_dir: my dir/x y", done.stdout)
+
+    def test_a_test_leaves_the_config_of_the_run_alone(self):
+        config = self.write(SMALL)
+        self.train(config, "--work-dir", "run")
+        before = (self.folder / "run" / "config.yaml").read_text()
+        self.run_polyak("test", config, "run/epoch_3.pth", "--work-dir", "run", "--cfg-options",
+                        "val_dataloader.batch_size=32")
+        self.assertEqual((self.folder / "run" / "config.yaml").read_text(), before)
+        written = list((self.folder / "run").glob("*/config.yaml"))
+        self.assertEqual(len(written), 1)
+        self.assertIn("batch_size: 32", written[0].read_text())
+
+    def test_a_schedule_that_does_nothing_is_warned_about_at_its_key(self):
+        config = self.write(SMALL + "param_scheduler:\n  - type: LinearLR\n    end: 1\n  - {type: StepLR, step_size: 3}\n")
+        for command in (["check", config], ["train", config, "--work-dir", "run"]):
+            done = self.run_polyak(*command)
+            self.assertRegex(done.stderr, r"WARNING - \S*config\.yaml:\d+:5: param_scheduler\[0\]\.end: .*"
+                                          r"reaches end_factor only from end: 2 on")
+            self.assertRegex(done.stderr, r"param_scheduler\[1\]\.step_size: .* never changes")
+        rates = {json.loads(line)["lr"] for file in (self.folder / "run").glob("*/vis_data/scalars.json")
+                 for line in file.read_text().splitlines() if "lr" in json.loads(line)}
+        self.assertEqual(len(rates), 1)
+        self.assertAlmostEqual(rates.pop(), 0.05 / 3)
+
+    def test_shipped_configs_warn_of_no_schedule_and_no_hook(self):
+        for path in sorted(CONFIGS.glob("fashion*.yaml")):
+            done = self.run_polyak("check", path)
+            self.assertNotIn("WARNING", done.stderr, path)
+
+    def test_what_has_no_effect_is_warned_about(self):
+        done = self.run_polyak("check", self.write(
+            SMALL + "default_hooks:\n  checkpoint: {type: CheckpointHook, max_keep_ckpts: 2}\n"))
+        self.assertIn("max_keep_ckpts is 2, but only the last is saved, since interval is -1; set interval: 1",
+                      done.stderr)
+        schedule = SMALL + "param_scheduler: {type: StepLR, step_size: 1}\n"
+        done = self.run_polyak("check", self.write(schedule + "default_hooks: {param_scheduler: null}\n"))
+        self.assertRegex(done.stderr, r"config\.yaml:\d+:1: param_scheduler: no ParamSchedulerHook is there")
+        for others in ("default_hooks: {param_scheduler: null}\ncustom_hooks: [{type: ParamSchedulerHook}]\n", ""):
+            done = self.run_polyak("check", self.write(schedule + others))
+            self.assertNotIn("WARNING", done.stderr)
+
+    def test_every_integer_has_bounds(self):
+        rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]]
+                for line in (CONFIGS.parent / "docs" / "reference.md").read_text().splitlines() if line.startswith("| `")]
+        integers = [row for row in rows if "integer" in row[1] and row[0] != "seed"]
+        self.assertGreater(len(integers), 40)
+        for key, _, _, bounds, _ in integers:
+            self.assertRegex(bounds, r"^in [\[(].*, \d+[\])]$", key)
 
 
 class Streams(CommandTest):

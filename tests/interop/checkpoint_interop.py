@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 
 try:
     import torch
@@ -136,6 +137,36 @@ def check_polyak_reads_python(tool, folder):
     check(polyak_reads(tool, path) == describe({"size": (2, 3)}), "a torch.Size is a tuple")
 
 
+def check_polyak_compares_checksums(tool, folder):
+    path = os.path.join(folder, "sums.pth")
+    torch.save({"a": torch.arange(50.0), "b": "text"}, path)
+    wanted = polyak_reads(tool, path)
+    # The same records as Python's own zip writer lays them out: without 64-bit fields, and compressed.
+    with zipfile.ZipFile(path) as archive:
+        records = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        repacked = os.path.join(folder, f"repacked{method}.pth")
+        with zipfile.ZipFile(repacked, "w", method) as archive:
+            for name, data in records.items():
+                archive.writestr(name, data)
+        check(polyak_reads(tool, repacked) == wanted, f"repacked by method {method}")
+    data = open(path, "rb").read()
+    for what in (b"text", torch.arange(50.0).numpy().tobytes()):
+        at = data.index(what)
+        with open(path, "wb") as file:
+            file.write(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:])
+        done = subprocess.run([tool, "read", path], capture_output=True, text=True)
+        check(done.returncode == 1 and "is damaged: the checksum" in done.stderr, done.stderr)
+    if not hasattr(torch.serialization, "set_crc32_options"):  # before 2.6
+        return
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(50.0), "b": "text"}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check(polyak_reads(tool, path) == wanted, "without checksums")
+
+
 def check_polyak_refuses(tool, folder):
     refused = {
         "dtype": ({"a": torch.float32, "b": 1}, "torch.float32"),
@@ -163,6 +194,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_python_reads_polyak(tool, folder)
         check_polyak_reads_python(tool, folder)
+        check_polyak_compares_checksums(tool, folder)
         check_polyak_refuses(tool, folder)
     print(f"checkpoints agree with torch {torch.__version__}")
 
