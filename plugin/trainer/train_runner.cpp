@@ -160,8 +160,13 @@ void TrainRunner::stop_on_signals() {
 void TrainRunner::set_up_process() {
   EnvOptions env;
   read_options(options_.env_cfg, env, "env_cfg");
-  const auto cores = static_cast<int64_t>(std::thread::hardware_concurrency());
-  at::set_num_threads(static_cast<int>(env.num_threads.value_or(std::max<int64_t>(cores, 1))));
+  const auto cores =
+      std::max<int64_t>(static_cast<int64_t>(std::thread::hardware_concurrency()), 1);
+  if (env.num_threads.value_or(1) > 4 * cores) {
+    log_warning("{}{} threads take turns on {} cores, which slows every operation down",
+                options_.env_cfg.at("num_threads").prefix(), *env.num_threads, cores);
+  }
+  at::set_num_threads(static_cast<int>(env.num_threads.value_or(cores)));
 
   RandomnessOptions randomness;
   read_options(options_.randomness, randomness, "randomness");
