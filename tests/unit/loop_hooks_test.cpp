@@ -339,6 +339,12 @@ TEST(LoopHooks, ContradictoryLengthsAreRefused) {
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("11"), HasSubstr("10"))));
   EXPECT_THAT([&] { make_hooks("{}", net, LoopHooksOptions().max_epochs(0)); },
               ThrowsMessage<ConfigError>(HasSubstr("max_epochs: must be at least 1, got 0")));
+  const int64_t many = int64_t{1} << 40;
+  EXPECT_THAT([&] { make_hooks("{}", net, LoopHooksOptions().max_iters(many << 20)); },
+              ThrowsMessage<ConfigError>(HasSubstr("in [1, 9007199254740992]")));
+  EXPECT_THAT(
+      [&] { make_hooks("{}", net, LoopHooksOptions().max_epochs(many).epoch_length(many)); },
+      ThrowsMessage<ConfigError>(HasSubstr("a run has at most 2^53")));
 }
 
 // ---- wrong order
