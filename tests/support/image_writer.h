@@ -93,7 +93,7 @@ inline Bytes jpeg_of(const at::Tensor& pixels, bool progressive = false) {
   }
   jpeg_finish_compress(&image);
   jpeg_destroy_compress(&image);
-  const Bytes out(data, data + size);
+  Bytes out(data, data + size);
   std::free(data);
   return out;
 }

@@ -42,7 +42,7 @@ class ClassFolders : public Folders {
   }
   void write_class(const std::string& split, const std::string& name) const {
     const int64_t at = name == "ant" ? 0 : name == "bee" ? 1 : 2;
-    for (int i = 0; i < 4; ++i) {
+    for (int64_t i = 0; i < 4; ++i) {
       std::vector<int64_t> colour{10 * i, 10 * i, 10 * i};
       colour[static_cast<size_t>(at)] = 255 - 5 * i;
       write_png(fmt::format("{}/{}/{}.png", split, name, i), plain(4, 4, colour));
@@ -133,7 +133,7 @@ TEST_F(ClassFolders, OfATestAreNumberedByTheTrainingDataWhereTheCheckpointNamesN
 
 TEST_F(ClassFolders, OfAForeignCheckpointMayHaveOtherNames) {  // as those of mmpretrain's ImageNet
   train();
-  const auto rename_all = [](Value& value, std::vector<std::string> names) {
+  const auto rename_all = [](Value& value, const std::vector<std::string>& names) {
     value.at("meta").set("dataset_meta", make_dataset_meta(names));
   };
   edit([&](Value& value) {

@@ -110,7 +110,7 @@ class BadImages : public Folders {
  protected:
   /// Images 1, 4 and 5 of 7 are bad: empty, cut off, no image.
   BadImages() {
-    for (int i = 0; i < 7; ++i) {
+    for (int64_t i = 0; i < 7; ++i) {
       const std::string name = fmt::format("train/{}/{}.jpg", i < 4 ? "a" : "b", i);
       test::Bytes bytes = test::jpeg_of(plain(16, 16, {30 * i, 0, 0}));
       if (i == 1) bytes.clear();

@@ -21,7 +21,7 @@
 namespace polyak {
 
 /// uint8 [height, width, 3] in one colour.
-inline at::Tensor plain(int64_t height, int64_t width, std::vector<int64_t> colour) {
+inline at::Tensor plain(int64_t height, int64_t width, const std::vector<int64_t>& colour) {
   return at::tensor(colour, at::kByte).expand({height, width, 3}).contiguous();
 }
 
