@@ -278,7 +278,7 @@ bool CheckpointHook::is_pointed_at(Runner& runner) {
   const std::vector<Value>& kept = record(runner).at(kKept).items();
   if (kept.empty()) return false;
   try {
-    const std::string last = find_last_checkpoint(runner.work_dir(), {folder_});
+    const std::string last = named_checkpoint(runner.work_dir(), {folder_});
     return same_path(path_of(kept.back().as_string()), last);
   } catch (const CheckpointError&) {  // it names a file that is gone; the run goes on from another
     return false;

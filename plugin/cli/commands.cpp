@@ -169,10 +169,12 @@ int train(const RunArguments& arguments) {
   const int signal = runner.stop_signal();
   if (signal == 0) return 0;
   const std::string file = runner.last_checkpoint();
-  log_warning(
-      "{} stopped training after iteration {}; {}", signal_name(signal), runner.progress().iter,
-      file.empty() ? "nothing was saved, since no CheckpointHook saves what a run goes on from"
-                   : fmt::format("--resume goes on from {}", file));
+  const int64_t done = runner.progress().iter;
+  log_warning("{} stopped training after iteration {}; {}", signal_name(signal), done,
+              !file.empty() ? fmt::format("--resume goes on from {}", file)
+              : done == 0   ? "there was nothing to save yet"
+                            : "nothing was saved that a run could go on from: no CheckpointHook "
+                              "saves the optimizer's state");
   return 128 + signal;
 }
 

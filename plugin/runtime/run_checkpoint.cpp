@@ -113,17 +113,29 @@ std::string follow_pointer(const std::string& folder) {
                         pointer.string(), name);
 }
 
-}  // namespace
-
-std::string find_last_checkpoint(const std::string& work_dir,
-                                 const std::vector<std::string>& out_dirs) {
+std::vector<std::string> folders_of(const std::string& work_dir,
+                                    const std::vector<std::string>& out_dirs) {
   std::vector<std::string> folders = out_dirs;
   if (!work_dir.empty()) folders.insert(folders.begin(), work_dir);
-  for (const std::string& folder : folders) {
+  return folders;
+}
+
+}  // namespace
+
+std::string named_checkpoint(const std::string& work_dir,
+                             const std::vector<std::string>& out_dirs) {
+  for (const std::string& folder : folders_of(work_dir, out_dirs)) {
     std::string file = follow_pointer(folder);
     if (!file.empty()) return file;
   }
-  for (const std::string& folder : folders) {
+  return "";
+}
+
+std::string find_last_checkpoint(const std::string& work_dir,
+                                 const std::vector<std::string>& out_dirs) {
+  std::string named = named_checkpoint(work_dir, out_dirs);
+  if (!named.empty()) return named;
+  for (const std::string& folder : folders_of(work_dir, out_dirs)) {
     const std::vector<std::string> files = regular_checkpoints(folder);
     if (!files.empty()) return files.front();
   }

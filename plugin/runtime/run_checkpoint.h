@@ -23,9 +23,14 @@ POLYAK_API Value begin_checkpoint(Runner& runner, int64_t epochs, int64_t iters,
 /// The folders that the config's hooks (`default_hooks`, `custom_hooks`) name as `out_dir`.
 POLYAK_API std::vector<std::string> out_dirs(const Node& config);
 
-/// The checkpoint that a run goes on from: what work_dir's `last_checkpoint` names (relative to
-/// work_dir, or MMEngine's path); else what one in an out_dir names, where 0.1 left it; else the
-/// newest epoch_N.pth or iter_N.pth of these folders. "" where there is none.
+/// What work_dir's `last_checkpoint` names (relative to work_dir, or MMEngine's path), else what
+/// one in an out_dir names, where 0.1 left it. "" where there is none.
+/// @throws CheckpointError when the file that it names is gone
+POLYAK_API std::string named_checkpoint(const std::string& work_dir,
+                                        const std::vector<std::string>& out_dirs);
+
+/// The checkpoint that a run goes on from: the named one, else the newest epoch_N.pth or iter_N.pth
+/// of these folders. "" where there is none.
 /// @throws CheckpointError when the file that a `last_checkpoint` names is gone
 POLYAK_API std::string find_last_checkpoint(const std::string& work_dir,
                                             const std::vector<std::string>& out_dirs);

@@ -129,7 +129,7 @@ void TrainRunner::read_checkpoint() {
   const bool resume = options_.resume && training();
   checkpoint_file_ = options_.load_from.value_or("");
   if (resume && checkpoint_file_.empty()) {
-    checkpoint_file_ = last_checkpoint();
+    checkpoint_file_ = find_last_checkpoint(work_dir_, out_dirs(config_));
     if (checkpoint_file_.empty()) {
       log_info("resume: {} holds no checkpoint yet; training starts from scratch", work_dir_);
     }
@@ -150,7 +150,7 @@ bool TrainRunner::can_resume_from(const Value& checkpoint) const {
 }
 
 std::string TrainRunner::last_checkpoint() const {
-  return find_last_checkpoint(work_dir_, out_dirs(config_));
+  return named_checkpoint(work_dir_, out_dirs(config_));
 }
 
 void TrainRunner::stop_on_signals() {

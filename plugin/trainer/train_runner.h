@@ -84,7 +84,7 @@ class POLYAK_API TrainRunner : public Runner {
   void stop_on_signals();
   /// The signal that did; 0: none.
   int stop_signal() const { return signals_ ? StopSignals::received() : 0; }
-  /// The checkpoint that a run with this config and `resume` would go on from; "" for none.
+  /// The checkpoint that `last_checkpoint` names; "" for none.
   std::string last_checkpoint() const;
 
  private:
@@ -140,7 +140,7 @@ class POLYAK_API TrainRunner : public Runner {
 
   std::shared_ptr<DataLoader> train_loader_;
   bool leave_out_last_batch_ = false;  // of passes beside training, which does not come to it
-  std::vector<std::string> classes_;  // that the model learns or has learned; empty: without names
+  std::vector<std::string> classes_;   // that the model learns or has learned; empty: without names
   std::optional<Evaluation> val_;
   std::optional<Evaluation> test_;
   Evaluation* running_ = nullptr;  // the evaluation that hooks are called in

@@ -197,7 +197,7 @@ class Stop(ResumeTest):
         run.send_signal(signal.SIGTERM)
         _, errors = run.communicate(timeout=60)
         self.assertEqual(run.returncode, 128 + signal.SIGTERM)
-        self.assertIn("nothing was saved", errors)
+        self.assertIn("nothing was saved that a run could go on from: no CheckpointHook", errors)
         self.assertEqual(self.files("run"), [])
 
 
