@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <filesystem>
 #include <iterator>
@@ -14,21 +13,11 @@
 #include "polyak/core/log.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/runner.h"
 
 namespace polyak {
 namespace {
-
-// What tells whether a metric is better when it is larger, as MMEngine guesses it from the name.
-const std::vector<std::string> kLarger{"acc", "top",   "ar@",  "auc",  "precision",
-                                       "map", "mdice", "miou", "macc", "aacc"};
-const std::vector<std::string> kSmaller{"loss"};
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return text;
-}
 
 // Keys of a hook's record in the run_info.
 constexpr const char* kRecords = "checkpoint_hooks";
@@ -74,64 +63,7 @@ bool ends_with(const std::string& text, const std::string& end) {
   return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-bool mentions(const std::vector<std::string>& words, const std::string& name) {
-  return std::any_of(words.begin(), words.end(),
-                     [&](const std::string& word) { return name.find(word) != std::string::npos; });
-}
-
 }  // namespace
-
-void CheckpointHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("interval", &interval_, "Save every so many epochs or iterations; -1: only the last.",
-              steps_from(-1));
-  visitor.key("by_epoch", &by_epoch_,
-              "Count epochs instead of iterations; null: as the training loop does.");
-  visitor.key("save_optimizer", &save_optimizer_,
-              "Save the optimizer's state too; a resume needs it.");
-  visitor.key("save_param_scheduler", &save_param_scheduler_,
-              "Save the schedulers' state too; a resume needs it.");
-  visitor.key("out_dir", &out_dir_, "Where checkpoints go; null: the work_dir.");
-  visitor.key("max_keep_ckpts", &max_keep_ckpts_,
-              "How many regular checkpoints stay, the newest; -1: all of them.", steps_from(-1));
-  visitor.key("save_last", &save_last_, "Save at the end of training in any case.");
-  visitor.key("save_begin", &save_begin_, "The epoch or iteration from which saving starts.",
-              steps_from(0));
-  visitor.key("save_best", &save_best_,
-              "Metrics whose best checkpoint is kept; 'auto': the first metric there is.");
-  visitor.key("rule", &rule_,
-              "'greater' or 'less' for each of save_best; empty: told from the name.");
-}
-
-void CheckpointHookOptions::validate() const {
-  if (interval_ == 0 || interval_ < -1) {
-    fail<ConfigError>("interval: must be at least 1, or -1 for the last only, got {}", interval_);
-  }
-  if (max_keep_ckpts_ == 0 || max_keep_ckpts_ < -1) {
-    fail<ConfigError>("max_keep_ckpts: must be at least 1, or -1 for all, got {}", max_keep_ckpts_);
-  }
-  if (!rule_.empty() && rule_.size() != save_best_.size()) {
-    fail<ConfigError>("rule: has {} entries, but save_best has {}", rule_.size(),
-                      save_best_.size());
-  }
-  for (const std::string& rule : rule_) {
-    if (rule != "greater" && rule != "less") {
-      fail<ConfigError>("rule: must be 'greater' or 'less', got '{}'", rule);
-    }
-  }
-  if (save_best_.size() > 1 && std::count(save_best_.begin(), save_best_.end(), "auto")) {
-    fail<ConfigError>("save_best: 'auto' stands alone, got {}", fmt::join(save_best_, ", "));
-  }
-  for (const std::string& metric : save_best_) {
-    const std::string name = lower(metric);
-    if (rule_.empty() && metric != "auto" && !mentions(kLarger, name) &&
-        !mentions(kSmaller, name)) {
-      fail<ConfigError>(
-          "save_best: the name '{}' does not tell whether larger is better; add rule: greater "
-          "or rule: less",
-          metric);
-    }
-  }
-}
 
 CheckpointHook::CheckpointHook(CheckpointHookOptions options) : options_(std::move(options)) {
   check_options(options_, "CheckpointHook");
@@ -139,15 +71,6 @@ CheckpointHook::CheckpointHook(CheckpointHookOptions options) : options_(std::mo
 
 bool CheckpointHook::by_epoch(const Runner& runner) const {
   return options_.by_epoch().value_or(runner.progress().by_epoch);
-}
-
-bool CheckpointHook::larger_is_better(const std::string& metric) const {
-  const auto& wanted = options_.save_best();
-  const auto place = std::find(wanted.begin(), wanted.end(), metric);
-  if (!options_.rule().empty()) {
-    return options_.rule()[place == wanted.end() ? 0 : place - wanted.begin()] == "greater";
-  }
-  return !mentions(kSmaller, lower(metric)) || mentions(kLarger, lower(metric));
 }
 
 void CheckpointHook::check_run(Runner& runner) {
@@ -162,6 +85,15 @@ void CheckpointHook::check_run(Runner& runner) {
   if (folder(runner).empty()) {
     fail<ConfigError>("CheckpointHook: has no folder to write to; set work_dir, or its out_dir");
   }
+  if (const std::string reason = unwritable_reason(folder(runner)); !reason.empty()) {
+    fail<ConfigError>("CheckpointHook: {} cannot be written: {}", folder(runner), reason);
+  }
+  if (by_epoch(runner) && !runner.progress().by_epoch) {
+    log_warning(
+        "CheckpointHook: by_epoch is true, but the training loop counts iterations: it saves once, "
+        "at the end; set by_epoch: false");
+  }
+  check_order(runner);
   for (const CheckpointHook* peer : peers_of(runner, this)) {
     if (peer == this) break;
     const bool same_names = same_path(peer->folder(runner), folder(runner)) &&
@@ -196,6 +128,20 @@ void CheckpointHook::check_run(Runner& runner) {
   }
 }
 
+/// What a later hook does in an iteration would be missing in a file that is written before it.
+void CheckpointHook::check_order(Runner& runner) {
+  bool reached = false;
+  runner.hooks().call([&](Hook& hook) {
+    reached = reached || &hook == this;
+    const bool changes_files = hook.name() == "EMAHook" || hook.name() == "ParamSchedulerHook";
+    if (!reached || !changes_files) return;
+    fail<ConfigError>(
+        "CheckpointHook: runs before {}, so that its files would miss what that does in the "
+        "iteration; give CheckpointHook a later priority, such as LOWEST",
+        hook.name());
+  });
+}
+
 std::string CheckpointHook::folder(const Runner& runner) const {
   return options_.out_dir().value_or(runner.work_dir());
 }
@@ -217,7 +163,8 @@ void CheckpointHook::before_train(Runner& runner) {
   remove_unfinished(folder_);
   if (runner.resuming()) {
     saved_at_ = runner.progress().iter;
-    is_newest_ = is_pointed_at(runner);
+    const std::vector<Value>& kept = record(runner).at(kKept).items();
+    is_newest_ = !kept.empty() && is_named(runner, kept.back().as_string());
     // What the run before was ended over.
     remove_files(runner, kSurplus);
     remove_files(runner, kOutdated);
@@ -266,20 +213,18 @@ void CheckpointHook::after_train(Runner& runner) {
   const bool early = progress.max_iters <= 0 || progress.iter < progress.max_iters;
   if (!early) {
     remove_files(runner, kOutdated);
-  } else if (progress.iter > 0 && saved_at_ != progress.iter && saves_at_stop(runner)) {
+    remove_stop(runner);
+  } else if (progress.iter > 0 && peers_of(runner, this).front() == this) {
     save_for_stop(runner);
   }
 }
 
 // ---- what this hook keeps
 
-/// Whether last_checkpoint names this hook's newest file.
-bool CheckpointHook::is_pointed_at(Runner& runner) {
-  const std::vector<Value>& kept = record(runner).at(kKept).items();
-  if (kept.empty()) return false;
+/// Whether last_checkpoint names this file.
+bool CheckpointHook::is_named(const Runner& runner, const std::string& file) const {
   try {
-    const std::string last = named_checkpoint(runner.work_dir(), {folder_});
-    return same_path(path_of(kept.back().as_string()), last);
+    return same_path(path_of(file), named_checkpoint(runner.work_dir(), {folder_}));
   } catch (const CheckpointError&) {  // it names a file that is gone; the run goes on from another
     return false;
   }
@@ -371,22 +316,39 @@ void CheckpointHook::remove_files(Runner& runner, const char* list) {
   record(runner).at(list).items().clear();
 }
 
+/// At the end of a run whose files hold no optimizer: nothing goes on from the stop any more.
+void CheckpointHook::remove_stop(Runner& runner) {
+  Value& mine = record(runner);
+  const Value* stop = mine.find(kStop);
+  if (!stop) return;
+  const std::string file = stop->as_string();
+  const bool named = is_named(runner, file);
+  mine.at(kSurplus).items().emplace_back(file);
+  mine.erase(kStop);
+  remove_files(runner, kSurplus);
+  std::error_code ignored;
+  if (named && !std::filesystem::exists(path_of(file), ignored)) {
+    std::filesystem::remove(pointer_folder(runner) + "/last_checkpoint", ignored);
+  }
+}
+
 // ---- writing
 
-/// Best files hold no optimizer and name the weights that were measured; the file of a stop goes
-/// without what a signal keeps a hook from adding.
+/// Best files hold no optimizer and name the weights that were measured. The file of a stop is
+/// there to go on from, so it holds everything, but for what a signal keeps a hook from adding.
 void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
                            const std::string& weights) {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);  // a failure is told by the write below
   const bool resumable = kind != Kind::best;
-  Value checkpoint = runner.make_checkpoint(resumable && options_.save_optimizer(),
-                                            resumable && options_.save_param_scheduler());
+  const bool stop = kind == Kind::stop;
+  Value checkpoint = runner.make_checkpoint(stop || (resumable && options_.save_optimizer()),
+                                            stop || (resumable && options_.save_param_scheduler()));
   runner.hooks().call([&](Hook& hook) {
     try {
       hook.before_save_checkpoint(runner, checkpoint);
     } catch (const Interrupted&) {
-      if (kind != Kind::stop) throw;
+      if (!stop) throw;
     }
   });
   const bool averaged = checkpoint.contains("ema_state_dict");
@@ -407,9 +369,13 @@ void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
   }
 }
 
+std::string CheckpointHook::pointer_folder(const Runner& runner) const {
+  return runner.work_dir().empty() ? folder_ : runner.work_dir();
+}
+
 void CheckpointHook::move_pointer(const Runner& runner, const std::string& file) const {
   namespace fs = std::filesystem;
-  const fs::path base = runner.work_dir().empty() ? fs::path(folder_) : fs::path(runner.work_dir());
+  const fs::path base = pointer_folder(runner);
   const fs::path target = fs::path(path_of(file));
   std::error_code error;
   fs::path name = fs::proximate(target, base, error);
@@ -434,7 +400,8 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
     surplus.push_back(kept.front());
     kept.erase(kept.begin());
   }
-  if (const Value* stop = mine.find(kStop)) {
+  // A run goes on from the file of a stop until there is another.
+  if (const Value* stop = mine.find(kStop); stop && options_.save_optimizer()) {
     if (stop->as_string() != file) surplus.push_back(*stop);
     mine.erase(kStop);
   }
@@ -454,47 +421,62 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
   remove_files(runner, kSurplus);
 }
 
-/// Whether this hook writes a file when training stops early. Those with save_last do, and where a
-/// stop was asked for, at least one that a run can go on from; of those that share a folder, one.
-bool CheckpointHook::saves_at_stop(Runner& runner) {
+/// Who writes a file when training stops early: after a signal one, whose file a run goes on from;
+/// otherwise all with save_last, one for each folder, and where a stop was asked for at least one.
+std::vector<CheckpointHook*> CheckpointHook::writers_at_stop(Runner& runner) {
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
-  const auto resumable = [](const CheckpointHook* hook) { return hook->options_.save_optimizer(); };
   std::vector<CheckpointHook*> writers;
-  std::copy_if(peers.begin(), peers.end(), std::back_inserter(writers),
-               [](const CheckpointHook* hook) { return hook->options_.save_last(); });
-  if (runner.stop_requested() && std::none_of(writers.begin(), writers.end(), resumable)) {
-    const auto first = std::find_if(peers.begin(), peers.end(), resumable);
-    if (first != peers.end()) writers.push_back(*first);
+  for (CheckpointHook* peer : peers) {
+    const bool has_folder = std::any_of(writers.begin(), writers.end(), [&](auto* writer) {
+      return same_path(writer->folder_, peer->folder_);
+    });
+    if (peer->options_.save_last() && !has_folder) writers.push_back(peer);
   }
-  std::stable_partition(writers.begin(), writers.end(), resumable);
-  const auto writer = std::find_if(writers.begin(), writers.end(), [&](const CheckpointHook* hook) {
-    return same_path(hook->folder_, folder_);
-  });
-  return writer != writers.end() && *writer == this;
+  if (writers.empty() && runner.stop_requested()) writers = {peers.front()};
+  if (runner.interrupted() && !writers.empty()) writers.resize(1);
+  return writers;
 }
 
+/// The first of these hooks does it for all, so that each file's record tells of all of them.
 void CheckpointHook::save_for_stop(Runner& runner) {
   const Progress& progress = runner.progress();
-  const bool whole_epoch = by_epoch(runner) && progress.by_epoch && progress.epoch_length > 0 &&
-                           progress.iter == progress.epoch * progress.epoch_length;
-  const std::string file = whole_epoch ? fmt::format("epoch_{}.pth", progress.epoch)
-                                       : fmt::format("iter_{}.pth", progress.iter);
-  const Value before = record(runner);
-  Value& mine = record(runner);
-  if (const Value* stop = mine.find(kStop); stop && stop->as_string() != file) {
-    mine.at(kSurplus).items().push_back(*stop);
+  const int64_t iters = progress.iter;
+  std::vector<CheckpointHook*> writers = writers_at_stop(runner);
+  const auto is_saved = [&](const CheckpointHook* hook) { return hook->saved_at_ == iters; };
+  if (runner.interrupted()) {  // a run may go on from a file of this very moment already
+    for (const CheckpointHook* peer : peers_of(runner, this)) {
+      if (is_saved(peer) && peer->options_.save_optimizer()) return;
+    }
+  } else {
+    writers.erase(std::remove_if(writers.begin(), writers.end(), is_saved), writers.end());
   }
-  remove_name(mine, kSurplus, file);
-  mine.set(kStop, file);
-  log_info("Saving checkpoint at {} iterations, where training stops", progress.iter);
-  try {
-    write(runner, file, Kind::stop, "");
-  } catch (...) {
-    record(runner) = before;
-    throw;
+  if (writers.empty()) return;
+  log_info("Saving checkpoint at {} iterations, where training stops", iters);
+  const Value before = runner.run_info();
+  std::vector<std::string> files;
+  for (CheckpointHook* writer : writers) {
+    const bool whole_epoch = writer->by_epoch(runner) && progress.by_epoch &&
+                             progress.epoch_length > 0 &&
+                             iters == progress.epoch * progress.epoch_length;
+    files.push_back(whole_epoch ? fmt::format("epoch_{}.pth", progress.epoch)
+                                : fmt::format("iter_{}.pth", iters));
+    Value& theirs = writer->record(runner);
+    if (const Value* stop = theirs.find(kStop); stop && stop->as_string() != files.back()) {
+      theirs.at(kSurplus).items().push_back(*stop);
+    }
+    remove_name(theirs, kSurplus, files.back());
+    theirs.set(kStop, files.back());
   }
-  saved_at_ = progress.iter;
-  remove_files(runner, kSurplus);
+  for (size_t i = 0; i < writers.size(); ++i) {
+    try {
+      writers[i]->write(runner, files[i], Kind::stop, "");
+    } catch (...) {
+      runner.run_info() = before;
+      throw;
+    }
+    writers[i]->saved_at_ = iters;
+    writers[i]->remove_files(runner, kSurplus);
+  }
 }
 
 // ---- the best
@@ -549,7 +531,7 @@ std::string CheckpointHook::weights_of(Runner& runner, const std::string& metric
 
 void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value,
                                   const std::string& weights) {
-  const bool larger = larger_is_better(metric);
+  const bool larger = options_.larger_is_better(metric);
   const Value before = record(runner);
   const Value* best = before.at(kBest).find(metric);
   if (std::isnan(value)) return;

@@ -37,6 +37,8 @@ struct POLYAK_API CheckpointHookOptions : Options {
     return rule_ = std::move(value), *this;
   }
   const std::vector<std::string>& rule() const { return rule_; }
+  /// As `rule` says, else as the metric's name tells.
+  bool larger_is_better(const std::string& metric) const;
 
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
@@ -94,21 +96,23 @@ class POLYAK_API CheckpointHook : public Hook {
   std::string record_key(Runner& runner);
   Value& record(Runner& runner);
   void take_first_version(Runner& runner);
+  void check_order(Runner& runner);
   bool ranks_first(Runner& runner, const std::string& metric);
-  bool is_pointed_at(Runner& runner);
+  bool is_named(const Runner& runner, const std::string& file) const;
   bool keeps(Runner& runner, const std::string& path);
 
   /// `iters`: finished iterations of this moment.
   void save_regular(Runner& runner, int64_t number, int64_t iters);
   void save_for_stop(Runner& runner);
-  bool saves_at_stop(Runner& runner);
+  std::vector<CheckpointHook*> writers_at_stop(Runner& runner);
   void save_if_best(Runner& runner, const std::string& metric, double value,
                     const std::string& weights);
   std::string weights_of(Runner& runner, const std::string& metric, const Scalars& metrics) const;
   void write(Runner& runner, const std::string& file, Kind kind, const std::string& weights);
+  std::string pointer_folder(const Runner& runner) const;
   void move_pointer(const Runner& runner, const std::string& file) const;
   void remove_files(Runner& runner, const char* list);
-  bool larger_is_better(const std::string& metric) const;
+  void remove_stop(Runner& runner);
 
   CheckpointHookOptions options_;
   std::string folder_;

@@ -426,8 +426,8 @@ std::optional<std::string> EMAHook::find_average(Runner& runner, const Value& ch
                        return hook->matches(checkpoint, fitting.front());
                      }) == 1;
   if (alone) return fitting.front();
-  std::vector<std::string> names;
-  for (const std::string& name : left) names.push_back(in_quotes(name));
+  std::vector<std::string> names(left.size());
+  std::transform(left.begin(), left.end(), names.begin(), in_quotes);
   fail<CheckpointError>(
       "EMAHook: the checkpoint holds no average {}; it holds {}, which no EMAHook of this config "
       "keeps and which {}; set this EMAHook's name to that of the average that goes on, or remove "

@@ -164,11 +164,16 @@ int train(const RunArguments& arguments) {
   const auto& averages = runner.averages();
   const bool has_first = std::any_of(averages.begin(), averages.end(),
                                      [](const NamedAverage& item) { return item.name.empty(); });
+  std::string file;
+  try {
+    file = runner.last_checkpoint();
+  } catch (const CheckpointError& error) {
+    log_warning("{}", error.what());
+  }
   print("\nFiles are in {}.{}\n", runner.work_dir(),
-        has_first ? " A checkpoint's state_dict holds the averaged weights." : "");
+        has_first && !file.empty() ? " A checkpoint's state_dict holds the averaged weights." : "");
   const int signal = runner.stop_signal();
   if (signal == 0) return 0;
-  const std::string file = runner.last_checkpoint();
   const int64_t done = runner.progress().iter;
   log_warning("{} stopped training after iteration {}; {}", signal_name(signal), done,
               !file.empty() ? fmt::format("--resume goes on from {}", file)

@@ -242,7 +242,7 @@ class LoopHooks::Loop final : public Runner {
   void restore(const Value& checkpoint);
 
   Catalog catalog_;  // before hooks_, which refer to it
-  std::optional<RunLock> lock_;
+  RunLocks locks_;
   std::optional<StopSignals> signals_;
   int signal_ = 0;  // that stopped the run, once signals_ are gone
   Node config_;
@@ -284,7 +284,10 @@ LoopHooks::Loop::Loop(Node config, const Model& model, LoopHooksOptions options)
     std::error_code error;
     std::filesystem::create_directories(work_dir_, error);
     if (error) config_.at("work_dir").fail(fmt::format("cannot be made: {}", error.message()));
-    lock_.emplace(work_dir_, config_.at("work_dir"));
+    std::vector<std::string> folders = out_dirs(config_);
+    for (const std::string& folder : folders) std::filesystem::create_directories(folder, error);
+    folders.push_back(work_dir_);
+    locks_.add(folders, config_.at("work_dir"));
   }
   timestamp_ = new_timestamp(work_dir_);
   for (const Node& node : nodes) hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
@@ -623,7 +626,7 @@ void LoopHooks::Loop::after_train() {
     ~End() {
       loop.signal_ = loop.stop_signal();
       loop.signals_.reset();
-      loop.lock_.reset();
+      loop.locks_.release();
     }
   } end{*this};
   hooks_.call([&](Hook& hook) { hook.after_train(*this); });

@@ -11,6 +11,7 @@
 #include <regex>
 #include <set>
 
+#include "polyak/checkpoint/pickle_format.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_folder.h"
@@ -103,14 +104,21 @@ std::string follow_pointer(const std::string& folder) {
   std::ifstream file(pointer);
   std::string name;
   if (!file || !std::getline(file, name) || name.empty()) return "";
-  const fs::path relative = fs::path(folder) / name;
-  const fs::path moved = fs::path(folder) / fs::path(name).filename();
+  std::vector<fs::path> candidates{fs::path(folder) / name};
+  // MMEngine's path starts at the current folder. A bare name there is another run's.
+  if (fs::path(name).has_parent_path()) candidates.emplace_back(name);
+  candidates.push_back(fs::path(folder) / fs::path(name).filename());
   std::error_code ignored;
-  for (const fs::path& candidate : {relative, fs::path(name), moved}) {
+  for (const fs::path& candidate : candidates) {
     if (fs::exists(candidate, ignored)) return candidate.lexically_normal().string();
   }
-  fail<CheckpointError>("{} names {}, which is not there; name a checkpoint by load_from",
-                        pointer.string(), name);
+  const std::vector<std::string> others = regular_checkpoints(folder);
+  fail<CheckpointError>("{} names {}, which is not there; {}", pointer.string(),
+                        pickle::printable(name),
+                        others.empty() ? "name another checkpoint by --resume or load_from"
+                                       : fmt::format("the newest checkpoint beside it is {}; name "
+                                                     "it by --resume or load_from",
+                                                     others.front()));
 }
 
 std::vector<std::string> folders_of(const std::string& work_dir,

@@ -29,8 +29,8 @@ std::string new_timestamp(const std::string& work_dir) {
   return timestamp;
 }
 
-void check_writable(const Node& config, const std::string& work_dir) {
-  fs::path folder = fs::absolute(work_dir);
+std::string unwritable_reason(const std::string& name) {
+  fs::path folder = fs::absolute(name);
   std::error_code ignored;
   while (!fs::exists(folder, ignored) && folder.has_relative_path()) folder = folder.parent_path();
   // Permissions alone say little: a file system may be read-only, and root may do anything.
@@ -39,9 +39,14 @@ void check_writable(const Node& config, const std::string& work_dir) {
   if (file >= 0) {
     close(file);
     unlink(probe.c_str());
-    return;
+    return "";
   }
-  const std::string reason = fmt::format("{}: {}", folder.string(), std::strerror(errno));
+  return fmt::format("{}: {}", folder.string(), std::strerror(errno));
+}
+
+void check_writable(const Node& config, const std::string& work_dir) {
+  const std::string reason = unwritable_reason(work_dir);
+  if (reason.empty()) return;
   const Node* node = config.find("work_dir");
   (node ? *node : config).fail(fmt::format("{} cannot be written: {}", work_dir, reason));
 }

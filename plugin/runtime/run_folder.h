@@ -14,6 +14,10 @@ POLYAK_API std::string local_time(const char* format);
 /// behind it where another run began in the same second.
 POLYAK_API std::string new_timestamp(const std::string& work_dir);
 
+/// Why files cannot be made in the folder, or in the nearest one above it that exists; "" where
+/// they can.
+POLYAK_API std::string unwritable_reason(const std::string& folder);
+
 /// Makes sure that the folder, or the nearest one above it that exists, can be written.
 /// @throws ConfigError at the key `work_dir` of the config
 POLYAK_API void check_writable(const Node& config, const std::string& work_dir);

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 #include <thread>
 
 #include "polyak/checkpoint/file.h"
@@ -84,6 +85,16 @@ RunLock::RunLock(const std::string& folder, const Node& place) {
   const bool written =
       ::ftruncate(descriptor_, 0) == 0 && ::pwrite(descriptor_, name.data(), name.size(), 0) >= 0;
   if (!written) log_warning("{}: cannot be written: {}", path, std::strerror(errno));
+}
+
+void RunLocks::add(const std::vector<std::string>& folders, const Node& place) {
+  for (const std::string& folder : folders) {
+    std::error_code ignored;
+    if (!std::filesystem::is_directory(folder, ignored)) continue;
+    std::unique_ptr<RunLock>& lock =
+        locks_[std::filesystem::weakly_canonical(folder, ignored).string()];
+    if (!lock) lock = std::make_unique<RunLock>(folder, place);
+  }
 }
 
 RunLock::~RunLock() {

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "polyak/config/node.h"
 #include "polyak/core/export.h"
@@ -24,6 +27,17 @@ class POLYAK_API RunLock {
 
  private:
   int descriptor_ = -1;
+};
+
+/// Locks those of a run's folders that are not locked yet: work_dir and every out_dir, each once.
+class POLYAK_API RunLocks {
+ public:
+  /// @throws ConfigError as RunLock does
+  void add(const std::vector<std::string>& folders, const Node& place);
+  void release() { locks_.clear(); }
+
+ private:
+  std::map<std::string, std::unique_ptr<RunLock>> locks_;  // by the folder's canonical path
 };
 
 }  // namespace polyak

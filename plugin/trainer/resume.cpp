@@ -129,12 +129,16 @@ void compare(const Node* now, const Node* before, const std::string& path,
 }
 
 /// What a training config has in common with the one that a run goes on from: not its length, its
-/// hooks or where its files go.
+/// default hooks or where its files go.
 Node training_part(const Node& config, const Optimizer& optimizer) {
   Node part = Node::mapping();
-  for (const char* key : {"model", "train_dataloader", "optim_wrapper", "param_scheduler"}) {
+  for (const char* key :
+       {"model", "train_dataloader", "optim_wrapper", "param_scheduler", "custom_hooks"}) {
     const Node* node = config.find(key);
     if (node && !node->is_null()) part.set(key, *node);
+  }
+  if (const Node* loop = config.find("train_cfg"); loop && loop->is_mapping()) {
+    part.set("train_cfg", loop->without({"max_epochs", "max_iters"}));
   }
   Node* wrapper = part.find("optim_wrapper");
   const Node* own = wrapper && wrapper->is_mapping() ? wrapper->find("optimizer") : nullptr;

@@ -118,11 +118,14 @@ void TrainRunner::set_up_work_dir() {
   check_writable(config_, work_dir_);
   config_.set("work_dir", work_dir_);
   // Before the checkpoint is looked for, which a run that is ending may still write.
-  std::error_code ignored;
-  if (purpose_ == Purpose::train && options_.resume && fs::is_directory(work_dir_, ignored)) {
-    lock_.emplace(work_dir_, config_.at("work_dir"));
-  }
+  if (purpose_ == Purpose::train && options_.resume) lock_folders();
   timestamp_ = new_timestamp(work_dir_);
+}
+
+void TrainRunner::lock_folders() {
+  std::vector<std::string> folders = out_dirs(config_);
+  folders.push_back(work_dir_);
+  locks_.add(folders, config_.at("work_dir"));
 }
 
 void TrainRunner::read_checkpoint() {
@@ -474,9 +477,9 @@ std::optional<double> TrainRunner::learning_rate() const {
 Scalars TrainRunner::train() {
   if (purpose_ != Purpose::train) fail<Error>("this runner was not built for training");
   struct Unlock {  // another run may go on once this one ended, whatever ended it
-    std::optional<RunLock>& lock;
-    ~Unlock() { lock.reset(); }
-  } unlock{lock_};
+    RunLocks& locks;
+    ~Unlock() { locks.release(); }
+  } unlock{locks_};
   start_run();
   load_checkpoint();
   optim_->start(progress_.iter, progress_.max_iters);
@@ -517,7 +520,10 @@ void TrainRunner::start_run() {
   std::error_code error;
   fs::create_directories(fs::path(work_dir_) / timestamp_, error);
   if (error) fail<Error>("{} cannot be made: {}", work_dir_, error.message());
-  if (training() && !lock_) lock_.emplace(work_dir_, config_.at("work_dir"));
+  if (training()) {
+    for (const std::string& folder : out_dirs(config_)) fs::create_directories(folder, error);
+    lock_folders();
+  }
   // A test leaves the config of the run whose folder it uses.
   const fs::path folder = training() ? fs::path(work_dir_) : fs::path(work_dir_) / timestamp_;
   replace_text_file((folder / (name_ + ".yaml")).string(), config_.dump());

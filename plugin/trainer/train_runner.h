@@ -96,6 +96,7 @@ class POLYAK_API TrainRunner : public Runner {
 
   void set_up_process();
   void set_up_work_dir();
+  void lock_folders();
   void read_checkpoint();
   void set_up_data();
   void set_up_lengths();
@@ -162,7 +163,7 @@ class POLYAK_API TrainRunner : public Runner {
   Progress progress_;
   Scalars logged_;
   std::vector<Validation> validations_;
-  std::optional<RunLock> lock_;
+  RunLocks locks_;
   std::optional<StopSignals> signals_;
   bool started_ = false;  // before_run was called
   bool stop_ = false;

@@ -85,6 +85,41 @@ default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, out_dir: ckpts, 
         (self.folder / "run" / "last_checkpoint").unlink()
         self.assertIn("going on from ckpts/epoch_3.pth", self.resume(config, *FIVE).stderr)
 
+    def test_that_cannot_be_written_is_refused_before_training(self):
+        (self.folder / "blocked").write_text("a file")
+        config = self.write(self.CONFIG.replace("out_dir: ckpts", "out_dir: blocked/ckpts"))
+        for command in (["train", config, "--work-dir", "run"], ["check", config]):
+            done = self.run_polyak(*command, status=2)
+            self.assertIn("CheckpointHook: blocked/ckpts cannot be written", done.stderr)
+
+    def test_is_locked_as_work_dir_is(self):
+        config = self.write(self.CONFIG)
+        run = subprocess.Popen([cli_test.POLYAK, "train", config, "--work-dir", "other", *FIVE, "train_cfg.max_epochs=9999"],
+                               cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(run.kill)
+        for line in run.stderr:
+            if "Epoch(train)" in line:
+                break
+        done = self.train(config, "--work-dir", "run", status=2)
+        run.kill()
+        run.communicate()
+        self.assertIn("another run uses ckpts", done.stderr)
+
+    def test_pointers_name_files_of_their_own_folder(self):
+        config = self.write(self.CONFIG)
+        self.train(config, "--work-dir", "run")
+        shutil.copy(self.folder / "ckpts" / "epoch_3.pth", self.folder)  # another run's, in the current folder
+        (self.folder / "run" / "last_checkpoint").write_text("epoch_3.pth")
+        done = self.resume(config, *FIVE, status=1)
+        self.assertIn("run/last_checkpoint names epoch_3.pth, which is not there", done.stderr)
+
+    def test_a_pointer_to_a_file_that_is_gone_is_refused_with_the_newest_that_is_there(self):
+        config = self.write(BASE)
+        self.train(config, "--work-dir", "run")
+        (self.folder / "run" / "epoch_3.pth").unlink()
+        done = self.resume(config, *FIVE, status=1)
+        self.assertIn("the newest checkpoint beside it is run/epoch_2.pth; name it by --resume", done.stderr)
+
     def test_with_checkpoints_of_another_run_is_not_overwritten_without_a_word(self):
         config = self.write(self.CONFIG)
         self.train(config, "--work-dir", "run")
@@ -102,6 +137,12 @@ default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, out_dir: ckpts, 
 
 
 class TwoHooks(ResumeTest):
+    def test_that_a_later_hook_would_change_the_files_of_are_refused(self):
+        for hook in ("EMAHook", "ParamSchedulerHook"):
+            config = self.write(BASE + f"custom_hooks: [{{type: {hook}, priority: LOWEST}}]\n")
+            done = self.train(config, "--work-dir", "run", status=2)
+            self.assertIn(f"CheckpointHook: runs before {hook}", done.stderr)
+
     def test_each_keep_their_own_files(self):
         config = self.write(BASE + """custom_hooks:
   - {type: CheckpointHook, by_epoch: false, interval: 2, max_keep_ckpts: 2, save_last: false}
@@ -201,6 +242,30 @@ class Stop(ResumeTest):
         self.assertEqual(self.files("run"), [])
 
 
+    def test_by_a_signal_saves_all_that_a_run_needs_even_where_the_hook_saves_no_optimizer(self):
+        config = self.write(self.LONG + """
+default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, max_keep_ckpts: 1, save_optimizer: false}}
+""")
+        run = self.start(config)
+        self.wait_for(run, "[1][20/40]")
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=60)
+        self.assertIn("--resume goes on from run/", errors)
+        self.resume(config)
+        self.assertEqual(self.files("run"), ["epoch_3.pth"])
+
+    def test_by_a_signal_leaves_one_file_of_several_hooks(self):
+        config = self.write(self.LONG.replace("custom_hooks: [", """custom_hooks: [
+  {type: CheckpointHook, interval: 1, max_keep_ckpts: 1, save_optimizer: false, out_dir: deploy}, """))
+        run = self.start(config)
+        self.wait_for(run, "[1][20/40]")
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=60)
+        self.resume(config)
+        self.assertEqual(self.files("deploy"), ["epoch_3.pth"])
+        self.assertEqual(self.files("run"), ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth"])
+
+
 class Averages(ResumeTest):
     """A run that goes on without its average, or with the average renamed, goes on with the raw weights."""
     def raw(self, folder="run"):
@@ -211,6 +276,11 @@ class Averages(ResumeTest):
         self.config = self.write(BASE + EMA)
         self.train(self.config, "--work-dir", "whole", *FIVE)
         self.train(self.config, "--work-dir", "run")
+
+    def test_whose_options_changed_are_said(self):
+        done = self.resume(self.config, *FIVE, "custom_hooks.0.momentum=0.2", "train_cfg.val_interval=2")
+        self.assertIn("custom_hooks[0].momentum 0.2 (was 0.05)", done.stderr)
+        self.assertIn("train_cfg.val_interval 2 (was not there)", done.stderr)
 
     def test_that_nobody_keeps_are_dropped_by_name(self):
         done = self.resume(self.config, *FIVE, "custom_hooks=None")
