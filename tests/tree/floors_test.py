@@ -24,7 +24,8 @@ def problems_of(path, text):
                 if target not in FLOORS or FLOORS[target] >= FLOORS[floor]:
                     found.append(f"{path}: {floor} includes {target}, which is not below it")
             if place == "hooks" and target == "hooks":
-                own = parts[2].rsplit(".", 1)[0] == path.stem
+                stem = parts[2].rsplit(".", 1)[0]
+                own = path.stem == stem or path.stem.startswith(stem + "_")  # a second file of one hook
                 if not own and path.name != "register.cpp":
                     found.append(f"{path}: includes another hook, {parts[2]}")
         if name == "torch/torch.h" and path.suffix == ".h":
