@@ -222,7 +222,7 @@ std::string make_output_dir(const AttachArguments& arguments, const AttachConfig
 }
 
 std::string preloaded_library() {
-  const std::string library = fs::absolute(find_plugin("polyak_attach", "")).string();
+  std::string library = fs::absolute(find_plugin("polyak_attach", "")).string();
   if (library.find_first_of(" :") != std::string::npos) {
     fail<ConfigError>(
         "{}: has a blank or a colon in its path, which the dynamic linker takes for the end of a "
