@@ -27,6 +27,7 @@ std::vector<std::string> files_beside(const std::string& file) {
   }
   std::sort(found.rbegin(), found.rend());
   std::vector<std::string> files;
+  files.reserve(found.size());
   for (auto& [time, name] : found) files.push_back(std::move(name));
   return files;
 }
