@@ -87,13 +87,14 @@ std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& c
         // Python's optimizers have none where nothing schedules.
         if (!other) other = theirs[i].find(name);
       }
-      if (!other || text_of(*other) == text_of(value)) continue;
+      const std::string own = text_of(value);
+      if (!other || text_of(*other) == own) continue;
       const bool known = std::any_of(numbers.begin(), numbers.end(), [&](const Number& number) {
-        return number.name == name && number.config == text_of(value);
+        return number.name == name && number.config == own;
       });
       if (known) continue;
       numbers.insert(name == "lr" ? numbers.begin() : numbers.end(),
-                     {name, text_of(value), text_of(*other)});
+                     {name, own, text_of(*other)});
     }
   }
   return numbers;
