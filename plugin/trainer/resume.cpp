@@ -93,8 +93,7 @@ std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& c
         return number.name == name && number.config == own;
       });
       if (known) continue;
-      numbers.insert(name == "lr" ? numbers.begin() : numbers.end(),
-                     {name, own, text_of(*other)});
+      numbers.insert(name == "lr" ? numbers.begin() : numbers.end(), {name, own, text_of(*other)});
     }
   }
   return numbers;
