@@ -15,7 +15,8 @@
 
 namespace {
 
-#ifdef _OPENMP  // clang cannot use libgomp: built by it, averaging runs on one thread (docs/design.md)
+// clang cannot use libgomp: built by it, averaging runs on one thread (docs/design.md).
+#ifdef _OPENMP
 TEST(Parallel, TwoThreadsWorkAtOnce) {
   at::set_num_threads(2);
   std::atomic<int> arrived{0};
