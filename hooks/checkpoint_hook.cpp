@@ -160,7 +160,6 @@ void CheckpointHook::before_run(Runner& runner) {
 
 void CheckpointHook::before_train(Runner& runner) {
   folder_ = folder(runner);
-  remove_unfinished(folder_);
   if (runner.resuming()) {
     saved_at_ = runner.progress().iter;
     const std::vector<Value>& kept = record(runner).at(kKept).items();
