@@ -11,6 +11,7 @@
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
+#include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
@@ -255,8 +256,9 @@ Value& CheckpointHook::record(Runner& runner) {
   return records.at(key);
 }
 
-/// 0.1 had one record for all: the regular files by their names, a score for the first hook that
-/// ranks its metric.
+/// From a file without these records. 0.1 kept the regular files by their names. It and MMEngine
+/// kept a score for the hook that ranks a metric, MMEngine without the metric's name where it is
+/// the only one.
 void CheckpointHook::take_first_version(Runner& runner) {
   Value& info = runner.run_info();
   Value mine = new_record();
@@ -266,14 +268,26 @@ void CheckpointHook::take_first_version(Runner& runner) {
       if (name.as_string().rfind(prefix, 0) == 0) mine.at(kKept).items().push_back(name);
     }
   }
-  const std::string score_key = "best_score_";
-  for (const auto& [key, score] : info.entries()) {
-    if (key.as_string().rfind(score_key, 0) != 0) continue;
-    const std::string metric = key.as_string().substr(score_key.size());
+  std::vector<std::string> ranked = options_.save_best();
+  const std::vector<std::string> names = runner.metric_names();
+  if (!names.empty()) {
+    std::replace(ranked.begin(), ranked.end(), std::string("auto"),
+                 *std::min_element(names.begin(), names.end()));
+  }
+  for (const std::string& metric : ranked) {
     if (!ranks_first(runner, metric)) continue;
+    const std::string name = info.contains("best_score_" + metric) ? "_" + metric : "";
+    const Value* score = info.find("best_score" + name);
+    if (!score || (name.empty() && ranked.size() > 1)) continue;
     Value best = Value::dict();
-    best.set("score", score);
-    if (const Value* file = info.find("best_checkpoint_" + metric)) best.set("file", *file);
+    best.set("score", score->as_real());
+    for (const char* key : {"best_checkpoint", "best_ckpt"}) {
+      const Value* path = info.find(key + name);
+      if (!path || path->kind() != Value::Kind::string) continue;
+      const std::string file = std::filesystem::path(path->as_string()).filename().string();
+      std::error_code ignored;
+      if (std::filesystem::exists(path_of(file), ignored)) best.set("file", file);
+    }
     mine.at(kBest).set(metric, std::move(best));
   }
   info.at(kRecords).set(record_key(runner), std::move(mine));
@@ -555,9 +569,10 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
   now.set("file", file);
   mine.at(kBest).set(metric, std::move(now));
   const Value info_before = runner.run_info();
-  if (ranks_first(runner, metric)) {  // where other programs look for it
-    runner.run_info().set("best_score_" + metric, value);
-    runner.run_info().set("best_checkpoint_" + metric, file);
+  if (ranks_first(runner, metric)) {  // where MMEngine looks for it
+    const std::string name = options_.save_best().size() > 1 ? "_" + metric : "";
+    runner.run_info().set("best_score" + name, value);
+    runner.run_info().set("best_ckpt" + name, path_of(file));
   }
   try {
     write(runner, file, Kind::best, weights);

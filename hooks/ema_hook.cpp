@@ -8,6 +8,7 @@
 #include <typeinfo>
 
 #include "polyak/core/log.h"
+#include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/runner.h"
@@ -44,38 +45,6 @@ Value to_value(const Node& node) {
     for (const Node& item : node.items()) value.items().push_back(to_value(item));
   }
   return value;
-}
-
-int64_t steps_of(const Value& ema_state) {
-  const Value& steps = ema_state.at("steps");
-  return steps.is_tensor() ? steps.as_tensor().item<int64_t>() : steps.as_int();
-}
-
-constexpr const char* kStateKey = "ema_state_dict";
-
-/// The checkpoint's entry of an average, and its record below `polyak.averages`.
-std::string state_key(const std::string& name) {
-  return name.empty() ? kStateKey : fmt::format("{}.{}", kStateKey, name);
-}
-std::string record_key(const std::string& name) {
-  return name.empty() ? "ema" : name;
-}
-const Value* record_of(const Value& checkpoint, const std::string& name) {
-  const Value* ours = checkpoint.find("polyak");
-  const Value* averages = ours ? ours->find("averages") : nullptr;
-  return averages ? averages->find(record_key(name)) : nullptr;
-}
-
-/// The names of the averages in a checkpoint; "" is the one without a name.
-std::vector<std::string> averages_in(const Value& checkpoint) {
-  const std::string prefix = std::string(kStateKey) + ".";
-  std::vector<std::string> names;
-  for (const auto& [key, value] : checkpoint.entries()) {
-    const std::string& text = key.as_string();
-    if (text == kStateKey) names.emplace_back();
-    if (text.compare(0, prefix.size(), prefix) == 0) names.push_back(text.substr(prefix.size()));
-  }
-  return names;
 }
 
 std::string in_quotes(const std::string& name) {
@@ -331,6 +300,7 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   Value record = Value::dict();
   record.set("rule", average_->rule_name());
   record.set("options", to_value(average_->rule_options()));
+  record.set("count", options_.count());
   Value exact = Value::dict({}, /*ordered=*/true);
   for (const auto& item : average_->named_averages()) {
     const at::Tensor& stored = state.at(kModulePrefix + item.key()).as_tensor();
@@ -344,12 +314,12 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   }
 
   if (is_first()) exchange_weights(state_dict, state);
-  checkpoint.set(state_key(options_.name()), std::move(state));
-  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
-  Value& ours = checkpoint.at("polyak");
-  if (is_first()) ours.set("state_dict", "averaged");
-  if (!ours.contains("averages")) ours.set("averages", Value::dict());
-  ours.at("averages").set(record_key(options_.name()), std::move(record));
+  checkpoint.set(average_key(options_.name()), std::move(state));
+  if (!checkpoint.contains("polyak")) {
+    checkpoint.set("polyak", Value::dict()).set("format", kCheckpointFormat);
+  }
+  if (is_first()) checkpoint.at("polyak").set("state_dict", "averaged");
+  set_average_record(checkpoint, options_.name(), std::move(record));
 }
 
 void EMAHook::report(const LoadReport& report, const std::string& what, bool strict) const {
@@ -362,16 +332,49 @@ void EMAHook::report(const LoadReport& report, const std::string& what, bool str
       report.text());
 }
 
-void EMAHook::load(const Value& ema_state, const Value& checkpoint, const std::string& name,
-                   bool resuming) {
+/// The updates that an average of a checkpoint made, in this hook's clock. Other programs count
+/// iterations, as MMEngine does.
+int64_t EMAHook::steps_of(const Runner& runner, const Value& checkpoint,
+                          const std::string& name) const {
+  const int64_t steps = average_steps(checkpoint, name);
+  const Value* record = average_record(checkpoint, name);
+  const Value* count = record ? record->find("count") : nullptr;
+  if (is_polyaks(checkpoint) && !count) return steps;  // 0.1 did not say
+  const bool theirs = !count || count->as_string() == "iterations";
+  const Progress& progress = runner.progress();
+  if (theirs == options_.counts_iterations() || progress.accumulative_counts == 1) return steps;
+
+  const int64_t iters = checkpoint.at("meta").at("iter").as_int();
+  const Value* made =
+      is_polyaks(checkpoint) ? checkpoint.at("polyak").find("optimizer_steps") : nullptr;
+  const int64_t optimizer_steps = made ? made->as_int() : progress.steps_in(iters);
+  const int64_t all = theirs ? iters : optimizer_steps;
+  if (steps > all) {
+    fail<CheckpointError>(
+        "{}.steps is {}, more than the {} {} of the run; it cannot be counted in {}",
+        average_key(name), steps, all, theirs ? "iterations" : "optimizer steps",
+        theirs ? "optimizer steps" : "iterations");
+  }
+  // The average saw the last `steps` of its clock.
+  const int64_t converted =
+      theirs ? optimizer_steps - progress.steps_in(iters - steps)
+             : iters - std::min(iters, (optimizer_steps - steps) * progress.accumulative_counts);
+  log_info("EMAHook: the checkpoint's {} counts {} {}; it goes on from {} {}", average_key(name),
+           steps, theirs ? "iterations" : "optimizer steps", converted,
+           theirs ? "optimizer steps" : "iterations");
+  return converted;
+}
+
+void EMAHook::load(const Runner& runner, const Value& checkpoint, const std::string& name) {
   LoadReport loaded =
-      average_->load_state(tensors_of(ema_state, kModulePrefix), steps_of(ema_state));
-  if (!loaded.mismatched.empty() && resuming) {
-    fail<CheckpointError>("the checkpoint's {} is of another model: {}", state_key(name),
+      average_->load_state(tensors_of(checkpoint.at(average_key(name)), kModulePrefix),
+                           steps_of(runner, checkpoint, name));
+  if (!loaded.mismatched.empty() && runner.resuming()) {
+    fail<CheckpointError>("the checkpoint's {} is of another model: {}", average_key(name),
                           loaded.text());
   }
-  report(loaded, state_key(name), options_.strict_load());
-  const Value* record = record_of(checkpoint, name);
+  report(loaded, average_key(name), options_.strict_load());
+  const Value* record = average_record(checkpoint, name);
   if (!record) return;
   if (const Value* exact = record->find("average")) {
     average_->load_state(tensors_of(*exact, ""), average_->steps());
@@ -387,7 +390,7 @@ void EMAHook::load(const Value& ema_state, const Value& checkpoint, const std::s
 }
 
 bool EMAHook::matches(const Value& checkpoint, const std::string& name) const {
-  const Value* record = record_of(checkpoint, name);
+  const Value* record = average_record(checkpoint, name);
   const Value* rule = record ? record->find("rule") : nullptr;
   const Value* saved = record ? record->find("options") : nullptr;
   if (!average_) return false;
@@ -446,25 +449,23 @@ void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
   std::optional<std::string> name;
   if (runner.resuming()) {
     name = find_average(runner, checkpoint);
-  } else if (measured && checkpoint.contains(state_key(options_.name()))) {
+  } else if (measured && checkpoint.contains(average_key(options_.name()))) {
     name = options_.name();
   }
   if (name) {
-    Value& ema_state = checkpoint.at(state_key(*name));
-    // The raw weights go back to the model.
-    if (name->empty()) exchange_weights(checkpoint.at("state_dict"), ema_state);
-    load(ema_state, checkpoint, *name, runner.resuming());
+    if (name->empty()) exchange_weights_of(checkpoint, *name);  // raw weights back to the model
+    load(runner, checkpoint, *name);
     start_from_average_ = is_first() && !runner.resuming();
     if (*name != options_.name()) {
       log_info("EMAHook: the checkpoint's average {} goes on as {}", in_quotes(*name),
                in_quotes(options_.name()));
-      checkpoint.erase(state_key(*name));
+      checkpoint.erase(average_key(*name));
     }
     return;
   }
   if (runner.resuming() || measured) {
     log_warning("EMAHook: the checkpoint has no '{}'; the average is a copy of its weights",
-                state_key(options_.name()));
+                average_key(options_.name()));
   }
   report(average_->load_state(tensors_of(checkpoint.at("state_dict"), ""), 0), "state_dict",
          options_.strict_load());

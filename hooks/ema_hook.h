@@ -33,6 +33,7 @@ struct POLYAK_API EMAHookOptions : Options {
   bool evaluate_on_origin() const { return evaluate_on_origin_; }
   /// "optimizer_steps" or "iterations".
   EMAHookOptions& count(std::string value) { return count_ = std::move(value), *this; }
+  const std::string& count() const { return count_; }
   bool counts_iterations() const { return count_ == "iterations"; }
   /// Tells several averages over one model apart; the one without a name is the first.
   EMAHookOptions& name(std::string value) { return name_ = std::move(value), *this; }
@@ -103,8 +104,8 @@ class POLYAK_API EMAHook : public Hook {
   /// The name of the checkpoint's average that goes on as this one; nothing for a new average.
   std::optional<std::string> find_average(Runner& runner, const Value& checkpoint) const;
   bool matches(const Value& checkpoint, const std::string& name) const;
-  void load(const Value& ema_state, const Value& checkpoint, const std::string& name,
-            bool resuming);
+  int64_t steps_of(const Runner& runner, const Value& checkpoint, const std::string& name) const;
+  void load(const Runner& runner, const Value& checkpoint, const std::string& name);
   void report(const LoadReport& report, const std::string& what, bool strict) const;
 
   EMAHookOptions options_;

@@ -54,7 +54,7 @@ void collect_reals(Value& value, std::vector<Value*>& reals) {
 
 /// PyTorch 1.13's `weights_only` reader knows no floating-point numbers at all, not even those that
 /// its own torch.save writes. So every number goes into the file as a float64 tensor without
-/// dimensions, which Python takes wherever it takes a float; all of them share one storage.
+/// dimensions; all of them share one storage. Python's optimizers do not take those for numbers.
 Value reals_as_tensors(Value value) {
   std::vector<Value*> reals;
   collect_reals(value, reals);
@@ -69,7 +69,8 @@ Value reals_as_tensors(Value value) {
 
 pickle::Pickled pickle_for(const std::string& path, const Value& value) {
   try {
-    return pickle::write(reals_as_tensors(value));
+    const bool plain = value.is_dict() && value.contains("optimizer");
+    return pickle::write(plain ? value : reals_as_tensors(value));
   } catch (const CheckpointError& error) {
     fail<CheckpointError>("{}: {}", path, error.what());
   }

@@ -11,6 +11,9 @@ namespace polyak {
 /// and raw tensor storages. Tensors may live on any device and have any strides; tensors that share
 /// a storage share it in the file. Streams: memory stays at one storage at a time. The file is
 /// written beside its place, flushed to disk and renamed, so what was there stays whole until then.
+/// A dict with the entry `optimizer` holds plain floats, as Python's optimizers need them, which
+/// weights_only reads from torch 2.0 on; in all other files numbers are tensors without dimensions,
+/// for torch 1.13.
 /// @throws CheckpointError naming the path and the reason (no such folder, no space, not
 /// permitted).
 POLYAK_API void write_pth(const std::string& path, const Value& value);

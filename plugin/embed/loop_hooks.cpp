@@ -28,6 +28,7 @@
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/run_lock.h"
 #include "polyak/runtime/runner.h"
+#include "polyak/runtime/state_dict.h"
 #include "polyak/runtime/stop_signals.h"
 
 namespace polyak {
@@ -79,10 +80,6 @@ void check_place(const char* unit, int64_t done, int64_t end) {
   if (done <= end) return;
   fail<CheckpointError>("stands at {} {}, and this run ends at {}; make the run longer", unit, done,
                         end);
-}
-
-int64_t divide_up(int64_t value, int64_t by) {
-  return (value + by - 1) / by;
 }
 
 // ---- the optimizer in a checkpoint: LibTorch's own archive, as bytes, since that holds every kind
@@ -334,7 +331,8 @@ void LoopHooks::Loop::set_lengths(const LoopConfig& config) {
   progress_.max_iters = iters.value_or(0);
   progress_.epoch_length = length.value_or(0);
   progress_.optimizer_steps = 0;
-  progress_.max_optimizer_steps = divide_up(progress_.max_iters, options_.accumulative_counts_);
+  progress_.accumulative_counts = options_.accumulative_counts_;
+  progress_.max_optimizer_steps = progress_.steps_in(progress_.max_iters);
 }
 
 std::optional<double> LoopHooks::Loop::learning_rate() const {
@@ -416,7 +414,7 @@ void LoopHooks::Loop::go_on_from(Value& checkpoint) {
   } else if (progress_.max_iters > 0) {
     check_place("iteration", meta.at("iter").as_int(), progress_.max_iters);
   }
-  strip_module_prefix(checkpoint.at("state_dict"), model_);
+  fit_checkpoint(checkpoint, model_, /*resuming=*/true);
   const StateDifference found = compare_state_dict(model_, checkpoint.at("state_dict"));
   if (!found.empty()) fail<CheckpointError>("does not fit the model; {}", found.text());
   if (options_.optimizer_) {
@@ -445,10 +443,8 @@ void LoopHooks::Loop::restore(const Value& checkpoint) {
   const Value& meta = checkpoint.at("meta");
   progress_.iter = meta.at("iter").as_int();
   progress_.epoch = progress_.by_epoch ? meta.at("epoch").as_int() : 0;
-  progress_.optimizer_steps = progress_.iter / options_.accumulative_counts_;
-  if (const Value* hub = checkpoint.find("message_hub"); hub && hub->is_dict()) {
-    if (const Value* info = hub->find("runtime_info"); info && info->is_dict()) run_info() = *info;
-  }
+  progress_.optimizer_steps = progress_.steps_in(progress_.iter);
+  run_info() = resumed_run_info(checkpoint);
   if (const Value* extra = checkpoint.find("polyak")) {
     if (const Value* steps = extra->find("optimizer_steps")) {
       progress_.optimizer_steps = steps->as_int();

@@ -12,8 +12,6 @@ namespace polyak {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int64_t kNewestFormat = 1;  // of the top-level key `polyak` that this version reads
-
 /// The .pth files beside `file`, the newest first.
 std::vector<std::string> files_beside(const std::string& file) {
   fs::path folder = fs::path(file).parent_path();
@@ -78,10 +76,10 @@ Value read_checkpoint(const std::string& file) {
       fail<CheckpointError>("its 'state_dict' is a {}, expected a dict", state_dict.kind_name());
     }
     const Value* extra = checkpoint.find("polyak");
-    const int64_t format = extra ? extra->at("format").as_int() : kNewestFormat;
-    if (format > kNewestFormat) {
+    const int64_t format = extra ? extra->at("format").as_int() : kCheckpointFormat;
+    if (format > kCheckpointFormat) {
       fail<CheckpointError>("its entry 'polyak' has format {}, this version reads up to {}", format,
-                            kNewestFormat);
+                            kCheckpointFormat);
     }
   });
   return checkpoint;

@@ -7,29 +7,26 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <regex>
 #include <set>
 
 #include "polyak/checkpoint/pickle_format.h"
 #include "polyak/core/log.h"
+#include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/runner.h"
+#include "polyak/runtime/state_dict.h"
 #include "polyak/version.h"
 
 namespace polyak {
 namespace fs = std::filesystem;
+
 namespace {
 
-constexpr int64_t kFormat = 1;  // of the top-level key `polyak`
-constexpr const char* kRawWeights = "raw";
-constexpr const char* kAveragedWeights = "averaged";
-constexpr const char* kEmaState = "ema_state_dict";
-constexpr const char* kModulePrefix = "module.";
-
-std::string shape_text(const at::Tensor& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "));
+/// MMEngine's keys of the best score and its file.
+bool is_best(const std::string& key) {
+  return key.rfind("best_score", 0) == 0 || key.rfind("best_ckpt", 0) == 0;
 }
 
 }  // namespace
@@ -47,15 +44,19 @@ Value begin_checkpoint(Runner& runner, int64_t epochs, int64_t iters, const std:
     state_dict.set(item.name, item.tensor.detach());
   }
   Value hub = Value::dict();
+  Value resumed = Value::dict();  // of these MMEngine takes over what it writes on itself
+  for (const auto& [key, value] : runner.run_info().entries()) {
+    if (is_best(key.as_string())) resumed.set(key, true);
+  }
   hub.set("runtime_info", runner.run_info());
-  hub.set("log_scalars", Value::dict());  // MMEngine reads no hub without these two
-  hub.set("resumed_keys", Value::dict());
+  hub.set("log_scalars", Value::dict());  // MMEngine reads no hub without it
+  hub.set("resumed_keys", std::move(resumed));
 
   Value extra = Value::dict();
-  extra.set("format", kFormat);
+  extra.set("format", kCheckpointFormat);
   extra.set("optimizer_steps", runner.progress().optimizer_steps);
   extra.set("epoch_length", runner.progress().epoch_length);
-  extra.set("state_dict", kRawWeights);
+  extra.set("state_dict", "raw");
 
   Value checkpoint = Value::dict();
   checkpoint.set("meta", std::move(meta));
@@ -161,140 +162,55 @@ void name_file_in_errors(const std::string& file, const std::function<void()>& a
   }
 }
 
-void strip_module_prefix(Value& state_dict, const Model& model) {
-  const std::string prefix = "module.";
-  for (const NamedTensor& item : model.tensors()) {
-    if (item.name.compare(0, prefix.size(), prefix) == 0) return;  // the model's own name
-  }
-  for (auto& [key, value] : state_dict.entries()) {
+// ---- what is taken over
+
+void fit_checkpoint(Value& checkpoint, const Model& model, bool resuming) {
+  match_names(checkpoint.at("state_dict"), model);
+  match_average_names(checkpoint);
+  if (resuming) check_raw_weights(checkpoint);
+}
+
+bool is_polyaks(const Value& checkpoint) {
+  return checkpoint.contains("polyak");
+}
+
+std::vector<std::string> other_weights(const Value& checkpoint) {
+  std::vector<std::string> others;
+  for (const auto& [key, value] : checkpoint.entries()) {
+    if (!value.is_dict() || key.kind() != Value::Kind::string) continue;
     const std::string& name = key.as_string();
-    if (name.compare(0, prefix.size(), prefix) == 0) key = Value(name.substr(prefix.size()));
+    // An average of MMEngine's layout has its count with it; state_dict holds it.
+    const bool is_average = name.rfind("ema_state_dict", 0) == 0 && value.contains("steps");
+    const bool holds_weights =
+        std::any_of(value.entries().begin(), value.entries().end(),
+                    [](const auto& entry) { return entry.second.is_tensor(); });
+    if (name != "state_dict" && !is_average && holds_weights) others.push_back(name);
   }
+  return others;
 }
 
-std::string StateDifference::text() const {
-  std::vector<std::string> parts;
-  auto add = [&](const char* what, const std::vector<std::string>& names) {
-    constexpr size_t kShown = 8;
-    if (names.empty()) return;
-    const std::vector<std::string> shown(names.begin(),
-                                         names.begin() + std::min(names.size(), kShown));
-    parts.push_back(fmt::format(
-        "{}: {}{}", what, fmt::join(shown, ", "),
-        names.size() > kShown ? fmt::format(" and {} more", names.size() - kShown) : ""));
-  };
-  add("missing in the checkpoint", missing);
-  add("not in the model", unexpected);
-  add("of another shape", mismatched);
-  return fmt::format("{}", fmt::join(parts, "; "));
-}
-
-StateDifference compare_state_dict(const Model& model, const Value& state_dict) {
-  StateDifference result;
-  std::set<std::string> names;
-  for (const NamedTensor& item : model.tensors()) {
-    names.insert(item.name);
-    const Value* value = state_dict.find(item.name);
-    if (!value || !value->is_tensor()) {
-      result.missing.push_back(item.name);
-    } else if (value->as_tensor().sizes() != item.tensor.sizes()) {
-      result.mismatched.push_back(fmt::format("{} ({} in the checkpoint, {} in the model)",
-                                              item.name, shape_text(value->as_tensor()),
-                                              shape_text(item.tensor)));
-    } else {
-      ++result.fitting;
-    }
+Value resumed_run_info(const Value& checkpoint) {
+  const Value* hub = checkpoint.find("message_hub");
+  const Value* info = hub && hub->is_dict() ? hub->find("runtime_info") : nullptr;
+  if (!info || !info->is_dict()) return Value::dict();
+  if (is_polyaks(checkpoint)) return *info;
+  Value best = Value::dict();
+  for (const auto& [key, value] : info->entries()) {
+    const std::string& name = key.as_string();
+    if (is_best(name)) best.set(key, value);
   }
-  for (const auto& [key, value] : state_dict.entries()) {
-    if (!names.count(key.as_string())) result.unexpected.push_back(key.as_string());
-  }
-  return result;
+  return best;
 }
-
-void load_state_dict(const Model& model, const Value& state_dict) {
-  const torch::NoGradGuard no_grad;
-  for (const NamedTensor& item : model.tensors()) {
-    const Value* value = state_dict.find(item.name);
-    if (!value || !value->is_tensor()) continue;
-    if (value->as_tensor().sizes() != item.tensor.sizes()) continue;
-    at::Tensor(item.tensor).copy_(value->as_tensor());
-  }
-}
-
-// ---- averages in a checkpoint
 
 namespace {
 
-/// The entry that changes places with `state_dict` so that it holds `weights`; "" for none.
-std::string entry_of(const Value& checkpoint, const std::string& weights) {
-  const bool averaged = checkpoint.contains(kEmaState);  // what state_dict holds without a change
-  if (weights == (averaged ? kAveragedWeights : kRawWeights)) return "";
-  if (weights == kRawWeights || weights == kAveragedWeights) return kEmaState;
-  return fmt::format("{}.{}", kEmaState, weights);
-}
-
-void exchange_entry(Value& checkpoint, const std::string& entry) {
-  if (entry.empty()) return;
-  Value* ema_state = checkpoint.find(entry);
-  if (!ema_state) {
-    fail<CheckpointError>("its polyak.state_dict needs '{}', which is not there", entry);
-  }
-  exchange_weights(checkpoint.at("state_dict"), *ema_state);
-}
-
-/// The name of the average that an entry of a checkpoint belongs to; nothing for other entries.
-std::optional<std::string> average_of(const std::string& key) {
-  const std::string named = std::string(kEmaState) + ".";
-  if (key == kEmaState) return "";
-  if (key.compare(0, named.size(), named) == 0) return key.substr(named.size());
-  return std::nullopt;
-}
-
 std::string rule_of(const Value& checkpoint, const std::string& name) {
-  const Value* ours = checkpoint.find("polyak");
-  const Value* averages = ours ? ours->find("averages") : nullptr;
-  const Value* record = averages ? averages->find(name.empty() ? "ema" : name) : nullptr;
+  const Value* record = average_record(checkpoint, name);
   const Value* rule = record ? record->find("rule") : nullptr;
   return rule ? rule->as_string() : "average";
 }
 
-void take_raw_weights(const Model& model, Value& checkpoint) {
-  Value& state_dict = checkpoint.at("state_dict");
-  Value& ema_state = checkpoint.at(kEmaState);
-  for (const NamedTensor& item : model.tensors()) {
-    const Value* raw = ema_state.find(kModulePrefix + item.name);
-    if (raw && raw->is_tensor() && raw->as_tensor().sizes() == item.tensor.sizes()) continue;
-    fail<CheckpointError>("the raw weights in the checkpoint's {} do not fit the model: {}{} is {}",
-                          kEmaState, kModulePrefix, item.name,
-                          raw ? "of another shape" : "missing");
-  }
-  exchange_weights(state_dict, ema_state);
-}
-
 }  // namespace
-
-void exchange_weights(Value& state_dict, Value& ema_state) {
-  const std::string prefix = kModulePrefix;
-  for (auto& [key, value] : ema_state.entries()) {
-    const std::string& name = key.as_string();
-    if (name.compare(0, prefix.size(), prefix) != 0) continue;
-    if (Value* other = state_dict.find(name.substr(prefix.size()))) std::swap(*other, value);
-  }
-}
-
-void put_into_state_dict(Value& checkpoint, const std::string& weights) {
-  exchange_entry(checkpoint, entry_of(checkpoint, weights));
-  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict());
-  checkpoint.at("polyak").set("state_dict", weights);
-}
-
-void restore_state_dict(Value& checkpoint) {
-  Value* ours = checkpoint.find("polyak");
-  Value* weights = ours ? ours->find("state_dict") : nullptr;
-  if (!weights) return;
-  exchange_entry(checkpoint, entry_of(checkpoint, weights->as_string()));
-  *weights = checkpoint.contains(kEmaState) ? kAveragedWeights : kRawWeights;
-}
 
 void load_into_run(Runner& runner, Value& checkpoint) {
   if (runner.resuming()) restore_state_dict(checkpoint);
@@ -309,13 +225,12 @@ void load_into_run(Runner& runner, Value& checkpoint) {
     for (const NamedAverage& item : runner.averages()) taken.insert(item.name);
     // A hook of another kind may have put the raw weights back.
     if (!first.is_same(first_tensor())) taken.insert("");
-    for (const auto& [key, value] : checkpoint.entries()) {
-      const std::optional<std::string> name = average_of(key.as_string());
-      if (!name || taken.count(*name)) continue;
-      if (name->empty()) take_raw_weights(runner.model(), checkpoint);
+    for (const std::string& name : averages_in(checkpoint)) {
+      if (taken.count(name)) continue;
+      if (name.empty()) exchange_weights_of(checkpoint, name);
       log_info(
           "resume: no hook keeps the checkpoint's {}{}; it is dropped, and the raw weights go on",
-          rule_of(checkpoint, *name), name->empty() ? "" : fmt::format(" '{}'", *name));
+          rule_of(checkpoint, name), name.empty() ? "" : fmt::format(" '{}'", name));
     }
   }
   load_state_dict(runner.model(), checkpoint.at("state_dict"));

@@ -14,6 +14,9 @@ namespace polyak {
 
 class Runner;
 
+/// Of the top-level key `polyak`: written, and the newest that is read.
+constexpr int64_t kCheckpointFormat = 1;
+
 /// What the checkpoint of every runner begins with: `meta` (counts of finished epochs and
 /// iterations, the config's text), `state_dict` (handles, not copies), `message_hub` with the
 /// run_info, and `polyak` (format, counters).
@@ -47,37 +50,21 @@ POLYAK_API Value read_checkpoint(const std::string& file);
 /// Calls `action`; what it throws as a CheckpointError names the file.
 POLYAK_API void name_file_in_errors(const std::string& file, const std::function<void()>& action);
 
-/// Takes `module.`, which MMEngine's parallel wrappers put before every name, off, unless the
-/// model's own names begin so.
-POLYAK_API void strip_module_prefix(Value& state_dict, const Model& model);
+/// Gives what a checkpoint holds the names that the model has (match_names(),
+/// match_average_names()), and makes sure that a run which goes on from it gets its raw weights.
+/// @throws CheckpointError before anything is loaded
+POLYAK_API void fit_checkpoint(Value& checkpoint, const Model& model, bool resuming);
 
-/// How a state dict differs from a model.
-struct POLYAK_API StateDifference {
-  std::vector<std::string> missing;
-  std::vector<std::string> unexpected;
-  std::vector<std::string> mismatched;
-  size_t fitting = 0;
+/// Whether Polyak wrote a checkpoint.
+POLYAK_API bool is_polyaks(const Value& checkpoint);
 
-  bool empty() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
-  /// One line that lists them, for a message.
-  std::string text() const;
-};
-POLYAK_API StateDifference compare_state_dict(const Model& model, const Value& state_dict);
+/// The entries beside `state_dict` that hold weights which no part of Polyak takes, such as timm's
+/// `state_dict_ema`.
+POLYAK_API std::vector<std::string> other_weights(const Value& checkpoint);
 
-/// Copies the tensors that fit into the model.
-POLYAK_API void load_state_dict(const Model& model, const Value& state_dict);
-
-/// What a checkpoint's `state_dict` holds is said by `polyak.state_dict`: `raw`, `averaged` (the
-/// average without a name) or the name of another average. Files are saved with the average without
-/// a name in it, or raw weights where there is none; these exchange it with the entry of what is
-/// wanted (`ema_state_dict`, `ema_state_dict.NAME`), or back. A file that does not say is taken to
-/// hold what files are saved with.
-POLYAK_API void put_into_state_dict(Value& checkpoint, const std::string& weights);
-POLYAK_API void restore_state_dict(Value& checkpoint);
-
-/// Exchanges `state_dict`'s tensors with those of an `ema_state_dict`, whose names begin with
-/// `module.`.
-POLYAK_API void exchange_weights(Value& state_dict, Value& ema_state);
+/// What a run that goes on takes over as its run_info. Of another program's file that is the best
+/// score and its file alone, as its counters and settings would go stale.
+POLYAK_API Value resumed_run_info(const Value& checkpoint);
 
 /// Gives a checkpoint to the hooks and then its `state_dict` to the model. When the run goes on
 /// from it, the model gets the raw weights also where no hook takes the average of the file, with a

@@ -39,6 +39,7 @@ class POLYAK_API MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public 
   Losses loss(const Batch& batch) override;
   /// @return the teacher's logits, float [N, classes]
   at::Tensor predict(const at::Tensor& images) override;
+  void after_load(bool resuming) override { teacher_.after_load(resuming); }
   TargetNetwork& teacher() { return teacher_; }
 
  private:

@@ -122,6 +122,11 @@ class POLYAK_API Algorithm {
   virtual Losses loss(const Batch& batch) = 0;
   /// @return logits, float [N, classes]
   virtual at::Tensor predict(const at::Tensor& images) = 0;
+  /// Called in training once a checkpoint's weights are in the model, before the first iteration:
+  /// `resuming` when the run goes on from there (Context::progress tells where), otherwise a new
+  /// run starts from them.
+  /// @throws CheckpointError when what the algorithm itself counts does not belong to that place
+  virtual void after_load(bool /*resuming*/) {}
 };
 
 /// The module that an implementation of one of the interfaces above is.

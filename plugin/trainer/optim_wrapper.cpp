@@ -97,7 +97,10 @@ OptimWrapper::OptimWrapper(const Node& node, const Catalog& catalog,
     read_options(options_.clip_grad, *clip_grad_, "clip_grad");
   }
   Optimizer::Context context;
-  for (const NamedTensor& parameter : parameters) context.parameters.push_back(parameter.tensor);
+  for (const NamedTensor& parameter : parameters) {
+    context.parameters.push_back(parameter.tensor);
+    context.names.push_back(parameter.name);
+  }
   context.rules = rules_for(options_.paramwise_cfg, parameters);
   optimizer_ = catalog.of<Optimizer>().build(options_.optimizer, context);
 }

@@ -41,10 +41,6 @@ struct POLYAK_API OptimWrapperOptions : Options {
   Node clip_grad;
   Node paramwise_cfg;
   void visit(OptionVisitor& visitor) override;
-  /// Steps that a run of `iters` iterations takes.
-  int64_t steps_in(int64_t iters) const {
-    return (iters + accumulative_counts - 1) / accumulative_counts;
-  }
 };
 
 /// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
@@ -58,8 +54,6 @@ class POLYAK_API OptimWrapper {
                const std::vector<NamedTensor>& parameters);
 
   Optimizer& optimizer() { return *optimizer_; }
-  /// Steps that a run of `iters` iterations takes.
-  int64_t steps_in(int64_t iters) const { return options_.steps_in(iters); }
   /// Says where the run is: `iter` iterations are done of `max_iters`. Between two steps, the
   /// gradients that were gathered are in the parameters.
   void start(int64_t iter, int64_t max_iters);

@@ -89,10 +89,21 @@ class TorchOptimizer : public Optimizer {
   Torch optimizer_;
 };
 
+/// Of SGD and LARS.
+std::vector<std::string> momentum_names(const Value& group) {
+  const Value* momentum = group.find("momentum");
+  return momentum && momentum->as_real() != 0 ? std::vector<std::string>{"momentum_buffer"}
+                                              : std::vector<std::string>();
+}
+
 class Sgd final : public TorchOptimizer<torch::optim::SGD, torch::optim::SGDOptions,
                                         torch::optim::SGDParamState> {
  public:
   using TorchOptimizer::TorchOptimizer;
+  std::string type() const override { return "SGD"; }
+  std::vector<std::string> state_names(const Value& group) const override {
+    return momentum_names(group);
+  }
 
  private:
   Value group(size_t index) const override {
@@ -138,8 +149,17 @@ template <class Torch, class TorchOptions, class TorchState>
 class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
  public:
   using TorchOptimizer<Torch, TorchOptions, TorchState>::TorchOptimizer;
+  std::string type() const override { return kDecoupled ? "AdamW" : "Adam"; }
+  std::vector<std::string> state_names(const Value& group) const override {
+    std::vector<std::string> names = {"step", "exp_avg", "exp_avg_sq"};
+    const Value* amsgrad = group.find("amsgrad");
+    if (amsgrad && amsgrad->as_bool()) names.emplace_back("max_exp_avg_sq");
+    return names;
+  }
 
  private:
+  static constexpr bool kDecoupled = std::is_same_v<Torch, torch::optim::AdamW>;
+
   Value group(size_t index) const override {
     const TorchOptions& options = this->options(index);
     Value group = Value::dict();
@@ -148,6 +168,7 @@ class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
     group.set("eps", options.eps());
     group.set("weight_decay", options.weight_decay());
     group.set("amsgrad", options.amsgrad());
+    group.set("decoupled_weight_decay", kDecoupled);
     return group;
   }
 
@@ -203,6 +224,10 @@ class Lars final : public Optimizer {
     }
   }
 
+  std::string type() const override { return "LARS"; }
+  std::vector<std::string> state_names(const Value& group) const override {
+    return momentum_names(group);
+  }
   double lr() const override { return options_.front().lr; }
   void set_lr(double lr) override {
     for (LarsOptions& options : options_) options.lr = lr;
@@ -252,6 +277,7 @@ class Lars final : public Optimizer {
     group.set("weight_decay", options.weight_decay);
     group.set("nesterov", options.nesterov);
     group.set("eta", options.eta);
+    group.set("eps", options.eps);
     group.set("lars_exclude", groups()[index].rule.lars_exclude);
     return group;
   }
@@ -264,6 +290,7 @@ class Lars final : public Optimizer {
     options.weight_decay = group.at("weight_decay").as_real();
     options.nesterov = group.at("nesterov").as_bool();
     options.eta = group.at("eta").as_real();
+    if (const Value* eps = group.find("eps")) options.eps = eps->as_real();
   }
 
   Value state_of(const at::Tensor& parameter) const override {
@@ -301,11 +328,13 @@ Optimizer::Optimizer(const Context& context, double lr) : initial_lr_(lr) {
     const ParameterRule rule = context.rules.empty() ? ParameterRule() : context.rules[i];
     auto place = std::find_if(groups_.begin(), groups_.end(),
                               [&](const Group& group) { return group.rule == rule; });
-    if (place == groups_.end()) place = groups_.insert(place, {rule, {}});
+    if (place == groups_.end()) place = groups_.insert(place, {rule, {}, {}});
     place->parameters.push_back(context.parameters[i]);
+    if (!context.names.empty()) place->names.push_back(context.names[i]);
   }
   for (const Group& group : groups_) {
     parameters_.insert(parameters_.end(), group.parameters.begin(), group.parameters.end());
+    names_.insert(names_.end(), group.names.begin(), group.names.end());
   }
 }
 
@@ -329,6 +358,9 @@ Value Optimizer::state_dict() const {
     Value saved = group(i);
     saved.set("initial_lr", initial_lr_);
     saved.set("params", Value::list(std::move(indices)));
+    if (!groups_[i].names.empty()) {
+      saved.set("param_names", Value::list({groups_[i].names.begin(), groups_[i].names.end()}));
+    }
     saved_groups.push_back(std::move(saved));
   }
   Value result = Value::dict();
@@ -364,9 +396,10 @@ void Optimizer::check_state_dict(const Value& saved) const {
       if (!value.is_tensor() || name.as_string() == "step") continue;
       if (value.as_tensor().sizes() == parameters_[i].sizes()) continue;
       fail<CheckpointError>(
-          "optimizer: {} of parameter {} has {} dimensions and {} elements in the "
-          "checkpoint, which does not fit the model's parameter",
-          name.as_string(), i, value.as_tensor().dim(), value.as_tensor().numel());
+          "optimizer: {} of {} has {} dimensions and {} elements in the checkpoint, which does not "
+          "fit the model's parameter",
+          name.as_string(), names_.empty() ? fmt::format("parameter {}", i) : names_[i],
+          value.as_tensor().dim(), value.as_tensor().numel());
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "polyak/checkpoint/value.h"
@@ -28,6 +29,7 @@ class POLYAK_API Optimizer {
   struct Context {
     std::vector<at::Tensor> parameters;
     std::vector<ParameterRule> rules = {};  // of each parameter; empty: they are all alike
+    std::vector<std::string> names = {};    // of each parameter; empty: unknown
   };
   virtual ~Optimizer();
 
@@ -41,9 +43,17 @@ class POLYAK_API Optimizer {
   double initial_lr() const { return initial_lr_; }
   /// All parameters, group by group; groups and what is in them stand in the order of the context.
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
+  /// Their names; empty where the context gave none.
+  const std::vector<std::string>& names() const { return names_; }
+  /// What it is registered as; "" where it does not say.
+  virtual std::string type() const { return ""; }
+  /// What the state of a parameter that was stepped holds, for a group with such numbers; without
+  /// it the optimizer cannot go on. Empty: nothing is needed.
+  virtual std::vector<std::string> state_names(const Value& /*group*/) const { return {}; }
 
   /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]},
-  /// where indices count the parameters. Tensors are handles, not copies.
+  /// where indices count the parameters, and groups list names in `param_names` where they are
+  /// known. Tensors are handles, not copies.
   Value state_dict() const;
   /// Whose numbers (lr, momentum, ...) go on with a state that is taken in.
   enum class Numbers { saved, own };
@@ -58,6 +68,7 @@ class POLYAK_API Optimizer {
   struct Group {
     ParameterRule rule;
     std::vector<at::Tensor> parameters;
+    std::vector<std::string> names;
   };
 
   Optimizer(const Context& context, double lr);
@@ -73,6 +84,7 @@ class POLYAK_API Optimizer {
  private:
   std::vector<Group> groups_;
   std::vector<at::Tensor> parameters_;
+  std::vector<std::string> names_;
   double initial_lr_;
 };
 

@@ -23,6 +23,7 @@ class StepLr final : public ParamScheduler {
   double next(double lr, int64_t last_step) const override {
     return last_step > 0 && last_step % size_ == 0 ? lr * gamma_ : lr;
   }
+  Value settings() const override { return Value::dict({{"step_size", size_}, {"gamma", gamma_}}); }
 
   int64_t size_;
   double gamma_;
@@ -46,6 +47,15 @@ class MultiStepLr final : public ParamScheduler {
   double next(double lr, int64_t last_step) const override {
     // A milestone that is listed twice counts twice.
     return lr * std::pow(gamma_, std::count(milestones_.begin(), milestones_.end(), last_step));
+  }
+  /// MMEngine counts how often each milestone is listed.
+  Value settings() const override {
+    Value counts = Value::dict();
+    for (const int64_t milestone : milestones_) {
+      counts.set(milestone, static_cast<int64_t>(
+                                std::count(milestones_.begin(), milestones_.end(), milestone)));
+    }
+    return Value::dict({{"milestones", std::move(counts)}, {"gamma", gamma_}});
   }
 
   std::vector<int64_t> milestones_;
@@ -82,6 +92,9 @@ class CosineAnnealingLr final : public ParamScheduler {
                (lr - eta_min_) +
            eta_min_;
   }
+  Value settings() const override {
+    return Value::dict({{"T_max", static_cast<int64_t>(t_max_)}, {"eta_min", eta_min_}});
+  }
 
   double t_max_;
   double eta_min_;
@@ -92,6 +105,7 @@ class LinearLr final : public ParamScheduler {
   LinearLr(const LinearLrOptions& options, const Context& context)
       : ParamScheduler(options, context),
         start_(options.start_factor),
+        end_(options.end_factor),
         change_(options.end_factor - options.start_factor) {
     const int64_t steps = units_in_run();
     if (change_ == 0 || steps <= 0) return;
@@ -116,8 +130,13 @@ class LinearLr final : public ParamScheduler {
     const auto total = static_cast<double>(length() - 1);
     return lr * (1 + change_ / (total * start_ + static_cast<double>(last_step - 1) * change_));
   }
+  Value settings() const override {
+    return Value::dict(
+        {{"start_factor", start_}, {"end_factor", end_}, {"total_iters", length() - 1}});
+  }
 
   double start_;
+  double end_;
   double change_;
 };
 
@@ -180,6 +199,8 @@ Value ParamScheduler::state_dict() const {
   state.set("base_values", Value::list({base_value_}));
   state.set("last_step", last_step_);
   state.set("_global_step", global_step_);
+  const Value own = settings();
+  for (const auto& [key, value] : own.entries()) state.set(key, value);
   return state;
 }
 

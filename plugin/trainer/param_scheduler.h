@@ -52,13 +52,18 @@ class POLYAK_API ParamScheduler {
   };
   const std::vector<Doubt>& doubts() const { return doubts_; }
 
+  /// The attributes of MMEngine's scheduler of the same kind: counters, begin, end, base_values and
+  /// what settings() gives.
   Value state_dict() const;
+  /// Takes the counters and the base value; begin, end and settings stay the config's.
   void load_state_dict(const Value& state);
 
  protected:
   ParamScheduler(const ParamSchedulerOptions& options, const Context& context);
   /// The rate of unit `last_step` (0 at `begin`) after the rate `lr` of the unit before.
   virtual double next(double lr, int64_t last_step) const = 0;
+  /// The numbers of this kind alone, under MMEngine's names, which tell the kind: a dict.
+  virtual Value settings() const { return Value::dict(); }
   double initial_lr() const { return base_value_; }
   /// Units between begin and end.
   int64_t length() const { return end_ - begin_; }

@@ -3,10 +3,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <optional>
 
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
+#include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/state_dict.h"
+#include "polyak/trainer/optimizer_state.h"
 
 namespace polyak {
 namespace {
@@ -35,11 +39,37 @@ std::string optimizer_type(const Node& config) {
   return node->is_scalar() ? node->text() : "";
 }
 
-/// Whose numbers these are, for a checkpoint that does not say it.
-std::string guess_type(const Value& group) {
-  if (group.contains("betas")) return "Adam or AdamW";
-  if (group.contains("eta")) return "LARS";
-  return group.contains("nesterov") ? "SGD" : "another optimizer";
+/// The same of MMEngine's configs, which are Python: `optimizer=dict(lr=0.1, type='SGD')` within
+/// optim_wrapper; "" where it is not said so plainly.
+std::string python_optimizer_type(const std::string& config) {
+  const std::string start = "optimizer=dict(";
+  size_t at = config.find(start, std::min(config.find("optim_wrapper"), config.size()));
+  if (at == std::string::npos) return "";
+  at += start.size();
+  int depth = 1;
+  for (size_t i = at; i < config.size() && depth > 0; ++i) {
+    if (config[i] == '(') ++depth;
+    if (config[i] == ')') --depth;
+    const bool is_key = config.compare(i, 6, "type='") == 0 &&
+                        std::isalnum(static_cast<unsigned char>(config[i - 1])) == 0;
+    if (depth != 1 || !is_key) continue;
+    const std::string type = config.substr(i + 6, config.find('\'', i + 6) - (i + 6));
+    return type.substr(type.rfind('.') + 1);
+  }
+  return "";
+}
+
+/// The optimizer that made a checkpoint's state: what its groups tell, or else the config in it.
+std::string saved_type(const Value& checkpoint) {
+  const std::string of_groups = type_of_groups(checkpoint.at("optimizer"));
+  const std::string of_config = optimizer_type(config_of(checkpoint));
+  if (of_groups == "SGD" || of_groups == "Adam" || of_groups == "AdamW") return of_groups;
+  if (!of_config.empty()) return of_config;
+  const Value* meta = checkpoint.find("meta");
+  const Value* text = meta && meta->is_dict() ? meta->find("cfg") : nullptr;
+  if (!text || text->kind() != Value::Kind::string) return of_groups;
+  const std::string of_python = python_optimizer_type(text->as_string());
+  return of_python.empty() ? of_groups : of_python;
 }
 
 std::string text_of(const Value& value) {
@@ -80,7 +110,8 @@ std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& c
   for (size_t i = 0; i < std::min(ours.size(), theirs.size()); ++i) {
     for (const auto& [key, value] : ours[i].entries()) {
       std::string name = key.as_string();
-      if (name == "params" || name == "lr") continue;  // a schedule moves lr
+      if (name == "params" || name == "param_names" || name == "decoupled_weight_decay") continue;
+      if (name == "lr") continue;  // a schedule moves it
       const Value* other = theirs[i].find(key);
       if (name == "initial_lr") {
         name = "lr";
@@ -152,45 +183,33 @@ Node training_part(const Node& config, const Optimizer& optimizer) {
   return part;
 }
 
-/// The first few of a list, and how many more there are.
-std::string first_of(const std::vector<std::string>& items) {
-  constexpr size_t kShown = 8;
-  const auto end = items.begin() + static_cast<std::ptrdiff_t>(std::min(items.size(), kShown));
-  const std::string text = fmt::format("{}", fmt::join(items.begin(), end, ", "));
-  return items.size() > kShown ? fmt::format("{} and {} more", text, items.size() - kShown) : text;
-}
-
 }  // namespace
 
-void check_resumed_optimizer(const Optimizer& optimizer, const Value& checkpoint,
-                             const Node& config, bool numbers_of_config, const std::string& file) {
-  const std::string now = optimizer_type(config);
-  std::string before = optimizer_type(config_of(checkpoint));
-  const Value& saved = checkpoint.at("optimizer");
-  if (before.empty()) {
-    const Value state = optimizer.state_dict();
-    const Value& ours = state.at("param_groups").items().front();
-    for (const Value& group : saved.at("param_groups").items()) {
-      for (const auto& [key, value] : ours.entries()) {
-        const bool is_own = key.as_string() == "initial_lr" || key.as_string() == "lars_exclude";
-        if (!is_own && !group.contains(key)) before = guess_type(group);
-      }
+void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const Node& config,
+                         bool numbers_of_config, const std::string& file) {
+  name_file_in_errors(file, [&] {
+    const std::string now = optimizer_type(config), before = saved_type(checkpoint);
+    const bool is_adam = now == "Adam" || now == "AdamW";
+    const bool both_adam = is_adam && (before == "Adam" || before == "AdamW");
+    const bool unsure = is_adam && before == "Adam or AdamW";
+    // What a plugin's optimizer keeps is its own business.
+    const bool unknown = before == "another optimizer" && optimizer.type().empty();
+    if (before != now && !unsure && !unknown && !(both_adam && numbers_of_config)) {
+      fail<CheckpointError>(
+          "holds the optimizer state of {}, but optim_wrapper.optimizer.type is {}; go on with {}, "
+          "or start from its weights alone, by load_from without resume{}",
+          before, now, before, both_adam ? "; resume_options: config goes on from its state" : "");
     }
-  }
-  const bool is_adam = now == "Adam" || now == "AdamW";
-  const bool both_adam = is_adam && (before == "Adam" || before == "AdamW");
-  if (!before.empty() && before != now && !(both_adam && numbers_of_config)) {
-    fail<CheckpointError>(
-        "{}: holds the optimizer state of {}, but optim_wrapper.optimizer.type is {}; go on with "
-        "{}, or start from its weights alone, by load_from without resume{}",
-        file, before, now, before,
-        both_adam ? "; resume_options: config goes on from its state" : "");
-  }
-  try {
-    optimizer.check_state_dict(saved);
-  } catch (const CheckpointError& error) {
-    fail<CheckpointError>("{}: {}", file, error.what());
-  }
+    if (unsure) {
+      log_info(
+          "resume: the checkpoint does not say whether its optimizer is Adam or AdamW; it goes on "
+          "as {}",
+          now);
+    }
+    Value state = match_optimizer_state(optimizer, checkpoint, numbers_of_config);
+    optimizer.check_state_dict(state);
+    checkpoint.set("optimizer", std::move(state));
+  });
 }
 
 void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint,
@@ -203,11 +222,11 @@ void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint
                                                       number.checkpoint, number.config));
   }
   if (!numbers.empty() && numbers_of_config) {
-    log_info("resume: the config's settings go on: {}", first_of(numbers));
+    log_info("resume: the config's settings go on: {}", list_names(numbers));
   } else if (!numbers.empty()) {
     log_warning(
         "resume: the checkpoint's settings go on: {}; resume_options: config takes the config's",
-        first_of(numbers));
+        list_names(numbers));
   }
 
   const Node before = config_of(checkpoint);
@@ -216,7 +235,7 @@ void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint
   const Node ours = training_part(config, optimizer), theirs = training_part(before, optimizer);
   compare(&ours, &theirs, "", others);
   if (!others.empty()) {
-    log_info("resume: the config is not the checkpoint's; from here on {}", first_of(others));
+    log_info("resume: the config is not the checkpoint's; from here on {}", list_names(others));
   }
 }
 

@@ -92,6 +92,7 @@ class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, pub
   Losses loss(const Batch& batch) override;
   /// @return the backbone's features, float [N, F]
   at::Tensor predict(const at::Tensor& images) override;
+  void after_load(bool resuming) override { target_.after_load(resuming); }
   TargetNetwork& target() { return target_; }
 
  private:

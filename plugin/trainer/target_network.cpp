@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "polyak/core/error.h"
+#include "polyak/core/log.h"
 
 namespace polyak {
 
@@ -55,18 +56,61 @@ void TargetNetwork::clone_into(torch::nn::Module& owner,
   cloned_ = true;
 }
 
+/// Of the run, by the clock of the average.
+int64_t TargetNetwork::steps_done() const {
+  return progress_->optimizer_steps < 0 ? progress_->iter : progress_->optimizer_steps;
+}
+
 void TargetNetwork::update() {
   if (cloned_) average_->rebind(*online_);
   cloned_ = false;
   if (mode_ == "copy") return average_->reset(*online_);
   if (progress_) {
-    const int64_t steps =
-        progress_->optimizer_steps < 0 ? progress_->iter : progress_->optimizer_steps;
-    if (average_->steps() > steps + 1) average_->reset(*online_);
-    if (average_->steps() > steps) return;
+    const int64_t done = steps_done();
+    if (average_->steps() > done + 1) {
+      fail<Error>(
+          "{}: counts {} updates, but the run made {} optimizer steps; call after_load() once "
+          "weights were loaded",
+          name_, average_->steps(), done);
+    }
+    if (average_->steps() > done) return;
   }
   if (mode_ == "never" && average_->steps() > 0) return;
   average_->update_parameters(*online_);
+}
+
+void TargetNetwork::after_load(bool resuming) {
+  if (!progress_ || mode_ == "copy") return;
+  if (resuming) return check_count();
+  if (average_->steps() == 0) return;
+  log_info("{} starts as a copy of the online network, as in every new run", name_);
+  average_->reset(*online_);
+}
+
+void TargetNetwork::check_count() {
+  const int64_t steps = average_->steps(), done = steps_done();
+  if (done == 0 && steps == 0) return;
+  if (mode_ == "never" && steps > 0) {  // it counts no further than 1
+    average_->load_state(average_->state(), 1);
+    return;
+  }
+  // The update of a step is made at its first iteration.
+  const bool gathering = progress_->iter % progress_->accumulative_counts != 0 &&
+                         progress_->iter < progress_->max_iters;
+  const int64_t expected = done + (gathering ? 1 : 0);
+  if (steps == expected) return;
+  if (steps == progress_->iter) {
+    log_info("{}.steps counts {} iterations; it goes on from {} optimizer steps", name_, steps,
+             expected);
+    average_->load_state(average_->state(), expected);
+    return;
+  }
+  if (steps == done || steps == done + 1) return;  // accumulative_counts was another one
+  fail<CheckpointError>(
+      "{}.steps is {}, but the run made {} optimizer steps in {} iterations, so it is unknown "
+      "where "
+      "its momentum stands; start from the weights alone, by load_from without resume",
+      name_, steps, done, progress_->iter);
 }
 
 }  // namespace polyak

@@ -40,10 +40,15 @@ class POLYAK_API TargetNetwork {
   void clone_into(torch::nn::Module& owner, std::shared_ptr<torch::nn::Module> online);
 
   /// Takes the online weights in: once for each optimizer step, so iterations that only accumulate
-  /// gradients change nothing. Call it in each iteration, before the target's forward passes. A
-  /// target that counted more updates than the run made steps is another run's, loaded to start
-  /// from: it becomes a copy of the online network.
+  /// gradients change nothing. Call it in each iteration, before the target's forward passes.
+  /// @throws Error when it counted more updates than the run makes steps: weights of another run
+  /// were loaded without after_load()
   void update();
+  /// What Algorithm::after_load() says. A run that goes on keeps the target. A count of iterations,
+  /// as mmpretrain's, becomes one of optimizer steps, with a line that says so. A new run's target
+  /// starts as a copy of the online network.
+  /// @throws CheckpointError when the count is that of neither the run's steps nor its iterations
+  void after_load(bool resuming);
   /// The averaged network, for forward passes; keep them under torch::NoGradGuard.
   template <class Net>
   std::shared_ptr<Net> net() const {
@@ -53,6 +58,8 @@ class POLYAK_API TargetNetwork {
 
  private:
   std::shared_ptr<CosineEMA> make_average() const;
+  int64_t steps_done() const;
+  void check_count();
 
   std::string name_;
   std::shared_ptr<torch::nn::Module> online_;

@@ -19,8 +19,10 @@
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
+#include "polyak/runtime/state_dict.h"
 #include "polyak/trainer/class_names.h"
 #include "polyak/trainer/resume.h"
+#include "polyak/trainer/resumed_schedules.h"
 #include "polyak/trainer/torch_script.h"
 
 namespace polyak {
@@ -311,7 +313,8 @@ void TrainRunner::set_up_lengths() {
                           progress_.max_epochs, progress_.epoch_length, progress_.max_iters));
   }
   progress_.optimizer_steps = 0;
-  progress_.max_optimizer_steps = optim.steps_in(progress_.max_iters);
+  progress_.accumulative_counts = optim.accumulative_counts;
+  progress_.max_optimizer_steps = progress_.steps_in(progress_.max_iters);
   if (resuming_) check_place(*checkpoint_);
 }
 
@@ -341,8 +344,9 @@ void TrainRunner::set_up_model() {
   if (test_ && !(val_ && test_->loader == val_->loader)) {
     check_forward(*test_->loader, options_.test_dataloader);
   }
-  if (checkpoint_) strip_module_prefix(checkpoint_->at("state_dict"), model());
-  if (checkpoint_) check_fit(checkpoint_->at("state_dict"), checkpoint_file_);
+  if (!checkpoint_) return;
+  fit_checkpoint(*checkpoint_, model(), resuming_);
+  check_fit(checkpoint_->at("state_dict"), checkpoint_file_);
 }
 
 void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
@@ -417,6 +421,10 @@ void TrainRunner::check_fit(const Value& state_dict, const std::string& file) co
   if (found.empty()) return;
   const bool strict = resuming_ || purpose_ == Purpose::test;
   if (strict) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
+  if (!found.other_numbers.empty()) {
+    fail<CheckpointError>("{}: holds other numbers than the model; {}; convert them first", file,
+                          found.text());
+  }
   if (found.fitting == 0) {
     fail<CheckpointError>("{}: nothing in it fits the model; {}", file, found.text());
   }
@@ -450,8 +458,8 @@ void TrainRunner::set_up_training() {
   }
   optim_ = std::make_unique<OptimWrapper>(options_.optim_wrapper, catalog_, parameters);
   if (resuming_) {
-    check_resumed_optimizer(optim_->optimizer(), *checkpoint_, config_, resumes_with_config(),
-                            checkpoint_file_);
+    take_over_optimizer(optim_->optimizer(), *checkpoint_, config_, resumes_with_config(),
+                        checkpoint_file_);
   }
 
   const ParamScheduler::Context context{&optim_->optimizer(), progress_.epoch_length,
@@ -467,6 +475,10 @@ void TrainRunner::set_up_training() {
           "counts epochs, but the training loop counts iterations, so it would never step; set "
           "by_epoch: false");
     }
+  }
+  if (!resuming_ || resumes_with_config()) return;
+  if (Value* saved = checkpoint_->find("param_schedulers")) {
+    *saved = Value::list(match_schedules(schedulers_, *saved));
   }
 }
 
@@ -539,9 +551,16 @@ void TrainRunner::load_checkpoint() {
   name_file_in_errors(checkpoint_file_, [&] {
     load_into_run(*this, checkpoint);
     if (resuming_) restore_progress(checkpoint);
+    if (training()) model_->after_load(resuming_);
   });
   if (!resuming_) {
-    log_info("loaded {}", checkpoint_file_);
+    const std::vector<std::string> others = other_weights(checkpoint);
+    if (others.empty()) {
+      log_info("loaded {}", checkpoint_file_);
+    } else {
+      log_info("loaded {}: its state_dict is taken, {} is not", checkpoint_file_,
+               list_names(others));
+    }
     return;
   }
   log_info("going on from {}: epoch {}, iteration {}", checkpoint_file_, progress_.epoch,
@@ -559,7 +578,7 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
   const Value& meta = checkpoint.at("meta");
   progress_.iter = meta.at("iter").as_int();
   progress_.epoch = progress_.by_epoch ? meta.at("epoch").as_int() : 0;
-  progress_.optimizer_steps = optim_->steps_in(progress_.iter);
+  progress_.optimizer_steps = progress_.steps_in(progress_.iter);
   log_resumed_differences(optim_->optimizer(), checkpoint, config_, resumes_with_config());
   optim_->optimizer().load_state_dict(checkpoint.at("optimizer"), resumes_with_config()
                                                                       ? Optimizer::Numbers::own
@@ -567,22 +586,13 @@ void TrainRunner::restore_progress(const Value& checkpoint) {
   if (resumes_with_config()) {
     replay_schedules(checkpoint);
   } else if (const Value* saved = checkpoint.find("param_schedulers")) {
-    const std::vector<Value>& states = saved->items();
-    if (states.size() != schedulers_.size()) {
-      log_warning(
-          "the checkpoint holds {} parameter schedulers, the config {}; those in common go on",
-          states.size(), schedulers_.size());
-    }
-    for (size_t i = 0; i < std::min(states.size(), schedulers_.size()); ++i) {
-      schedulers_[i]->load_state_dict(states[i]);
-    }
+    const std::vector<Value>& states = saved->items();  // matched before
+    for (size_t i = 0; i < states.size(); ++i) schedulers_[i]->load_state_dict(states[i]);
   } else if (!schedulers_.empty()) {
     log_warning(
         "the checkpoint holds no parameter schedulers: they start over from its learning rate");
   }
-  if (const Value* hub = checkpoint.find("message_hub"); hub && hub->is_dict()) {
-    if (const Value* info = hub->find("runtime_info"); info && info->is_dict()) run_info() = *info;
-  }
+  run_info() = resumed_run_info(checkpoint);
   const Value* extra = checkpoint.find("polyak");
   const Value* saved_length = extra ? extra->find("epoch_length") : nullptr;
   const int64_t length = saved_length ? saved_length->as_int() : progress_.epoch_length;

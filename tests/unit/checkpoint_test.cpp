@@ -371,6 +371,19 @@ TEST_F(PthTest, WritesTheValuesOfLazyConjugatesAndNegatives) {
   EXPECT_TRUE(round_trip_tensor(at::imag(complex.conj())).equal(at::imag(complex.conj())));
 }
 
+TEST_F(PthTest, HoldsPlainNumbersWhereAnOptimizerNeedsThem) {
+  const Value group = Value::dict({{"lr", 0.1}, {"betas", Value::tuple({0.9, 0.999})}});
+  const Value file = round_trip(Value::dict(
+      {{"optimizer", Value::dict({{"param_groups", Value::list({group})}})}, {"score", 0.5}}));
+  const Value& read = file.at("optimizer").at("param_groups").items().front();
+  EXPECT_STREQ(read.at("lr").kind_name(), "float");
+  EXPECT_STREQ(read.at("betas").kind_name(), "tuple");
+  EXPECT_STREQ(read.at("betas").items()[1].kind_name(), "float");
+  EXPECT_STREQ(file.at("score").kind_name(), "float");
+  // Torch 1.13 reads every other file.
+  EXPECT_STREQ(round_trip(Value::dict({{"score", 0.5}})).at("score").kind_name(), "Tensor");
+}
+
 TEST_F(PthTest, ReplacesACheckpointAsAWhole) {
   write_pth(file(), Value::dict({{"a", 1}}));
   const std::string before = read_bytes(file());

@@ -228,11 +228,69 @@ TEST_F(SelfSupervised, ATargetOfAnotherRunStartsAsACopy) {
   std::vector<NamedTensor> foreign = target.state();
   for (NamedTensor& item : foreign) item.tensor = at::ones_like(item.tensor);
   target.load_state(foreign, 500);
-  loss_of(*model, at::rand({5, 1, 6, 6}), at::rand({5, 1, 6, 6}));
+  const at::Tensor images = at::rand({5, 1, 6, 6});
+  EXPECT_THAT([&] { loss_of(*model, images, images); },
+              ThrowsMessage<Error>(HasSubstr("target_net: counts 500 updates, but the run made 0")))
+      << "never by itself";
+  model->after_load(/*resuming=*/false);
+  loss_of(*model, images, images);
   EXPECT_EQ(target.steps(), 1);
   const auto tensors = as_module<Algorithm>(model)->named_parameters();
   EXPECT_TRUE(
       at::equal(tensors["target_net.module.0.conv.weight"], tensors["backbone.conv.weight"]));
+}
+
+TEST_F(SelfSupervised, ATargetThatGoesOnIsNeverResetByItsCount) {
+  const auto model = make(kByol);
+  CosineEMA& target = model->target().average();
+  const at::Tensor weight =
+      as_module<Algorithm>(model)->named_parameters()["target_net.module.0.conv.weight"];
+  const at::Tensor before = at::ones_like(weight);
+  // Steps in the file, iterations and optimizer steps of the run, and the count that goes on; -1:
+  // refused.
+  struct Case {
+    int64_t steps, iter, optimizer_steps, expected;
+  };
+  progress_.max_iters = 20;
+  progress_.accumulative_counts = 2;
+  for (const Case& c :
+       {Case{4, 8, 4, 4}, Case{8, 8, 4, 4}, Case{9, 9, 4, 5}, Case{5, 9, 4, 5}, Case{4, 9, 4, 4},
+        Case{7, 8, 4, -1}, Case{16, 8, 4, -1}, Case{1, 8, 4, -1}, Case{0, 8, 4, -1}}) {
+    SCOPED_TRACE(fmt::format("{} at {}", c.steps, c.iter));
+    std::vector<NamedTensor> state = target.state();
+    for (NamedTensor& item : state) item.tensor = at::ones_like(item.tensor);
+    target.load_state(state, c.steps);
+    progress_.iter = c.iter;
+    progress_.optimizer_steps = c.optimizer_steps;
+    if (c.expected < 0) {
+      EXPECT_THAT([&] { model->after_load(/*resuming=*/true); },
+                  ThrowsMessage<CheckpointError>(HasSubstr(
+                      fmt::format("target_net.steps is {}, but the run made 4 optimizer steps in 8 "
+                                  "iterations",
+                                  c.steps))));
+    } else {
+      model->after_load(/*resuming=*/true);
+      EXPECT_EQ(target.steps(), c.expected);
+    }
+    EXPECT_TRUE(at::equal(weight, before)) << "the weights stay";
+  }
+}
+
+TEST_F(SelfSupervised, AFrozenTargetStaysFrozenWhenItGoesOn) {
+  std::string text = kByol;
+  text.insert(text.find("backbone"), "target_update: never, ");
+  const auto model = make(text);
+  CosineEMA& target = model->target().average();
+  for (const int64_t steps : {1, 8}) {
+    std::vector<NamedTensor> state = target.state();
+    for (NamedTensor& item : state) item.tensor = at::ones_like(item.tensor);
+    target.load_state(state, steps);
+    progress_.iter = progress_.optimizer_steps = 4;
+    model->after_load(/*resuming=*/true);
+    const at::Tensor images = at::rand({5, 1, 6, 6});
+    loss_of(*model, images, images);
+    EXPECT_TRUE(target.named_averages()["0.conv.weight"].eq(1).all().item<bool>()) << steps;
+  }
 }
 
 TEST_F(SelfSupervised, ACopyOfTheAlgorithmHasATargetOfItsOwn) {

@@ -222,7 +222,6 @@ TEST_F(Optimizing, AveragesGradientsOverAccumulatedIterations) {
   const at::Tensor p = at::zeros({1}).requires_grad_();
   OptimWrapper wrapper(parse_config("{optimizer: {type: SGD, lr: 1}, accumulative_counts: 2}"),
                        catalog_, {{"p", p}});
-  EXPECT_EQ(wrapper.steps_in(5), 3);
   wrapper.start(0, 5);
   std::vector<bool> stepped;
   for (double slope : {1.0, 3.0, 2.0, 2.0, 5.0})

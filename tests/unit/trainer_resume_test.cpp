@@ -254,6 +254,40 @@ TEST_F(Resuming, TakesOverTheRecordOfTheFirstVersion) {
             101.0);
 }
 
+TEST_F(Resuming, TheBestFileGoesOverToMMEngineAndBack) {
+  const std::vector<std::string> keep{"default_hooks.checkpoint.type=CheckpointHook",
+                                      "default_hooks.checkpoint.interval=1",
+                                      "default_hooks.checkpoint.save_best=accuracy"};
+  script.stop_after_iter = 10;
+  train(config("run", keep));
+  script.stop_after_iter = -1;
+  const Value ours = read("run/epoch_2.pth");
+  const Value& hub = ours.at("message_hub");
+  const std::string best = hub.at("runtime_info").at("best_ckpt").as_string();
+  EXPECT_TRUE(fs::exists(best)) << best;
+  EXPECT_GE(hub.at("runtime_info").at("best_score").as_real(), 0);
+  EXPECT_TRUE(hub.at("resumed_keys").at("best_score").as_bool()) << "MMEngine writes it on";
+  EXPECT_FALSE(hub.at("resumed_keys").contains("checkpoint_hooks")) << "it would go stale there";
+
+  // Back from MMEngine, which went on writing the two and knows nothing of our records.
+  for (const double theirs : {101.0, -1.0}) {
+    const std::string folder = theirs > 0 ? "never_better" : "better";
+    fs::create_directories(folder_ + "/" + folder);
+    const std::string file = folder_ + "/" + folder + "/best_accuracy_epoch_1.pth";
+    write_pth(file, ours);
+    Value changed = ours;
+    changed.erase("polyak");
+    changed.at("message_hub")
+        .set("runtime_info", Value::dict({{"best_score", theirs}, {"best_ckpt", file}}));
+    write_pth(folder_ + "/" + folder + "/epoch_2.pth", changed);
+    resume(folder, keep);
+    EXPECT_EQ(fs::exists(file), theirs > 0);
+    const Value end = read(folder + "/epoch_4.pth");
+    const double kept = end.at("message_hub").at("runtime_info").at("best_score").as_real();
+    EXPECT_EQ(kept == theirs, theirs > 0) << kept;
+  }
+}
+
 // ---- signals and folders
 
 TEST(StopSignals, NoteTheFirstAndPutTheEarlierHandlersBack) {
