@@ -134,8 +134,7 @@ void CheckpointHook::check_order(Runner& runner) {
   bool reached = false;
   runner.hooks().call([&](Hook& hook) {
     reached = reached || &hook == this;
-    const bool changes_files = hook.name() == "EMAHook" || hook.name() == "ParamSchedulerHook";
-    if (!reached || !changes_files) return;
+    if (!reached || !hook.changes_checkpoints()) return;
     fail<ConfigError>(
         "CheckpointHook: runs before {}, so that its files would miss what that does in the "
         "iteration; give CheckpointHook a later priority, such as LOWEST",

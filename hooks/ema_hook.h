@@ -73,6 +73,7 @@ class POLYAK_API EMAHook : public Hook {
   EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages);
 
   std::string name() const override { return "EMAHook"; }
+  bool changes_checkpoints() const override { return true; }
 
   void check_run(Runner& runner) override;
   std::map<std::string, std::string> measured_weights() const override;

@@ -17,6 +17,7 @@ class POLYAK_API ParamSchedulerHook : public Hook {
   explicit ParamSchedulerHook(const ParamSchedulerHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "ParamSchedulerHook"; }
+  bool changes_checkpoints() const override { return true; }
   int priority() const override { return kLow; }
 
   void check_run(Runner& runner) override;

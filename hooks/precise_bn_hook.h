@@ -45,6 +45,7 @@ class POLYAK_API PreciseBNHook : public Hook {
   explicit PreciseBNHook(PreciseBNHookOptions options = {});
 
   std::string name() const override { return "PreciseBNHook"; }
+  bool changes_checkpoints() const override { return true; }
   int priority() const override { return kHigh; }
 
   void check_run(Runner& runner) override;

@@ -61,6 +61,10 @@ class POLYAK_API Hook {
   /// that no hook states measure the raw weights.
   virtual std::map<std::string, std::string> measured_weights() const { return {}; }
 
+  /// Whether what this hook does after an iteration or an epoch is part of a checkpoint: averages,
+  /// schedules, statistics. A hook that writes checkpoints must run after all of these.
+  virtual bool changes_checkpoints() const { return false; }
+
   virtual void before_run(Runner&) {}
   virtual void after_run(Runner&) {}
   virtual void before_train(Runner&) {}

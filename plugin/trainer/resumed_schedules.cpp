@@ -21,7 +21,7 @@ struct Kind {
 
 /// The first whose keys are all there.
 const std::vector<Kind>& kinds() {
-  static const std::vector<Kind> kKinds = {{"CosineRestart", {"restarts"}},
+  static const std::vector<Kind> kKinds = {{"CosineRestart", {"restart_weights"}},
                                            {"CosineAnnealing", {"T_max"}},
                                            {"Linear", {"start_factor", "end_factor"}},
                                            {"Step", {"step_size", "gamma"}},

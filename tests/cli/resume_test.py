@@ -138,7 +138,7 @@ default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, out_dir: ckpts, 
 
 class TwoHooks(ResumeTest):
     def test_that_a_later_hook_would_change_the_files_of_are_refused(self):
-        for hook in ("EMAHook", "ParamSchedulerHook"):
+        for hook in ("EMAHook", "ParamSchedulerHook", "PreciseBNHook"):
             config = self.write(BASE + f"custom_hooks: [{{type: {hook}, priority: LOWEST}}]\n")
             done = self.train(config, "--work-dir", "run", status=2)
             self.assertIn(f"CheckpointHook: runs before {hook}", done.stderr)
