@@ -9,6 +9,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "polyak/core/cleanup.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/runner.h"
 
@@ -39,7 +40,9 @@ class KeepModes {
       modes_.emplace(&module, module.is_training());
     });
   }
-  ~KeepModes() { set_modes(root_, modes_); }
+  ~KeepModes() {
+    clean_up("putting the modes of modules back", [&] { set_modes(root_, modes_); });
+  }
   KeepModes(const KeepModes&) = delete;
   KeepModes& operator=(const KeepModes&) = delete;
 
@@ -64,7 +67,7 @@ class CumulativeStatistics {
     return has_layers_;
   }
   ~CumulativeStatistics() {
-    for (const auto& end : ends_) end();
+    for (const auto& end : ends_) clean_up("putting statistics back", end);
   }
   CumulativeStatistics(const CumulativeStatistics&) = delete;
   CumulativeStatistics& operator=(const CumulativeStatistics&) = delete;
@@ -126,11 +129,13 @@ class KeepBuffers {
  public:
   explicit KeepBuffers(const Model& model) : model_(model), saved_(buffers_of(model)) {}
   ~KeepBuffers() {
-    torch::NoGradGuard no_grad;
-    size_t i = 0;
-    for (NamedTensor& item : model_.tensors()) {
-      if (item.buffer && armed_) item.tensor.copy_(saved_[i++].tensor);
-    }
+    clean_up("putting buffers back", [&] {
+      torch::NoGradGuard no_grad;
+      size_t i = 0;
+      for (NamedTensor& item : model_.tensors()) {
+        if (item.buffer && armed_) item.tensor.copy_(saved_[i++].tensor);
+      }
+    });
   }
   KeepBuffers(const KeepBuffers&) = delete;
   KeepBuffers& operator=(const KeepBuffers&) = delete;

@@ -1,6 +1,7 @@
 #include "polyak/core/log.h"
 
 #include <cstdio>
+#include <exception>
 #include <mutex>
 #include <string>
 
@@ -36,8 +37,19 @@ LogSink set_log_sink(LogSink replacement) {
 }
 
 void write_log(LogLevel level, std::string_view message) {
+  thread_local bool in_sink = false;
+  if (in_sink) return write_to_stderr(level, message);
   std::lock_guard<std::mutex> lock(sink().mutex);
-  sink().write(level, message);
+  in_sink = true;
+  try {
+    sink().write(level, message);
+  } catch (const std::exception& error) {
+    write_to_stderr(level, message);
+    write_to_stderr(LogLevel::warning, fmt::format("the log sink failed: {}", error.what()));
+  } catch (...) {
+    write_to_stderr(level, message);
+  }
+  in_sink = false;
 }
 
 }  // namespace polyak

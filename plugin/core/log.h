@@ -16,7 +16,9 @@ enum class LogLevel { debug, info, warning, error };
 using LogSink = std::function<void(LogLevel, std::string_view)>;
 
 /// Replaces where messages go and returns what was there; an empty sink restores the default,
-/// standard error. Safe from any thread; the sink itself is called by one thread at a time.
+/// standard error. Safe from any thread but from within a sink; the sink itself is called by one
+/// thread at a time. A message that a sink throws at, and one that is logged from within a sink, go
+/// to standard error.
 POLYAK_API LogSink set_log_sink(LogSink sink);
 
 POLYAK_API void write_log(LogLevel level, std::string_view message);

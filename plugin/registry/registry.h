@@ -123,9 +123,12 @@ class POLYAK_API Catalog {
     if (!slot) slot = std::make_unique<Registry<T>>();
     return static_cast<Registry<T>&>(*slot);
   }
+  /// An empty one where nothing of that kind was registered.
   template <class T>
   const Registry<T>& of() const {
-    return const_cast<Catalog*>(this)->of<T>();
+    static const Registry<T> kEmpty;
+    const auto found = registries_.find(std::type_index(typeid(T)));
+    return found == registries_.end() ? kEmpty : static_cast<const Registry<T>&>(*found->second);
   }
 
   /// Takes over what another catalog holds, all or nothing.

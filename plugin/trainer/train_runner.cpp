@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "polyak/checkpoint/file.h"
+#include "polyak/core/cleanup.h"
 #include "polyak/core/log.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/registry.h"
@@ -41,7 +42,9 @@ class RandomStateGuard {
  public:
   explicit RandomStateGuard(c10::Device device)
       : generator_(at::globalContext().defaultGenerator(device)), state_(generator_.get_state()) {}
-  ~RandomStateGuard() { generator_.set_state(state_); }
+  ~RandomStateGuard() {
+    clean_up("putting the random state back", [&] { generator_.set_state(state_); });
+  }
   RandomStateGuard(const RandomStateGuard&) = delete;
   RandomStateGuard& operator=(const RandomStateGuard&) = delete;
 

@@ -155,6 +155,8 @@ class Suite:
             if run.poll() is None:
                 run.send_signal(kind)
             status = run.wait()
+            # Machines get faster and slower while this runs: follow them, so that most runs are ended in time.
+            self.seconds *= 0.8 if status == 0 else 1.05
             if status not in (0, -kind, 128 + kind):
                 raise Failed(f"{kind.name}: ended with status {status}; files are in {folder}")
             ended += status != 0

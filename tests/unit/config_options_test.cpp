@@ -1,5 +1,7 @@
 #include <cmath>
 
+#include "polyak/core/cleanup.h"
+#include "polyak/core/log.h"
 #include "unit/config_testing.h"
 
 namespace polyak {
@@ -273,6 +275,28 @@ TEST(NearestName, FindsTypingMistakesOnly) {
   EXPECT_EQ(nearest_name("x", {"y"}), "");
   EXPECT_EQ(nearest_name("", names), "");
   EXPECT_EQ(nearest_name("ab", {"cd", "ac", "ba"}), "ac");
+}
+
+TEST(Log, ASinkThatThrowsOrLogsDoesNotEndWhatIsLogged) {
+  const LogSink before = set_log_sink([](LogLevel, std::string_view message) {
+    if (message == "logs") log_info("from within");
+    if (message == "throws") throw std::runtime_error("the disk is full");
+  });
+  testing::internal::CaptureStderr();
+  log_info("logs");
+  EXPECT_NO_THROW(log_warning("throws"));
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "from within\nwarning: throws\nwarning: the log sink failed: the disk is full\n");
+  set_log_sink(before);
+}
+
+TEST(Cleanup, WhatADestructorThrowsBecomesAWarning) {
+  std::string text;
+  const LogSink before =
+      set_log_sink([&](LogLevel, std::string_view message) { text = std::string(message); });
+  clean_up("putting it back", [] { throw std::runtime_error("no device\nframe 1"); });
+  set_log_sink(before);
+  EXPECT_EQ(text, "putting it back failed: no device");
 }
 
 }  // namespace
