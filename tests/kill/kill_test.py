@@ -180,6 +180,8 @@ def main():
     parser.add_argument("--operations", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    # A shell that starts this in the background ignores SIGINT, and runs would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     noise = random.Random(arguments.seed)
     failures = []
     for name, text in (("epochs", EPOCHS), ("iterations", ITERATIONS)):
