@@ -5,7 +5,7 @@ set(POLYAK_CONFIG_DIR ${CMAKE_INSTALL_DATADIR}/polyak/configs)
 
 # Installed libraries and programs find each other, and the LibTorch that they were built with.
 set(polyak_installed polyak)
-foreach(target IN ITEMS polyak_hooks polyak_attach polyak_cli)
+foreach(target IN ITEMS polyak_trainer polyak_hooks polyak_attach polyak_cli)
   if(TARGET ${target})
     list(APPEND polyak_installed ${target})
   endif()
@@ -18,6 +18,10 @@ set_target_properties(${polyak_installed} PROPERTIES INSTALL_RPATH "${polyak_rpa
 
 # In the tree the names are the installed ones.
 add_library(polyak::polyak ALIAS polyak)
+if(TARGET polyak_trainer)
+  set_target_properties(polyak_trainer PROPERTIES EXPORT_NAME trainer)
+  add_library(polyak::trainer ALIAS polyak_trainer)
+endif()
 if(TARGET polyak_hooks)
   set_target_properties(polyak_hooks PROPERTIES EXPORT_NAME hooks)
   add_library(polyak::hooks ALIAS polyak_hooks)
@@ -29,11 +33,17 @@ endif()
 install(TARGETS ${polyak_installed} EXPORT polyakTargets)
 install(EXPORT polyakTargets NAMESPACE polyak:: DESTINATION ${POLYAK_PACKAGE_DIR})
 
-foreach(floor IN LISTS POLYAK_FLOORS)
+set(polyak_installed_floors ${POLYAK_FLOORS})
+if(NOT TARGET polyak_trainer)
+  list(REMOVE_ITEM polyak_installed_floors trainer)
+endif()
+foreach(floor IN LISTS polyak_installed_floors)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugin/${floor} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak
           FILES_MATCHING PATTERN "*.h"
           PATTERN "config/scalar.h" EXCLUDE PATTERN "config/yaml.h" EXCLUDE PATTERN "config/merge.h" EXCLUDE
-          PATTERN "config/check.h" EXCLUDE PATTERN "averaging/slot.h" EXCLUDE PATTERN "averaging/plan.h" EXCLUDE
+          PATTERN "config/check.h" EXCLUDE PATTERN "checkpoint/pickle_*.h" EXCLUDE
+          PATTERN "checkpoint/zip_directory.h" EXCLUDE PATTERN "kernels/element.h" EXCLUDE
+          PATTERN "trainer/random_stream.h" EXCLUDE PATTERN "averaging/slot.h" EXCLUDE PATTERN "averaging/plan.h" EXCLUDE
           PATTERN "averaging/background.h" EXCLUDE PATTERN "averaging/by_aten.h" EXCLUDE PATTERN "averaging/device_tables.h" EXCLUDE
           PATTERN "averaging/offload.h" EXCLUDE
           PATTERN "averaging/swap_state.h" EXCLUDE

@@ -2,19 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
-#include <ATen/Parallel.h>
-#include <torch/cuda.h>
 #include <torch/utils.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <mutex>
-#include <random>
 #include <set>
-#include <thread>
 
 #include "polyak/checkpoint/file.h"
-#include "polyak/core/cleanup.h"
 #include "polyak/core/log.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/registry.h"
@@ -22,6 +16,8 @@
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/trainer/class_names.h"
+#include "polyak/trainer/model_checks.h"
+#include "polyak/trainer/process.h"
 #include "polyak/trainer/resume.h"
 #include "polyak/trainer/resumed_schedules.h"
 #include "polyak/trainer/torch_script.h"
@@ -35,55 +31,6 @@ namespace fs = std::filesystem;
 std::vector<Node> as_list(const Node& node) {
   if (node.is_null()) return {};
   return node.is_sequence() ? node.items() : std::vector<Node>{node};
-}
-
-/// The state of a device's random numbers, put back when this goes.
-class RandomStateGuard {
- public:
-  explicit RandomStateGuard(c10::Device device)
-      : generator_(at::globalContext().defaultGenerator(device)), state_(generator_.get_state()) {}
-  ~RandomStateGuard() {
-    clean_up("putting the random state back", [&] { generator_.set_state(state_); });
-  }
-  RandomStateGuard(const RandomStateGuard&) = delete;
-  RandomStateGuard& operator=(const RandomStateGuard&) = delete;
-
- private:
-  at::Generator generator_;
-  at::Tensor state_;
-};
-
-at::Tensor random_state(c10::Device device) {
-  at::Generator generator = at::globalContext().defaultGenerator(device);
-  std::lock_guard<std::mutex> lock(generator.mutex());
-  return generator.get_state();
-}
-
-void set_random_state(c10::Device device, const at::Tensor& state) {
-  at::Generator generator = at::globalContext().defaultGenerator(device);
-  std::lock_guard<std::mutex> lock(generator.mutex());
-  generator.set_state(state);
-}
-
-c10::Device find_device(const Node& config, const std::optional<std::string>& name) {
-  if (!name) return c10::Device(torch::cuda::is_available() ? c10::kCUDA : c10::kCPU);
-  const Node& node = config.at("device");
-  std::optional<c10::Device> device;
-  try {
-    device.emplace(*name);
-  } catch (const c10::Error&) {
-    node.fail(fmt::format("no device is named '{}'; it must be cpu, cuda or cuda:N", *name));
-  }
-  if (device->is_cpu()) return *device;
-  if (!device->is_cuda()) {
-    node.fail(fmt::format("'{}' is not supported; it must be cpu, cuda or cuda:N", *name));
-  }
-  const auto count = static_cast<int64_t>(torch::cuda::device_count());
-  if (count == 0) node.fail("LibTorch finds no CUDA device here; use cpu");
-  if (device->has_index() && device->index() >= count) {
-    node.fail(fmt::format("there are {} CUDA devices, numbered from 0; got {}", count, *name));
-  }
-  return *device;
 }
 
 }  // namespace
@@ -166,45 +113,22 @@ void TrainRunner::stop_on_signals() {
 }
 
 void TrainRunner::set_up_process() {
-  EnvOptions env;
-  read_options(options_.env_cfg, env, "env_cfg");
-  const auto cores =
-      std::max<int64_t>(static_cast<int64_t>(std::thread::hardware_concurrency()), 1);
-  if (env.num_threads.value_or(1) > 4 * cores) {
-    log_warning("{}{} threads take turns on {} cores, which slows every operation down",
-                options_.env_cfg.at("num_threads").prefix(), *env.num_threads, cores);
-  }
-  at::set_num_threads(static_cast<int>(env.num_threads.value_or(cores)));
-
-  RandomnessOptions randomness;
-  read_options(options_.randomness, randomness, "randomness");
+  set_up_threads(options_.env_cfg);
   std::optional<int64_t> resumed_seed;
   if (resuming_) {
     const Value* seed = checkpoint_->at("meta").find("seed");
     if (seed && !seed->is_none()) resumed_seed = seed->as_int();
   }
-  if (resumed_seed && randomness.seed.value_or(*resumed_seed) != *resumed_seed) {
-    log_warning(
-        "randomness.seed is {}, but the checkpoint was trained with seed {}; going on with {}",
-        *randomness.seed, *resumed_seed, *resumed_seed);
-  }
-  if (resumed_seed) randomness.seed = resumed_seed;
-  if (!randomness.seed) {
-    randomness.seed = std::random_device()() >> 1;
-    log_info("randomness.seed is not set; drew {}", *randomness.seed);
-  }
-  seed_ = static_cast<uint64_t>(*randomness.seed);
+  const int64_t seed = set_up_randomness(options_.randomness, resumed_seed);
+  seed_ = static_cast<uint64_t>(seed);
   Node resolved = options_.randomness;
-  resolved.set("seed", *randomness.seed);
+  resolved.set("seed", seed);
   config_.set("randomness", std::move(resolved));
-  at::globalContext().setDeterministicAlgorithms(randomness.deterministic, /*warn_only=*/false);
-  at::globalContext().setDeterministicCuDNN(randomness.deterministic);
-
   device_ = find_device(config_, options_.device);
 }
 
-TrainRunner::Evaluation TrainRunner::make_evaluation(const Node& loader, const Node& evaluator,
-                                                     const Node& loop, const char* stage) {
+Evaluation TrainRunner::make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
+                                        const char* stage) {
   EvaluationLoopOptions loop_options;
   read_options(loop, loop_options, fmt::format("{}_cfg", stage));
   if (evaluator.is_null()) {
@@ -342,70 +266,28 @@ void TrainRunner::set_up_model() {
     config_.find("model")->set("path", script->file());
   }
   module_->to(device_);
-  check_forward(loader, options_.model);
-  if (val_) check_forward(*val_->loader, options_.val_dataloader);
+  const auto check = [&](const DataLoader& data, const Node& node) {
+    check_forward(model_, data.dataset().image_shape(), device_, node);
+  };
+  check(loader, options_.model);
+  if (val_) check(*val_->loader, options_.val_dataloader);
   if (test_ && !(val_ && test_->loader == val_->loader)) {
-    check_forward(*test_->loader, options_.test_dataloader);
+    check(*test_->loader, options_.test_dataloader);
   }
   if (!checkpoint_) return;
   fit_checkpoint(*checkpoint_, model(), resuming_);
-  check_fit(checkpoint_->at("state_dict"), checkpoint_file_);
-}
-
-void TrainRunner::check_forward(DataLoader& loader, const Node& node) const {
-  const ImageShape shape = loader.dataset().image_shape();
-  const torch::NoGradGuard no_grad;
-  const bool training = module_->is_training();
-  module_->eval();
-  try {
-    model_->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device_));
-  } catch (const std::exception& error) {
-    if (is_out_of_memory(error)) {
-      node.fail(fmt::format(
-          "the model needs more memory than there is for one image of {} x {} x {} (channels, "
-          "height, width): {}; choose smaller sizes",
-          shape.channels, shape.height, shape.width, first_line(error)));
-    }
-    node.fail(
-        fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
-                    shape.channels, shape.height, shape.width, first_line(error)));
-  }
-  module_->train(training);
-}
-
-/// Why a training pass over so many samples fails, if it does. It runs on a copy, so that neither
-/// statistics, target networks nor random numbers notice.
-std::optional<std::string> TrainRunner::training_failure(int64_t samples) const {
-  const torch::NoGradGuard no_grad;
-  const RandomStateGuard cpu_state(c10::kCPU);
-  const RandomStateGuard device_state(device_);
-  std::shared_ptr<torch::nn::Module> module;
-  try {
-    module = module_->clone();
-    module->train();
-  } catch (const std::exception&) {
-    return std::nullopt;  // there is nothing to try it on
-  }
-  const auto copy = std::dynamic_pointer_cast<Algorithm>(module);
-  if (!copy) return std::nullopt;
-  const ImageShape shape = train_loader_->dataset().image_shape();
-  Batch batch{{}, at::zeros({samples}, at::TensorOptions(device_).dtype(at::kLong))};
-  for (int64_t view = 0; view < copy->num_views(); ++view) {
-    batch.views.push_back(at::zeros({samples, shape.channels, shape.height, shape.width}, device_));
-  }
-  try {
-    copy->loss(batch);
-  } catch (const std::exception& error) {
-    return first_line(error);
-  }
-  return std::nullopt;
+  check_fit(model(), checkpoint_->at("state_dict"), resuming_ || purpose_ == Purpose::test,
+            checkpoint_file_);
 }
 
 /// BatchNorm takes no batch of one value: better said now than after an epoch.
 void TrainRunner::check_last_batch() {
   if (train_loader_->last_batch_size() != 1) return;
-  const auto failure = training_failure(1);
-  if (!failure || training_failure(2)) return;  // the size is not what fails
+  const auto failure_of = [&](int64_t samples) {
+    return training_failure(*module_, train_loader_->dataset().image_shape(), device_, samples);
+  };
+  const auto failure = failure_of(1);
+  if (!failure || failure_of(2)) return;  // the size is not what fails
   if (progress_.max_iters < train_loader_->size()) {
     leave_out_last_batch_ = true;
     return;
@@ -417,21 +299,6 @@ void TrainRunner::check_last_batch() {
                   only_one                     ? "set batch_size: 2 or more"
                   : train_loader_->size() == 1 ? "give it more samples"
                                                : "set drop_last: true, or another batch_size"));
-}
-
-void TrainRunner::check_fit(const Value& state_dict, const std::string& file) const {
-  const StateDifference found = compare_state_dict(Model(module_), state_dict);
-  if (found.empty()) return;
-  const bool strict = resuming_ || purpose_ == Purpose::test;
-  if (strict) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
-  if (!found.other_numbers.empty()) {
-    fail<CheckpointError>("{}: holds other numbers than the model; {}; convert them first", file,
-                          found.text());
-  }
-  if (found.fitting == 0) {
-    fail<CheckpointError>("{}: nothing in it fits the model; {}", file, found.text());
-  }
-  log_warning("load_from: {} fits the model in part; {}", file, found.text());
 }
 
 void TrainRunner::set_up_training() {
@@ -743,31 +610,13 @@ void TrainRunner::check_interrupted() const {
   if (interrupted()) fail<Interrupted>("broken off by {}", signal_name(stop_signal()));
 }
 
-Scalars TrainRunner::evaluate(Evaluation& evaluation, EvaluationScope* scope) {
-  const torch::NoGradGuard no_grad;
+/// In eval mode; every batch begins without logged numbers.
+Scalars TrainRunner::evaluate(const Evaluation& evaluation, EvaluationScope* scope) {
   module_->eval();
-  for (const auto& metric : evaluation.metrics) metric->reset();
-  int64_t num_labelled = 0;
-  for (int64_t index = 0; index < evaluation.loader->size(); ++index) {
+  return evaluation.run(*model_, device_, scope, [this] {
     check_interrupted();
     logged_.clear();
-    const Batch batch = evaluation.loader->batch(/*epoch=*/0, index);
-    if (scope) scope->before_iter(index);
-    if (batch.labels.numel() > 0) {  // none: all images of the batch are bad ones that are skipped
-      const at::Tensor logits = model_->predict(batch.images().to(device_));
-      const at::Tensor labels = batch.labels.to(device_);
-      for (const auto& metric : evaluation.metrics) metric->add(logits, labels);
-    }
-    num_labelled += batch.labels.ge(0).sum().item<int64_t>();
-    if (scope) scope->after_iter(index);
-  }
-  if (num_labelled == 0 && std::any_of(evaluation.metrics.begin(), evaluation.metrics.end(),
-                                       [](const auto& metric) { return metric->needs_labels(); })) {
-    fail<DataError>("none of the samples that a validation or test read has a label to measure by");
-  }
-  Scalars metrics;
-  for (const auto& metric : evaluation.metrics) metrics.merge(metric->compute());
-  return metrics;
+  });
 }
 
 Scalars TrainRunner::validate(const std::string& suffix) {
@@ -778,13 +627,8 @@ Scalars TrainRunner::validate(const std::string& suffix) {
 }
 
 std::vector<std::string> TrainRunner::metric_names() const {
-  std::vector<std::string> names;
   const std::optional<Evaluation>& evaluation = training() ? val_ : test_;
-  if (!evaluation) return names;
-  for (const auto& metric : evaluation->metrics) {
-    for (const auto& [name, value] : metric->compute()) names.push_back(name);
-  }
-  return names;
+  return evaluation ? evaluation->metric_names() : std::vector<std::string>();
 }
 
 void TrainRunner::run_training_forward(int64_t num_samples) {

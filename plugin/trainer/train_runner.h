@@ -14,7 +14,7 @@
 #include "polyak/runtime/runner.h"
 #include "polyak/runtime/stop_signals.h"
 #include "polyak/trainer/data_loader.h"
-#include "polyak/trainer/metrics.h"
+#include "polyak/trainer/evaluation.h"
 #include "polyak/trainer/network.h"
 #include "polyak/trainer/optim_wrapper.h"
 #include "polyak/trainer/param_scheduler.h"
@@ -88,12 +88,6 @@ class POLYAK_API TrainRunner : public Runner {
   std::string last_checkpoint() const;
 
  private:
-  /// Data and metrics of validation or test.
-  struct Evaluation {
-    std::shared_ptr<DataLoader> loader;
-    std::vector<std::shared_ptr<Metric>> metrics;
-  };
-
   void set_up_process();
   void set_up_work_dir();
   void lock_folders();
@@ -106,10 +100,7 @@ class POLYAK_API TrainRunner : public Runner {
                              const char* stage);
   void number_classes(DataLoader& loader);
   std::vector<std::string> find_training_classes() const;
-  void check_forward(DataLoader& loader, const Node& node) const;
-  std::optional<std::string> training_failure(int64_t samples) const;
   void check_last_batch();
-  void check_fit(const Value& state_dict, const std::string& file) const;
 
   void start_run();
   void check_place(const Value& checkpoint) const;
@@ -126,7 +117,7 @@ class POLYAK_API TrainRunner : public Runner {
   void train_batch(int64_t batch_index, int64_t epoch, int64_t index);
   void validate_if_due();
   Scalars run_evaluation(Evaluation& evaluation, Hook::Stage stage);
-  Scalars evaluate(Evaluation& evaluation, EvaluationScope* scope);
+  Scalars evaluate(const Evaluation& evaluation, EvaluationScope* scope);
 
   Node config_;
   const Catalog& catalog_;
