@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <nlohmann/json.hpp>
+#include <set>
 
 namespace polyak {
 namespace {
@@ -49,11 +52,51 @@ void AttachConfig::visit(OptionVisitor& visitor) {
   visitor.key("max_iters", &max_iters,
               "Optimizer steps of the whole run; CosineEMA needs it, as a program does not say.",
               steps_from(1));
+  visitor.key("names", &names,
+              "What to call the averages, optimizer by optimizer in the order in which the program "
+              "makes them.");
+  visitor.key("siblings", &siblings,
+              "Where averaged weights go that belong to a file of the program: beside it, or a "
+              "folder.");
+  visitor.key(
+      "streams", &streams,
+      "Averaged copies of what the program saves to streams: {keep: N} the newest, none, or "
+      "all; null: {keep: 2}.");
+  visitor.choice("format", &format, {"pth", "pt"},
+                 "pt: write averages*.pt too, which torch::load reads.");
+}
+
+std::optional<int64_t> AttachConfig::streams_kept() const {
+  constexpr int64_t kDefault = 2;
+  if (streams.is_null()) return kDefault;
+  if (streams.is_scalar()) {
+    const std::string text = streams.text();
+    if (text == "all") return std::nullopt;
+    if (text == "none") return 0;
+  }
+  if (streams.is_mapping() && streams.entries().size() == 1 && streams.find("keep") &&
+      streams.find("keep")->is_int() && streams.find("keep")->as_int() >= 1) {
+    return streams.find("keep")->as_int();
+  }
+  fail<ConfigError>("streams: must be {{keep: N}} with N of 1 or more, none, or all");
 }
 
 void AttachConfig::validate() const {
   if (output_dir && output_dir->empty()) {
     fail<ConfigError>("output_dir: must not be empty; name a folder, or leave it out");
+  }
+  if (siblings.empty()) fail<ConfigError>("siblings: must be beside, or the name of a folder");
+  streams_kept();
+  std::set<std::string> known;
+  for (const std::string& name : names) {
+    const bool plain = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
+    });
+    if (!plain) {
+      fail<ConfigError>(
+          "names: '{}' cannot be part of a file's name; take letters, digits, _ and -", name);
+    }
+    if (!known.insert(name).second) fail<ConfigError>("names: '{}' stands there twice", name);
   }
   if (custom_hooks.items().empty()) custom_hooks.fail("is empty; name at least one EMAHook");
   for (const Node& hook : custom_hooks.items()) {

@@ -16,7 +16,13 @@ struct POLYAK_API AttachConfig : Options {
   std::optional<std::string> output_dir;
   int64_t every = 0;
   std::optional<int64_t> max_iters;
+  std::vector<std::string> names;
+  std::string siblings = "beside";
+  Node streams;
+  std::string format = "pth";
 
+  /// How many copies of what the program saves to streams stay; nothing: all.
+  std::optional<int64_t> streams_kept() const;
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
 };

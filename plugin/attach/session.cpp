@@ -1,5 +1,6 @@
 #include "polyak/attach/session.h"
 
+#include <c10/util/Type.h>
 #include <torch/nn/module.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
@@ -12,9 +13,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <numeric>
+#include <set>
 #include <typeinfo>
 #include <unordered_set>
 
+#include "polyak/attach/archive.h"
 #include "polyak/attach/sibling.h"
 #include "polyak/averaging/register.h"
 #include "polyak/checkpoint/file.h"
@@ -26,6 +29,9 @@ extern "C" void polyak_plugin_register(polyak::Catalog& catalog);
 
 namespace polyak {
 namespace {
+
+/// Parameters of modules that no optimizer stepped, as far as they are counted.
+constexpr size_t kMostUnstepped = 10000;
 
 /// This thread is at work for us: what LibTorch calls meanwhile is not the program's doing.
 thread_local bool at_work = false;
@@ -86,6 +92,23 @@ bool is_libtorchs(const torch::optim::Optimizer& optimizer) {
          type == typeid(RMSprop) || type == typeid(Adagrad) || type == typeid(LBFGS);
 }
 
+/// Whether its parameters are these, and maybe more after them.
+bool begins_with(const torch::optim::Optimizer& optimizer, const std::vector<WeakTensor>& known) {
+  const std::vector<WeakTensor> now = parameters_of(optimizer);
+  return now.size() >= known.size() &&
+         std::equal(known.begin(), known.end(), now.begin(),
+                    [](const WeakTensor& a, const WeakTensor& b) {
+                      return a._unsafe_get_target() == b._unsafe_get_target();
+                    });
+}
+
+/// "Adam", "mine::Adam".
+std::string class_of(const torch::optim::Optimizer& optimizer) {
+  std::string name = c10::demangle(typeid(optimizer).name());
+  const std::string ours = "torch::optim::";
+  return name.rfind(ours, 0) == 0 ? name.substr(ours.size()) : name;
+}
+
 /// Gives entries of every dict within the names that the program has for them.
 void rename(Value& value, const std::unordered_map<std::string, std::string>& names) {
   const std::string kModule = "module.";  // before the names in ema_state_dict
@@ -120,12 +143,18 @@ void Session::guarded(const char* doing, Work work) {
   }
 }
 
-Session::Session(AttachConfig config) : config_(std::move(config)) {
+Session::Session(AttachConfig config) : config_(std::move(config)), files_(config_) {
   set_log_sink([](LogLevel level, std::string_view text) {
     if (level >= LogLevel::warning) say(fmt::format("warning: {}", text));
   });
   register_averages(catalog_);
   polyak_plugin_register(catalog_);
+  if (config_.format != "pt") return;
+  // The last archives are written while the program exits. What LibTorch needs for that and makes
+  // at its first use goes in the reverse order of its making, so it is made now.
+  const AtWork flag;
+  write_archive({{"module.number", at::zeros({1}), false}}, {},
+                [](const void*, size_t size) { return size; });
 }
 
 // ---- what the program shows
@@ -138,14 +167,27 @@ void Session::module_seen(const Model& module, size_t count, const at::Tensor& f
       return;
     }
     seen->second = {count, first.unsafeGetTensorImpl()};
-    names_.add_tree(module.tensors());
+    const std::vector<NamedTensor> tensors = module.tensors();
+    names_.add_tree(tensors);
+    for (const NamedTensor& item : tensors) {
+      const void* address = item.tensor.unsafeGetTensorImpl();
+      const bool counts = !item.buffer && item.tensor.requires_grad() &&
+                          can_be_averaged(item.tensor) && !group_of_.count(address);
+      if (counts && unstepped_.size() < kMostUnstepped) unstepped_[address] = item.name;
+    }
+    if (!module.nn_module() || config_.format != "pt") return;
+    for (const auto& child : module.nn_module()->named_modules("", /*include_self=*/false)) {
+      if (child.value()->is_serializable()) modules_.insert(child.key());
+    }
   });
 }
 
 Session::Watched& Session::watched(const Optimizer& optimizer) {
   Watched& watched = optimizers_[&optimizer];
   if (!has_parameters(optimizer, watched.parameters)) {
+    const int64_t made = watched.made;
     watched = Watched();
+    watched.made = made;
     watched.parameters = parameters_of(optimizer);
     watched.versions = sum_of_versions(alive(watched.parameters));
   }
@@ -156,14 +198,38 @@ void Session::group_added(const Optimizer& optimizer) {
   guarded("looking at an optimizer", [&] {
     // Steps of one before it would be in the versions that it begins with.
     see_steps(not_intercepted_with(alive(parameters_of(optimizer))));
-    // The base class's constructor adds groups: whatever was known of this address is gone.
-    if (typeid(optimizer) == typeid(Optimizer)) optimizers_.erase(&optimizer);
-    watched(optimizer);
+    // The base class's constructor adds groups: whatever was known of this address is gone. The
+    // second group of one has the place that the first was given.
+    int64_t made = 0;
+    const auto known = optimizers_.find(&optimizer);
+    if (typeid(optimizer) == typeid(Optimizer) && known != optimizers_.end()) {
+      if (begins_with(optimizer, known->second.parameters)) made = known->second.made;
+      optimizers_.erase(known);
+    }
+    Watched& seen = watched(optimizer);
+    if (made > 0) seen.made = made;
+    take_place(seen);
     for (auto seen = optimizers_.begin(); seen != optimizers_.end();) {
       const bool dead = alive(seen->second.parameters).empty();
       seen = dead ? optimizers_.erase(seen) : std::next(seen);
     }
   });
+}
+
+/// By the order of making; one over parameters that another has has the other's.
+void Session::take_place(Watched& watched) {
+  if (watched.made > 0) return;
+  std::unordered_set<const void*> own;
+  for (const WeakTensor& parameter : watched.parameters) {
+    own.insert(parameter._unsafe_get_target());
+  }
+  for (const auto& [address, other] : optimizers_) {
+    const bool shares = std::any_of(
+        other.parameters.begin(), other.parameters.end(),
+        [&](const WeakTensor& parameter) { return own.count(parameter._unsafe_get_target()); });
+    if (other.made > 0 && shares) watched.made = other.made;
+  }
+  if (watched.made == 0) watched.made = ++optimizers_made_;
 }
 
 bool Session::changed(Watched& watched) {
@@ -180,6 +246,7 @@ void Session::zeroing_gradients(const Optimizer& optimizer) {
   guarded("averaging", [&] {
     Watched& seen = watched(optimizer);
     seen.of_program = true;
+    if (seen.type.empty()) seen.type = class_of(optimizer);
     if (!seen.intercepted && changed(seen)) step(seen);
   });
 }
@@ -210,6 +277,7 @@ void Session::stepped(const Optimizer& optimizer) {
   guarded("averaging", [&] {
     Watched& seen = watched(optimizer);
     seen.intercepted = true;
+    if (seen.type.empty()) seen.type = class_of(optimizer);
     step(seen);
   });
 }
@@ -247,6 +315,7 @@ void Session::see_steps(const std::vector<Watched*>& optimizers) {
 // ---- groups
 
 void Session::step(Watched& watched) {
+  stepped_ = true;
   if (watched.groups.empty()) find_groups(watched);
   for (Group* group : watched.groups) step(*group);
   if (not_intercepted().empty()) return;
@@ -261,6 +330,7 @@ void Session::find_groups(Watched& watched) {
   for (const at::Tensor& parameter : alive(watched.parameters)) {
     const auto known = group_of_.find(parameter.unsafeGetTensorImpl());
     if (!can_be_averaged(parameter)) {
+      unstepped_.erase(parameter.unsafeGetTensorImpl());
       if (!std::exchange(left_out_, true)) {
         const std::string name = names_.name_of(parameter);
         say(fmt::format(
@@ -278,9 +348,11 @@ void Session::find_groups(Watched& watched) {
   if (fresh.empty()) return;
   if (watched.groups.empty()) {
     drop_groups_of_the_dead();
+    take_place(watched);
     auto group = std::make_unique<Group>();
-    const std::string number = ++groups_made_ == 1 ? "" : fmt::format("-{}", groups_made_);
-    group->file = in_output_dir(fmt::format("averages{}.pth", number));
+    group->made = watched.made;
+    group->optimizer = watched.type.empty() ? "an optimizer of the program's own" : watched.type;
+    groups_made_ = true;
     watched.groups.push_back(group.get());
     groups_.push_back(std::move(group));
   }
@@ -291,6 +363,7 @@ void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {
   const size_t before = group.tensors.size();
   for (NamedTensor item : tensors) {
     if (!group_of_.emplace(item.tensor.unsafeGetTensorImpl(), &group).second) continue;
+    unstepped_.erase(item.tensor.unsafeGetTensorImpl());
     item.name = fmt::format("{}_{}", item.buffer ? "buffer" : "parameter", group.tensors.size());
     group.tensors.push_back(std::move(item));
   }
@@ -348,10 +421,6 @@ void Session::drop_groups_of_the_dead() {
 
 // ---- files
 
-std::string Session::in_output_dir(const std::string& name) const {
-  return (std::filesystem::path(*config_.output_dir) / name).string();
-}
-
 /// The program's names for ours. One that stands for two tensors names neither.
 std::unordered_map<std::string, std::string> Session::names_in(const Group& group) const {
   std::unordered_map<std::string, int> counts;
@@ -364,15 +433,65 @@ std::unordered_map<std::string, std::string> Session::names_in(const Group& grou
   return names;
 }
 
+/// In the order in which the program made optimizers, of those that have stepped.
+void Session::name_files() {
+  std::vector<Group*> fresh;
+  for (const auto& group : groups_) {
+    if (group->file.empty() && group->runner) fresh.push_back(group.get());
+  }
+  std::stable_sort(fresh.begin(), fresh.end(),
+                   [](const Group* a, const Group* b) { return a->made < b->made; });
+  for (Group* group : fresh) group->file = files_.new_averages_file(group->made);
+}
+
 void Session::write(Group& group) {
   if (group.written || !group.runner) return;
+  name_files();
   try {
     Value checkpoint = group.runner->checkpoint();
     rename(checkpoint, names_in(group));
     write_pth(group.file, checkpoint);
+    if (config_.format == "pt") write_archives(group);
+    const auto parameters = std::count_if(group.tensors.begin(), group.tensors.end(),
+                                          [](const NamedTensor& item) { return !item.buffer; });
+    AveragesRecord record;
+    record.file = group.file;
+    record.made = group.made;
+    record.optimizer = group.optimizer;
+    record.parameters = parameters;
+    record.steps = group.runner->progress().iter;
+    record.saved_as = group.saved_as;
+    for (const auto& [name, value] : checkpoint.at("state_dict").entries()) {
+      record.names.push_back(name.as_string());
+    }
+    files_.averages_written(std::move(record));
     group.written = true;
   } catch (const std::exception& error) {
     say(first_line(error));
+  }
+}
+
+/// The same for C++ programs: `averages.pt`, of a named average `averages.NAME.pt`.
+void Session::write_archives(const Group& group) const {
+  const auto names = names_in(group);
+  for (const NamedAverage& item : group.runner->averages()) {
+    std::vector<NamedTensor> tensors = item.average->state();
+    for (NamedTensor& tensor : tensors) {
+      const auto name = names.find(tensor.name);
+      if (name != names.end()) tensor.name = name->second;
+      tensor.tensor = tensor.tensor.detach();
+    }
+    const std::string suffix = item.name.empty() ? "" : "." + item.name;
+    const std::string file =
+        std::filesystem::path(group.file).replace_extension(suffix + ".pt").string();
+    replace_file(file, [&](const std::string& beside) {
+      FileSink sink(beside, file);
+      write_archive(tensors, modules_, [&](const void* data, size_t size) {
+        sink.write(data, size);
+        return size;
+      });
+      sink.check();
+    });
   }
 }
 
@@ -398,22 +517,26 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
                     const Export& write) {
   guarded("saving averaged weights", [&] {
     see_steps(not_intercepted());
-    int64_t stream = 0;
+    if (path.empty() && !files_.begin_stream()) return;
+    bool written = false;
+    std::set<Group*> holders;  // of averages that are in it
     for (const Node& hook : config_.custom_hooks.items()) {
       const Node* named = hook.find("name");
       const std::string name = named ? named->as_string() : "";
       const std::string suffix = name.empty() ? "" : "." + name;
-      const auto copy = averaged_copy(module, averages(name),
-                                      [&](const at::Tensor& tensor, const std::string& full_name) {
-                                        if (group_of_.count(tensor.unsafeGetTensorImpl())) {
-                                          names_.add(tensor, full_name);
-                                        }
-                                      });
+      const auto copy = averaged_copy(
+          module, averages(name), [&](const at::Tensor& tensor, const std::string& full_name) {
+            const auto group = group_of_.find(tensor.unsafeGetTensorImpl());
+            if (group == group_of_.end()) return;
+            names_.add(tensor, full_name);
+            holders.insert(group->second);
+          });
       if (!copy) continue;
-      if (path.empty() && stream == 0) stream = ++streams_;
-      const std::string target = path.empty()
-                                     ? in_output_dir(fmt::format("stream-{}{}.pt", stream, suffix))
-                                     : sibling_path(path, "averaged" + suffix);
+      const std::string target =
+          path.empty() ? files_.stream_file(suffix) : files_.sibling_of(path, suffix);
+      if (!path.empty() && config_.siblings != "beside") {
+        std::filesystem::create_directories(std::filesystem::path(target).parent_path());
+      }
       replace_file(target, [&](const std::string& beside) {
         FileSink sink(beside, target);
         write(*copy, [&](const void* data, size_t size) {
@@ -422,8 +545,40 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
         });
         sink.check();
       });
+      if (!path.empty()) files_.sibling_written(path, target);
+      written = true;
+      for (Group* group : holders) {
+        group->saved_as = target;
+        group->written = false;  // the index names it
+      }
+    }
+    if (path.empty()) {
+      files_.end_stream();
+    } else if (!written && may_be_copy(module)) {
+      files_.no_sibling(path);
     }
   });
+}
+
+/// Whether a module, none of whose tensors has an average, may hold copies of some that have: there
+/// is one of a shape that an optimizer steps, and it is no optimizer.
+bool Session::may_be_copy(const torch::jit::Module& module) const {
+  if (module.hasattr("param_groups")) return false;
+  std::set<std::vector<int64_t>> shapes;
+  for (const auto& group : groups_) {
+    if (!group->runner) continue;
+    for (const NamedTensor& item : group->tensors) {
+      if (!item.buffer && item.tensor.numel() > 1) shapes.insert(item.tensor.sizes().vec());
+    }
+  }
+  const auto is_like = [&](const at::Tensor& tensor) {
+    return tensor.defined() && tensor.is_floating_point() && shapes.count(tensor.sizes().vec()) > 0;
+  };
+  for (const c10::IValue& slot : module._ivalue()->slots()) {
+    if (slot.isTensor() && is_like(slot.toTensor())) return true;
+    if (slot.isModule() && may_be_copy(slot.toModule())) return true;
+  }
+  return false;
 }
 
 void Session::write_groups() {
@@ -438,10 +593,26 @@ void Session::write_averages() {
   guarded("writing the averages", [&] { write_groups(); });
 }
 
+std::vector<std::string> Session::last_lines() const {
+  if (!stepped_) return {"no step of an optimizer was seen; nothing was averaged"};
+  if (!groups_made_) return {"what was stepped has no parameters to average; nothing was averaged"};
+  std::vector<std::string> lines = files_.last_lines();
+  std::set<std::string> names;
+  for (const auto& [address, name] : unstepped_) names.insert(name);
+  if (!unstepped_.empty()) {
+    lines.push_back(fmt::format(
+        "left out, since no optimizer stepped it: {}{} (a target that the program updates by hand, "
+        "or a copy)",
+        *names.begin(),
+        unstepped_.size() > 1 ? fmt::format(" and {} more", unstepped_.size() - 1) : ""));
+  }
+  return lines;
+}
+
 void Session::finish() {
   guarded("writing the averages", [&] {
     write_groups();
-    if (groups_made_ == 0) say("no step of an optimizer was seen; nothing was averaged");
+    for (const std::string& line : last_lines()) say(line);
     done_ = true;
   });
 }

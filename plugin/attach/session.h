@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -14,6 +15,7 @@
 
 #include "polyak/attach/attached_runner.h"
 #include "polyak/attach/config.h"
+#include "polyak/attach/output_files.h"
 #include "polyak/attach/sibling.h"
 #include "polyak/attach/tensor_names.h"
 #include "polyak/registry/registry.h"
@@ -59,6 +61,9 @@ class Session {
     std::vector<NamedTensor> tensors;
     std::unique_ptr<AttachedRunner> runner;
     std::string file;
+    std::string optimizer;    // its class
+    int64_t made = 0;         // its place among the optimizers
+    std::string saved_as;     // the newest file of the program's that holds these averages
     int64_t generation = -1;  // of the names, when `tensors` was made
     bool written = true;
     bool broken = false;
@@ -68,6 +73,8 @@ class Session {
     std::vector<WeakTensor> parameters;
     std::vector<Group*> groups;  // empty until a step with these parameters
     int64_t versions = 0;        // of the parameters: the sum grows with each change
+    int64_t made = 0;            // its place among the optimizers, from 1; 0: not asked yet
+    std::string type;            // its class, once that can be asked
     bool intercepted = false;    // its steps are seen as they happen
     bool of_program = false;     // its steps show in what they change
   };
@@ -75,6 +82,7 @@ class Session {
   template <class Work>
   void guarded(const char* doing, Work work);
   Watched& watched(const Optimizer& optimizer);
+  void take_place(Watched& watched);
   bool changed(Watched& watched);
   std::vector<Watched*> not_intercepted();
   std::vector<Watched*> not_intercepted_with(const std::vector<at::Tensor>& tensors);
@@ -84,10 +92,13 @@ class Session {
   void add_to(Group& group, const std::vector<NamedTensor>& tensors);
   void add_what_stands_beside(Group& group);
   void step(Group& group);
+  void name_files();
   void write(Group& group);
+  void write_archives(const Group& group) const;
+  bool may_be_copy(const torch::jit::Module& module) const;
+  std::vector<std::string> last_lines() const;
   void drop_groups_of_the_dead();
   void write_groups();
-  std::string in_output_dir(const std::string& name) const;
   AveragedTensors averages(const std::string& name) const;
   std::unordered_map<std::string, std::string> names_in(const Group& group) const;
 
@@ -103,8 +114,12 @@ class Session {
   std::unordered_map<const void*, Watched> optimizers_;
   std::vector<std::unique_ptr<Group>> groups_;
   std::unordered_map<const void*, Group*> group_of_;  // by tensor
-  int64_t groups_made_ = 0;
-  int64_t streams_ = 0;
+  OutputFiles files_;
+  std::set<std::string> modules_;                           // names of modules that were seen
+  std::unordered_map<const void*, std::string> unstepped_;  // parameters of modules, with names
+  int64_t optimizers_made_ = 0;
+  bool groups_made_ = false;
+  bool stepped_ = false;   // some optimizer
   bool left_out_ = false;  // a parameter, which was said
   bool done_ = false;
 };

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cctype>
 #include <filesystem>
 
 namespace polyak {
@@ -49,9 +50,13 @@ class Copier {
 
 std::string sibling_path(const std::string& path, const std::string& mark) {
   const std::filesystem::path file(path);
-  std::filesystem::path name = file.stem();
+  const std::string extension = file.extension().string();
+  // Of `epoch.2` the end is a number.
+  const bool is_type =
+      extension.size() > 1 && std::isdigit(static_cast<unsigned char>(extension[1])) == 0;
+  std::filesystem::path name = is_type ? file.stem() : file.filename();
   name += "." + mark;
-  name += file.extension();
+  if (is_type) name += extension;
   return (file.parent_path() / name).string();
 }
 

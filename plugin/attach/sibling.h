@@ -10,7 +10,7 @@
 
 namespace polyak {
 
-/// `model.pt` gives `model.averaged.pt`, `model` gives `model.averaged`.
+/// `model.pt` gives `model.averaged.pt`, `model` `model.averaged`, `epoch.2` `epoch.2.averaged`.
 std::string sibling_path(const std::string& path, const std::string& mark);
 
 /// Averaged values for a program's tensors, found also by tensors that show the same memory, such

@@ -204,18 +204,16 @@ int check(const RunArguments& arguments) {
 
 namespace {
 
-/// The folder for the averages, made where it is not there, as an absolute path.
-std::string make_output_dir(const AttachArguments& arguments, const AttachConfig& config) {
-  const fs::path folder =
-      fs::absolute(config.output_dir ? fs::path(*config.output_dir)
-                                     : fs::path("work_dirs") / fs::path(arguments.config).stem());
+/// A folder that a key names, made where it is not there, as an absolute path.
+std::string make_folder(const char* key, const fs::path& path) {
+  const fs::path folder = fs::absolute(path);
   std::error_code error;
   fs::create_directories(folder, error);
   if (!error && ::access(folder.c_str(), W_OK) != 0) {
     error = std::error_code(errno, std::generic_category());
   }
   if (error) {
-    fail<ConfigError>("output_dir: {}: cannot be written: {}; name another folder", folder.string(),
+    fail<ConfigError>("{}: {}: cannot be written: {}; name another folder", key, folder.string(),
                       error.message());
   }
   return folder.string();
@@ -243,7 +241,10 @@ void attach(AttachArguments arguments) {
   const std::string program = find_program(arguments.program.front());
   check_program(program);
   const std::string library = preloaded_library();
-  config.output_dir = make_output_dir(arguments, config);
+  config.output_dir = make_folder(
+      "output_dir", config.output_dir ? fs::path(*config.output_dir)
+                                      : fs::path("work_dirs") / fs::path(arguments.config).stem());
+  if (config.siblings != "beside") config.siblings = make_folder("siblings", config.siblings);
 
   const char* preload = std::getenv("LD_PRELOAD");
   const std::string before = preload ? preload : "";

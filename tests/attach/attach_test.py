@@ -49,6 +49,9 @@ class AttachTest(unittest.TestCase):
     def scenario(self, *arguments, **options):
         return self.attach(PROGRAMS / "scenario", *arguments, **options)
 
+    def saver(self, *arguments, **options):
+        return self.attach(PROGRAMS / "saver", *arguments, **options)
+
     def refused(self, *command, says, config=COSINE):
         done = self.run_program(POLYAK, "attach", self.config(config), "--", *command, status=2)
         self.assertEqual(done.stdout, "")
@@ -58,13 +61,29 @@ class AttachTest(unittest.TestCase):
         self.assertEqual([], [path.name for path in self.folder.rglob("*.pt*")])
 
     def files(self, folder="."):
-        return sorted(path.name for path in (self.folder / folder).iterdir() if path.is_file())
+        """Without the index of attach, which is beside every file of averages."""
+        return sorted(path.name for path in (self.folder / folder).iterdir()
+                      if path.is_file() and path.name != "averages.yaml")
+
+    def index(self):
+        """What averages.yaml says: {file: {key: text}}, names a list."""
+        entries, entry = {}, None
+        for line in (self.folder / "out" / "averages.yaml").read_text().splitlines():
+            key, _, value = line.strip().partition(":")
+            if not line.startswith(" "):
+                entry = entries[key] = {}
+            elif line.strip().startswith("- "):
+                entry["names"].append(line.strip()[2:])
+            else:
+                entry[key] = [name.strip() for name in value.strip(" []").split(",")] if value.strip().startswith(
+                    "[") else value.strip() or []
+        return entries
 
     def messages(self, done):
-        """What attach said, without the line that it says always."""
+        """What attach said, without the lines that it says always: the first, and one for each file of averages."""
         lines = [line for line in done.stderr.splitlines() if line.startswith("polyak: ")]
         self.assertRegex(lines[0], r"^polyak: attached to \w+; averages go to /")
-        return lines[1:]
+        return [line for line in lines[1:] if not re.match(r"polyak: averages\S*\.pth: \d+ parameters? of ", line)]
 
     def expect_replay(self, weights="steps", averages="averages", momentum=0.1, max_iters=20, *more):
         return self.run_program(PROGRAMS / "replay", f"{weights}.bin", f"out/{averages}.pth", momentum, max_iters,
@@ -124,8 +143,8 @@ class Optimizers(AttachTest):
 
     def test_those_of_the_programs_own_where_models_zero_their_gradients(self):
         self.scenario("models_zero_gradients")
-        self.assertIn("6 steps", self.expect_replay("b", "averages"))
-        self.assertIn("6 steps", self.expect_replay("a", "averages-2"))
+        self.assertIn("6 steps", self.expect_replay("a", "averages"))
+        self.assertIn("6 steps", self.expect_replay("b", "averages-2"))
 
     def test_results_are_the_same_bits_without_attach(self):
         for arguments, dump, model in ((("optimizer", "SGD"), "steps.bin", "model.pt"),
@@ -175,10 +194,11 @@ class Models(AttachTest):
 
     def test_several_models_have_files_of_their_own(self):
         self.scenario("models")
-        self.expect_replay("b", "averages")
-        self.expect_replay("a", "averages-2")
-        self.expect_averages_in("discriminator.averaged.pt", "averages")
-        self.expect_averages_in("generator.averaged.pt", "averages-2")
+        # In the order in which the program made optimizers; the discriminator steps first.
+        self.expect_replay("a", "averages")
+        self.expect_replay("b", "averages-2")
+        self.expect_averages_in("generator.averaged.pt", "averages")
+        self.expect_averages_in("discriminator.averaged.pt", "averages-2")
 
     def test_models_that_are_gone_are_written_and_not_kept(self):
         self.assertEqual(self.scenario("folds").stdout, "0 models kept\n")
@@ -224,6 +244,97 @@ class Files(AttachTest):
         self.assertEqual(self.scenario("streams").stdout, "wrote 1\n")
         self.assertEqual(self.files("out"), ["averages.pth", "stream-1.pt", "stream-2.pt"])
         self.expect_averages_in("out/stream-1.pt")
+
+    def test_the_newest_copies_of_streams_stay_as_many_as_the_config_says(self):
+        for streams, kept in (("", [6, 7]), ("streams: {keep: 3}", [5, 6, 7]), ("streams: none", []),
+                              ("streams: all", [1, 2, 3, 4, 5, 6, 7])):
+            self.saver("many_streams", "7", config=COSINE + streams + "\n")
+            self.assertEqual([file for file in self.files("out") if "stream" in file],
+                             [f"stream-{number}.pt" for number in kept], streams)
+            shutil.rmtree(self.folder / "out")
+        for streams in ("some", "{keep: 0}", "{keep: 2, more: 1}", "3"):
+            self.refused(PROGRAMS / "saver", "many_streams", "1", config=COSINE + f"streams: {streams}\n",
+                         says=("averaging.yaml:", "streams: must be {keep: N}"))
+
+    def test_an_index_tells_which_file_is_which(self):
+        done = self.scenario("models")
+        index = self.index()
+        self.assertEqual(list(index), ["averages.pth", "averages-2.pth"])
+        for place, (file, saved_as) in enumerate((("averages.pth", "generator.averaged.pt"),
+                                                  ("averages-2.pth", "discriminator.averaged.pt"))):
+            entry = index[file]
+            self.assertEqual(entry["made"], str(place + 1))
+            self.assertEqual(pathlib.Path(entry["saved_as"]).name, saved_as)
+            self.assertEqual(entry["optimizer"], "Adam")
+            self.assertIn("first.weight", entry["names"])
+            self.assertIn(f"polyak: {file}: {entry['parameters']} parameters of {entry['optimizer']}, "
+                          f"{entry['steps']} steps: first.weight", done.stderr)
+
+    def test_the_config_names_the_files_in_the_order_of_making(self):
+        for names, says in (("[a, a]", "'a' stands there twice"), ("[a/b]", "'a/b' cannot be part of a file's name")):
+            self.refused(PROGRAMS / "scenario", "models", config=COSINE + f"names: {names}\n", says=says)
+        self.scenario("models", config=COSINE + "names: [generator, discriminator]\n")
+        self.assertEqual(self.files("out"), ["averages-discriminator.pth", "averages-generator.pth"])
+        self.expect_replay("a", "averages-generator")
+        self.expect_replay("b", "averages-discriminator")
+
+    def test_torch_load_reads_the_averages_where_the_format_is_pt(self):
+        self.scenario("optimizer", "SGD", config=COSINE + "format: pt\n")
+        self.assertEqual(self.files("out"), ["averages.pt", "averages.pth"])
+        self.expect_averages_in("out/averages.pt")
+        # A module without tensors must be in the archive, too.
+        self.saver("saves_as", "model.pt", config=COSINE + "format: pt\n")
+        self.run_program(PROGRAMS / "saver", "loads", "out/averages.pt")
+
+    def test_what_has_no_sibling_is_named_at_the_end(self):
+        done = self.saver("saves_a_clone")
+        self.assertNotIn("best.averaged.pt", self.files())
+        messages = self.messages(done)
+        self.assertEqual(len(messages), 1, done.stderr)
+        self.assertIn("no averaged weights beside best.pt", messages[0])
+        self.assertIn("averages*.pth", messages[0])
+
+    def test_parameters_that_no_optimizer_steps_are_named_at_the_end(self):
+        messages = self.messages(self.saver("hand_made_target"))
+        self.assertEqual(len(messages), 1, messages)
+        self.assertIn("left out, since no optimizer stepped it: first.bias and ", messages[0])
+
+    def test_an_optimizer_without_parameters_is_not_called_no_step(self):
+        messages = self.messages(self.saver("nothing_to_step"))
+        self.assertEqual(messages, ["polyak: what was stepped has no parameters to average; nothing was averaged"])
+
+    def test_a_number_at_the_end_of_a_name_is_no_file_type(self):
+        self.saver("saves_as", "epoch.2", "model.pt", "plain", "a.b.ckpt")
+        self.assertLessEqual({"epoch.2.averaged", "model.averaged.pt", "plain.averaged", "a.b.averaged.ckpt"},
+                             set(self.files()))
+
+    def test_the_newest_file_of_a_folder_is_the_programs_own(self):
+        self.saver("saves_as", "a.pt", "b.pt")
+        newest = max(self.folder.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
+        self.assertEqual(newest.name, "b.pt")
+        for name in "ab":
+            own, sibling = (self.folder / f"{name}{mark}.pt" for mark in ("", ".averaged"))
+            self.assertEqual(own.stat().st_mtime_ns - sibling.stat().st_mtime_ns, 10**9)
+
+    def test_siblings_lie_where_the_config_says(self):
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        for folder in ("one", "two"):
+            (self.folder / folder).mkdir()
+        self.saver("saves_as", "one/a.pt", "two/a.pt", str(elsewhere / "a.pt"), "a.pt",
+                      config=COSINE + "siblings: averaged\n")
+        found = sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*.averaged.pt"))
+        self.assertEqual(found, ["averaged/a.averaged.pt", "averaged/elsewhere/a.averaged.pt",
+                                 "averaged/one/a.averaged.pt", "averaged/two/a.averaged.pt"])
+
+    def test_siblings_that_are_gone_at_the_end_get_a_line_that_names_the_key(self):
+        messages = self.messages(self.saver("keeps_the_newest", "2"))
+        self.assertEqual(len(messages), 1, messages)
+        self.assertIn("siblings: FOLDER", messages[0])
+        for path in self.folder.glob("kept*.pt"):
+            path.unlink()
+        self.assertEqual(self.messages(self.saver("keeps_the_newest", "2", config=COSINE + "siblings: averaged\n")), [])
+        self.assertEqual(sorted(path.name for path in self.folder.glob("kept*.pt")), ["kept_4.pt", "kept_5.pt"])
 
     def test_before_the_average_begins_there_is_no_sibling(self):
         self.scenario("optimizer", "SGD", config=COSINE.replace("0.1", "0.1, begin_iter: 15"))
