@@ -7,12 +7,12 @@
 namespace polyak {
 
 AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalog,
-                               std::vector<NamedTensor> tensors)
+                               std::vector<NamedTensor> tensors, int64_t steps)
     : model_(std::move(tensors)) {
   progress_.by_epoch = false;
   progress_.max_iters = config.max_iters.value_or(0);
   progress_.max_optimizer_steps = progress_.max_iters;
-  progress_.optimizer_steps = 0;
+  progress_.optimizer_steps = progress_.iter = steps;
   for (const Node& hook : config.custom_hooks.items()) {
     hooks_.add(hook, catalog.of<Hook>(), {&catalog});
   }

@@ -15,9 +15,10 @@ class POLYAK_API AttachedRunner : public Runner {
  public:
   /// Builds the config's hooks. Tensors have names of our own, since a program's names may become
   /// known later, or never.
+  /// @param steps that the optimizer took before
   /// @throws ConfigError for what is wrong with a hook or its average
   AttachedRunner(const AttachConfig& config, const Catalog& catalog,
-                 std::vector<NamedTensor> tensors);
+                 std::vector<NamedTensor> tensors, int64_t steps = 0);
 
   Model model() override { return model_; }
   const Progress& progress() const override { return progress_; }

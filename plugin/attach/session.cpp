@@ -1,5 +1,6 @@
 #include "polyak/attach/session.h"
 
+#include <ATen/ATen.h>
 #include <c10/util/Type.h>
 #include <torch/nn/module.h>
 #include <torch/optim/adagrad.h>
@@ -122,6 +123,25 @@ void rename(Value& value, const std::unordered_map<std::string, std::string>& na
   }
 }
 
+/// Whether two tensors differ in the number of rows alone.
+bool same_but_for_rows(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.dim() > 0 && a.dim() == b.dim() &&
+         a.sizes().slice(1) == b.sizes().slice(1) && a.size(0) != b.size(0);
+}
+
+/// What no optimizer has is copied.
+void add_frozen(Value& checkpoint, const std::vector<NamedTensor>& frozen) {
+  for (const NamedTensor& item : frozen) {
+    for (auto& [key, entry] : checkpoint.entries()) {
+      const std::string name = key.as_string();
+      if (name == "state_dict") entry.set(item.name, item.tensor.detach());
+      if (name.rfind("ema_state_dict", 0) == 0) {
+        entry.set("module." + item.name, item.tensor.detach());
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void say(std::string_view text) {
@@ -182,16 +202,56 @@ void Session::module_seen(const Model& module, size_t count, const at::Tensor& f
   });
 }
 
-Session::Watched& Session::watched(const Optimizer& optimizer) {
+Session::Watched& Session::watched(const Optimizer& optimizer, bool before_step) {
   Watched& watched = optimizers_[&optimizer];
   if (!has_parameters(optimizer, watched.parameters)) {
-    const int64_t made = watched.made;
-    watched = Watched();
-    watched.made = made;
+    const std::vector<WeakTensor> before = std::move(watched.parameters);
     watched.parameters = parameters_of(optimizer);
     watched.versions = sum_of_versions(alive(watched.parameters));
+    watched.looked_at = false;
+    see_replaced(watched, before, before_step);
   }
   return watched;
+}
+
+/// A tensor in the place of another, in the same optimizer: its average goes on where the program
+/// has the same name for both, or where it begins with the values of the other, and as a copy
+/// elsewhere. An equal shape alone says nothing: rows may stand in another order.
+void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& before,
+                           bool before_step) {
+  const std::vector<at::Tensor> now = alive(watched.parameters);
+  for (size_t i = 0; i < std::min(before.size(), now.size()); ++i) {
+    const at::TensorImpl* old_address = before[i]._unsafe_get_target();
+    if (old_address == now[i].unsafeGetTensorImpl()) continue;
+    const auto known = group_of_.find(old_address);
+    if (known == group_of_.end() || group_of_.count(now[i].unsafeGetTensorImpl())) continue;
+    const bool shared = std::any_of(optimizers_.begin(), optimizers_.end(), [&](const auto& item) {
+      const std::vector<WeakTensor>& others = item.second.parameters;
+      return &item.second != &watched &&
+             std::any_of(others.begin(), others.end(), [&](const WeakTensor& other) {
+               return other._unsafe_get_target() == old_address;
+             });
+    });
+    auto strong = before[i].lock();
+    if (shared || !strong) continue;
+    const at::Tensor old(std::move(strong));
+    Group* group = known->second;
+    const std::string name = names_.name_of(old);
+    const bool alike = old.sizes() == now[i].sizes() && old.scalar_type() == now[i].scalar_type();
+    const bool continues = alike && ((!name.empty() && name == names_.name_of(now[i])) ||
+                                     (before_step && at::equal(old, now[i].detach())));
+    group->replace(old, now[i], continues);
+    group_of_.erase(known);
+    group_of_.emplace(now[i].unsafeGetTensorImpl(), group);
+    unstepped_.erase(now[i].unsafeGetTensorImpl());
+    if (!std::exchange(replaced_, true)) {
+      say(fmt::format(
+          "the program put other tensors in the place of parameters of its {}; an average goes on "
+          "where values or names are the same, and begins as a copy elsewhere",
+          watched.type.empty() ? "optimizer" : watched.type));
+    }
+  }
+  for (Group* group : watched.groups) group->tell_averages(config_, catalog_);
 }
 
 void Session::group_added(const Optimizer& optimizer) {
@@ -264,10 +324,8 @@ void Session::zeroing_gradients(const torch::nn::Module& module) {
 
 void Session::stepping(const Optimizer& optimizer) {
   guarded("averaging", [&] {
-    const auto known = optimizers_.find(&optimizer);
-    if (known != optimizers_.end() && known->second.intercepted) return;
-    Watched& seen = watched(optimizer);
-    seen.intercepted = true;
+    Watched& seen = watched(optimizer, /*before_step=*/true);
+    if (std::exchange(seen.intercepted, true)) return;
     // One of the program's own may have gone before.
     see_steps(not_intercepted_with(alive(seen.parameters)));
   });
@@ -316,7 +374,7 @@ void Session::see_steps(const std::vector<Watched*>& optimizers) {
 
 void Session::step(Watched& watched) {
   stepped_ = true;
-  if (watched.groups.empty()) find_groups(watched);
+  if (!std::exchange(watched.looked_at, true)) find_groups(watched);
   for (Group* group : watched.groups) step(*group);
   if (not_intercepted().empty()) return;
   // Another optimizer of these parameters must not take this step for its own.
@@ -360,20 +418,30 @@ void Session::find_groups(Watched& watched) {
 }
 
 void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {
-  const size_t before = group.tensors.size();
-  for (NamedTensor item : tensors) {
+  for (const NamedTensor& item : tensors) {
     if (!group_of_.emplace(item.tensor.unsafeGetTensorImpl(), &group).second) continue;
     unstepped_.erase(item.tensor.unsafeGetTensorImpl());
-    item.name = fmt::format("{}_{}", item.buffer ? "buffer" : "parameter", group.tensors.size());
-    group.tensors.push_back(std::move(item));
+    frozen_of_.erase(item.tensor.unsafeGetTensorImpl());
+    group.add(item);
   }
-  if (group.runner && group.tensors.size() > before) group.runner->set_tensors(group.tensors);
+  group.tell_averages(config_, catalog_);
 }
 
 /// So that what is written is the whole model: no optimizer knows of its buffers.
 void Session::add_what_stands_beside(Group& group) {
   group.generation = names_.generation();
-  add_to(group, names_.beside(group.tensors));
+  std::vector<NamedTensor> buffers;
+  group.frozen.clear();
+  for (const NamedTensor& item : names_.beside(group.tensors)) {
+    const void* address = item.tensor.unsafeGetTensorImpl();
+    if (item.buffer) {
+      buffers.push_back(item);
+    } else if (!group_of_.count(address) &&
+               frozen_of_.try_emplace(address, &group).first->second == &group) {
+      group.frozen.push_back(item);
+    }
+  }
+  add_to(group, buffers);
 }
 
 void Session::step(Group& group) {
@@ -395,21 +463,18 @@ void Session::step(Group& group) {
 
 /// Programs that train one model after another do not keep them all, nor do we.
 void Session::drop_groups_of_the_dead() {
-  const auto dead = [](const std::unique_ptr<Group>& group) {
-    // One handle is in `tensors`, one in the runner's model, one in each average.
-    const size_t ours = 2 + (group->runner ? group->runner->averages().size() : 0);
-    return std::all_of(group->tensors.begin(), group->tensors.end(),
-                       [&](const NamedTensor& item) { return item.tensor.use_count() <= ours; });
-  };
   // Asked once of each: the program's other threads let models go at any time.
   const auto first_dead =
       std::stable_partition(groups_.begin(), groups_.end(),
-                            [&](const std::unique_ptr<Group>& group) { return !dead(group); });
+                            [](const std::unique_ptr<Group>& group) { return !group->is_dead(); });
   for (auto item = first_dead; item != groups_.end(); ++item) {
     const std::unique_ptr<Group>& group = *item;
     write(*group);
     for (const NamedTensor& item : group->tensors) {
       group_of_.erase(item.tensor.unsafeGetTensorImpl());
+    }
+    for (const NamedTensor& item : group->frozen) {
+      frozen_of_.erase(item.tensor.unsafeGetTensorImpl());
     }
     for (auto& [address, seen] : optimizers_) {
       seen.groups.erase(std::remove(seen.groups.begin(), seen.groups.end(), group.get()),
@@ -421,14 +486,17 @@ void Session::drop_groups_of_the_dead() {
 
 // ---- files
 
-/// The program's names for ours. One that stands for two tensors names neither.
+/// The program's names for ours, or the place. One that stands for two tensors names neither.
 std::unordered_map<std::string, std::string> Session::names_in(const Group& group) const {
   std::unordered_map<std::string, int> counts;
   for (const NamedTensor& item : group.tensors) ++counts[names_.name_of(item.tensor)];
   std::unordered_map<std::string, std::string> names;
-  for (const NamedTensor& item : group.tensors) {
+  for (size_t i = 0; i < group.tensors.size(); ++i) {
+    const NamedTensor& item = group.tensors[i];
     const std::string name = names_.name_of(item.tensor);
-    if (!name.empty() && counts[name] == 1) names[item.name] = name;
+    names[item.name] = !name.empty() && counts[name] == 1
+                           ? name
+                           : fmt::format("{}_{}", item.buffer ? "buffer" : "parameter", i);
   }
   return names;
 }
@@ -450,15 +518,14 @@ void Session::write(Group& group) {
   try {
     Value checkpoint = group.runner->checkpoint();
     rename(checkpoint, names_in(group));
+    add_frozen(checkpoint, group.frozen);
     write_pth(group.file, checkpoint);
     if (config_.format == "pt") write_archives(group);
-    const auto parameters = std::count_if(group.tensors.begin(), group.tensors.end(),
-                                          [](const NamedTensor& item) { return !item.buffer; });
     AveragesRecord record;
     record.file = group.file;
     record.made = group.made;
     record.optimizer = group.optimizer;
-    record.parameters = parameters;
+    record.parameters = group.count_parameters();
     record.steps = group.runner->progress().iter;
     record.saved_as = group.saved_as;
     for (const auto& [name, value] : checkpoint.at("state_dict").entries()) {
@@ -481,6 +548,9 @@ void Session::write_archives(const Group& group) const {
       if (name != names.end()) tensor.name = name->second;
       tensor.tensor = tensor.tensor.detach();
     }
+    for (const NamedTensor& frozen : group.frozen) {
+      tensors.push_back({frozen.name, frozen.tensor.detach(), false});
+    }
     const std::string suffix = item.name.empty() ? "" : "." + item.name;
     const std::string file =
         std::filesystem::path(group.file).replace_extension(suffix + ".pt").string();
@@ -495,8 +565,12 @@ void Session::write_archives(const Group& group) const {
   }
 }
 
-/// What the averages of a name have for the program's tensors; nothing before their first update.
-AveragedTensors Session::averages(const std::string& name) const {
+/// What a hook's averages have for the program's tensors; nothing before their first update.
+/// Buffers that are not averaged are the program's own: those of the average are of the last step.
+AveragedTensors Session::averages(const Node& hook) const {
+  const Node *named = hook.find("name"), *buffers = hook.find("update_buffers");
+  const std::string name = named ? named->as_string() : "";
+  const bool with_buffers = buffers && buffers->as_bool();
   AveragedTensors averages;
   for (const auto& group : groups_) {
     if (!group->runner) continue;
@@ -505,6 +579,7 @@ AveragedTensors Session::averages(const std::string& name) const {
       std::unordered_map<std::string, at::Tensor> values;
       for (const NamedTensor& value : item.average->state()) values[value.name] = value.tensor;
       for (const NamedTensor& tensor : group->tensors) {
+        if (tensor.buffer && !(with_buffers && tensor.tensor.is_floating_point())) continue;
         const auto value = values.find(tensor.name);  // not there: came after the last update
         if (value != values.end()) averages.add(tensor.tensor, value->second);
       }
@@ -519,18 +594,27 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
     see_steps(not_intercepted());
     if (path.empty() && !files_.begin_stream()) return;
     bool written = false;
+    const bool grown = is_grown(module);
+    const auto succeeds = [&, let_go = orphans()](const at::Tensor& tensor,
+                                                  const std::string& name) {
+      return (grown && tensor.requires_grad()) || let_go.count(name) > 0;
+    };
     std::set<Group*> holders;  // of averages that are in it
     for (const Node& hook : config_.custom_hooks.items()) {
       const Node* named = hook.find("name");
       const std::string name = named ? named->as_string() : "";
       const std::string suffix = name.empty() ? "" : "." + name;
-      const auto copy = averaged_copy(
-          module, averages(name), [&](const at::Tensor& tensor, const std::string& full_name) {
-            const auto group = group_of_.find(tensor.unsafeGetTensorImpl());
-            if (group == group_of_.end()) return;
-            names_.add(tensor, full_name);
-            holders.insert(group->second);
-          });
+      const AveragedTensors own = averages(hook);
+      const auto stand_in = [&](const at::Tensor& tensor, const std::string& full_name) {
+        const auto group = group_of_.find(tensor.unsafeGetTensorImpl());
+        if (group != group_of_.end()) {
+          names_.add(tensor, full_name);
+          holders.insert(group->second);
+          return at::Tensor();
+        }
+        return succeeds(tensor, full_name) ? tensor : at::Tensor();
+      };
+      const auto copy = averaged_copy(module, own, stand_in);
       if (!copy) continue;
       const std::string target =
           path.empty() ? files_.stream_file(suffix) : files_.sibling_of(path, suffix);
@@ -554,10 +638,49 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
     }
     if (path.empty()) {
       files_.end_stream();
-    } else if (!written && may_be_copy(module)) {
+    } else if (!written && holders.empty() && may_be_copy(module)) {
       files_.no_sibling(path);
     }
   });
+}
+
+/// Names of averaged parameters that the program has let go. What it saves under such a name took
+/// their place since the last step; its average will begin as a copy.
+std::set<std::string> Session::orphans() const {
+  std::set<std::string> found;
+  for (const auto& group : groups_) {
+    if (!group->runner) continue;
+    for (const NamedTensor& item : group->tensors) {
+      if (!item.buffer && group->is_orphan(item.tensor)) found.insert(names_.name_of(item.tensor));
+    }
+  }
+  found.erase("");
+  return found;
+}
+
+/// Whether the parameters in a module are averaged ones that got another number of rows since the
+/// last step, as points of a scene do: all of the same new number, each otherwise like an averaged
+/// one.
+bool Session::is_grown(const torch::jit::Module& module) const {
+  std::vector<at::Tensor> parameters;
+  for (const c10::IValue& slot : module._ivalue()->slots()) {
+    if (slot.isTensor() && slot.toTensor().defined() && slot.toTensor().requires_grad()) {
+      parameters.push_back(slot.toTensor());
+    }
+  }
+  const auto is_like_one = [&](const at::Tensor& tensor) {
+    return std::any_of(groups_.begin(), groups_.end(), [&](const auto& group) {
+      return group->runner &&
+             std::any_of(group->tensors.begin(), group->tensors.end(), [&](const auto& item) {
+               return !item.buffer && same_but_for_rows(tensor, item.tensor);
+             });
+    });
+  };
+  return !parameters.empty() &&
+         std::all_of(parameters.begin(), parameters.end(), [&](const at::Tensor& tensor) {
+           return tensor.dim() > 0 && tensor.size(0) == parameters.front().size(0) &&
+                  !group_of_.count(tensor.unsafeGetTensorImpl()) && is_like_one(tensor);
+         });
 }
 
 /// Whether a module, none of whose tensors has an average, may hold copies of some that have: there

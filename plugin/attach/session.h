@@ -13,8 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "polyak/attach/attached_runner.h"
 #include "polyak/attach/config.h"
+#include "polyak/attach/group.h"
 #include "polyak/attach/output_files.h"
 #include "polyak/attach/sibling.h"
 #include "polyak/attach/tensor_names.h"
@@ -56,18 +56,6 @@ class Session {
   void finish();
 
  private:
-  /// Tensors that are averaged together, in their own count of steps.
-  struct Group {
-    std::vector<NamedTensor> tensors;
-    std::unique_ptr<AttachedRunner> runner;
-    std::string file;
-    std::string optimizer;    // its class
-    int64_t made = 0;         // its place among the optimizers
-    std::string saved_as;     // the newest file of the program's that holds these averages
-    int64_t generation = -1;  // of the names, when `tensors` was made
-    bool written = true;
-    bool broken = false;
-  };
   /// An optimizer, or what was one at its address.
   struct Watched {
     std::vector<WeakTensor> parameters;
@@ -77,11 +65,13 @@ class Session {
     std::string type;            // its class, once that can be asked
     bool intercepted = false;    // its steps are seen as they happen
     bool of_program = false;     // its steps show in what they change
+    bool looked_at = false;      // its parameters have their groups
   };
 
   template <class Work>
   void guarded(const char* doing, Work work);
-  Watched& watched(const Optimizer& optimizer);
+  Watched& watched(const Optimizer& optimizer, bool before_step = false);
+  void see_replaced(Watched& watched, const std::vector<WeakTensor>& before, bool before_step);
   void take_place(Watched& watched);
   bool changed(Watched& watched);
   std::vector<Watched*> not_intercepted();
@@ -99,7 +89,9 @@ class Session {
   std::vector<std::string> last_lines() const;
   void drop_groups_of_the_dead();
   void write_groups();
-  AveragedTensors averages(const std::string& name) const;
+  AveragedTensors averages(const Node& hook) const;
+  std::set<std::string> orphans() const;
+  bool is_grown(const torch::jit::Module& module) const;
   std::unordered_map<std::string, std::string> names_in(const Group& group) const;
 
   AttachConfig config_;
@@ -113,13 +105,15 @@ class Session {
   std::unordered_map<const void*, Tree> trees_;  // modules that were seen
   std::unordered_map<const void*, Watched> optimizers_;
   std::vector<std::unique_ptr<Group>> groups_;
-  std::unordered_map<const void*, Group*> group_of_;  // by tensor
+  std::unordered_map<const void*, Group*> group_of_;   // by tensor
+  std::unordered_map<const void*, Group*> frozen_of_;  // the same of those that are copied
   OutputFiles files_;
   std::set<std::string> modules_;                           // names of modules that were seen
   std::unordered_map<const void*, std::string> unstepped_;  // parameters of modules, with names
   int64_t optimizers_made_ = 0;
   bool groups_made_ = false;
   bool stepped_ = false;   // some optimizer
+  bool replaced_ = false;  // parameters were, which was said
   bool left_out_ = false;  // a parameter, which was said
   bool done_ = false;
 };

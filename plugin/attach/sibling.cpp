@@ -13,7 +13,7 @@ using ObjectPtr = c10::intrusive_ptr<c10::ivalue::Object>;
 class Copier {
  public:
   Copier(const AveragedTensors& averages,
-         const std::function<void(const at::Tensor&, const std::string&)>& seen)
+         const std::function<at::Tensor(const at::Tensor&, const std::string&)>& seen)
       : averages_(averages), seen_(seen) {}
 
   ObjectPtr copy(const c10::ivalue::Object& object, const std::string& prefix) {
@@ -27,8 +27,9 @@ class Copier {
         result->setSlot(i, copy(slot.toObjectRef(), name + "."));
       } else if (slot.isTensor() && slot.toTensor().defined()) {
         const at::Tensor tensor = slot.toTensor();
-        seen_(tensor, name);
-        const at::Tensor average = averages_.find(tensor);
+        const at::Tensor stand_in = seen_(tensor, name);
+        at::Tensor average = averages_.find(tensor);
+        if (!average.defined()) average = stand_in;
         if (!average.defined()) continue;
         found_ = true;
         result->setSlot(i, average);
@@ -41,7 +42,7 @@ class Copier {
 
  private:
   const AveragedTensors& averages_;
-  const std::function<void(const at::Tensor&, const std::string&)>& seen_;
+  const std::function<at::Tensor(const at::Tensor&, const std::string&)>& seen_;
   std::unordered_map<const void*, ObjectPtr> copied_;
   bool found_ = false;
 };
@@ -85,7 +86,7 @@ at::Tensor AveragedTensors::find(const at::Tensor& tensor) const {
 
 std::optional<torch::jit::Module> averaged_copy(
     const torch::jit::Module& module, const AveragedTensors& averages,
-    const std::function<void(const at::Tensor&, const std::string&)>& seen) {
+    const std::function<at::Tensor(const at::Tensor&, const std::string&)>& seen) {
   Copier copier(averages, seen);
   torch::jit::Module copy(copier.copy(*module._ivalue(), ""));
   if (!copier.found()) return std::nullopt;

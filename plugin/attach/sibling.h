@@ -33,9 +33,10 @@ class AveragedTensors {
 
 /// A copy of a module, an archive's or a TorchScript one, that holds averaged tensors for those
 /// that have one; nothing when none has. Neither the module nor what it holds is changed.
-/// @param seen receives every tensor of the module and its dotted name
+/// @param seen receives every tensor of the module and its dotted name, and says what stands in for
+/// an average where there is none; undefined: nothing
 std::optional<torch::jit::Module> averaged_copy(
     const torch::jit::Module& module, const AveragedTensors& averages,
-    const std::function<void(const at::Tensor&, const std::string&)>& seen);
+    const std::function<at::Tensor(const at::Tensor&, const std::string&)>& seen);
 
 }  // namespace polyak
