@@ -14,6 +14,7 @@
 
 #include "polyak/averaging/background.h"
 #include "polyak/averaging/by_aten.h"
+#include "polyak/averaging/list_watch.h"
 #include "polyak/averaging/plan.h"
 #include "polyak/averaging/slot.h"
 #include "polyak/averaging/swap_state.h"
@@ -90,6 +91,9 @@ void warn_of_stall(const std::string& rule, double weight, at::ScalarType type, 
                                            : "precision: compensated");
 }
 
+// Parts of a model that are trained by turns have no gradient for a few steps.
+constexpr int64_t kStepsOfSilence = 32;
+
 void check_shape(const std::string& name, const at::Tensor& source, const at::Tensor& average) {
   if (source.sizes() == average.sizes()) return;
   fail<Error>(
@@ -98,16 +102,23 @@ void check_shape(const std::string& name, const at::Tensor& source, const at::Te
       name, fmt::join(source.sizes(), "x"), fmt::join(average.sizes(), "x"));
 }
 
-/// An average of other numbers could not hold the model's.
-void check_kind(const std::string& name, const at::Tensor& source, const at::Tensor& average) {
-  if (source.is_floating_point() == average.is_floating_point() &&
-      source.is_complex() == average.is_complex()) {
-    return;
-  }
-  fail<Error>(
-      "{}: is {} in the model, but its average is {}; build a new average for a model of other "
-      "numbers",
-      name, at::toString(source.scalar_type()), at::toString(average.scalar_type()));
+/// Whether both are real, complex or whole numbers.
+bool same_kind(const at::Tensor& a, const at::Tensor& b) {
+  return a.is_floating_point() == b.is_floating_point() && a.is_complex() == b.is_complex();
+}
+
+/// The average with all that is kept of it.
+at::Tensor value_of(const Slot& slot) {
+  return slot.lost.defined() && slot.average.scalar_type() == at::kFloat
+             ? widen_compensated(slot.average, slot.lost.to(slot.average.device()))
+             : slot.average.detach();
+}
+
+/// Puts `data` in the place of what the averaged module holds; the average keeps its value.
+void set_held(Slot& slot, const at::Tensor& data) {
+  if (slot.average.is_same(slot.held)) slot.average = slot.held.variable_data();  // uncast so far
+  slot.held.set_data(data);
+  for (const at::Tensor& other : slot.also) other.set_data(slot.held.variable_data());
 }
 
 /// cloning runs a model's random initialisation; the program's own random numbers must not notice.
@@ -157,6 +168,19 @@ std::shared_ptr<torch::nn::Module> make_skeleton(const std::vector<NamedTensor>&
                 : at->register_parameter(item.name.substr(begin), value, /*requires_grad=*/false);
   }
   return root;
+}
+
+/// A tensor of an archive by its dotted name, as it stands there.
+at::Tensor read_tensor(torch::serialize::InputArchive& archive, const std::string& name) {
+  const size_t dot = name.find('.');
+  if (dot == std::string::npos) {
+    at::Tensor tensor;
+    archive.read(name, tensor);
+    return tensor;
+  }
+  torch::serialize::InputArchive child;
+  archive.read(name.substr(0, dot), child);
+  return read_tensor(child, name.substr(dot + 1));
 }
 
 }  // namespace
@@ -249,7 +273,7 @@ void AveragedModel::bind(const Model& model) {
       continue;
     }
     check_shape(name, found->second, slots_[slot].average);
-    check_kind(name, found->second, slots_[slot].average);
+    check_kind(slots_[slot], found->second);
     same = same && found->second.is_same(by_name.at(slots_[slot].name));  // tied as before
   }
   if (!lost.empty()) {
@@ -264,6 +288,7 @@ void AveragedModel::bind(const Model& model) {
       plan_.reset();
     }
     bind_to(model);
+    follow_model();
     return;
   }
 
@@ -275,9 +300,56 @@ void AveragedModel::bind(const Model& model) {
   for (Slot& slot : slots_) {
     auto kept = before.find(slot.name);
     if (kept == before.end()) continue;
-    slot.average.copy_(kept->second.average);
-    if (slot.lost.defined() && kept->second.lost.defined()) slot.lost.copy_(kept->second.lost);
+    const Slot& had = kept->second;
+    const bool same_dtype = slot.average.scalar_type() == had.average.scalar_type();
+    if (slot.lost.defined() && had.lost.defined() && same_dtype) slot.lost.copy_(had.lost);
+    slot.average.copy_(same_dtype ? had.average : value_of(had));
   }
+}
+
+/// Whether what the slot's average holds can go on as numbers of the source's kind.
+bool AveragedModel::could_follow(const Slot& slot, const at::Tensor& source) const {
+  // LibTorch casts a module's whole numbers too. They are copied, as are buffers.
+  const bool copied = (slot.buffer && !settings_.update_buffers) || !is_averageable(slot.average);
+  return copied || same_kind(source, slot.average);
+}
+
+void AveragedModel::check_kind(const Slot& slot, const at::Tensor& source) const {
+  if (could_follow(slot, source)) return;
+  fail<Error>(
+      "{}: is {} in the model, but its average is {}; build a new average for a model of other "
+      "numbers",
+      slot.name, at::toString(source.scalar_type()), at::toString(slot.average.scalar_type()));
+}
+
+/// What comes before anything reads or writes the averages.
+void AveragedModel::catch_up() const {
+  finish();
+  take_in_what_was_loaded();
+  follow_model();
+}
+
+/// Gives the averaged module the model's dtypes and devices where those changed.
+void AveragedModel::follow_model() const {
+  // While an average is swapped in, the tensors of the model, or our own, are not what they were.
+  if (is_swapped() || steps_.data_ptr() != steps_at_) return;
+  torch::NoGradGuard no_grad;
+  bool followed = false;
+  for (Slot& slot : slots_) {
+    const at::ScalarType dtype = slot.source.scalar_type();
+    const c10::Device device = slot.source.device();
+    const bool cast = dtype != slot.followed_dtype;
+    const bool moved = device != slot.followed_device && !settings_.device;
+    if ((!cast && !moved) || !could_follow(slot, slot.source)) continue;
+    set_held(slot, slot.held.to(moved ? device : slot.held.device(),
+                                cast ? dtype : slot.held.scalar_type()));
+    slot.followed_dtype = dtype;
+    slot.followed_device = device;
+    followed = true;
+  }
+  if (!followed) return;
+  settle_precision();
+  gather_averages();
 }
 
 void AveragedModel::bind_to(const Model& model) {
@@ -286,6 +358,7 @@ void AveragedModel::bind_to(const Model& model) {
   tree_ = model.nn_module() ? ModuleTree(*model.nn_module())
           : model.script()  ? ModuleTree(*model.script())
                             : ModuleTree();
+  list_watch_ = model.is_list() ? std::make_unique<ListWatch>(model.list_->averages) : nullptr;
 }
 
 void AveragedModel::build_slots(const Model& model, const std::vector<NamedTensor>& tensors) {
@@ -333,7 +406,15 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
       // A clone has the constructor's dtype where the model was cast since.
       const c10::Device place = device ? *device : item.tensor.device();
       mine.set_data(item.tensor.detach().to(place).clone());
-      slots.push_back({item.name, item.tensor, mine, mine, {}, item.buffer, {}});
+      slots.push_back({item.name,
+                       item.tensor,
+                       mine,
+                       mine,
+                       {},
+                       item.buffer,
+                       {},
+                       item.tensor.scalar_type(),
+                       item.tensor.device()});
     } else {
       counterpart->second.set_requires_grad(false);
       counterpart->second.set_data(
@@ -354,7 +435,7 @@ void AveragedModel::build_slots(const Model& model, const std::vector<NamedTenso
 /// Lays averages side by side, in the order in which updates go through them, and in huge pages
 /// where there are any: alone, each small one would be a place in memory that the CPU does not
 /// foresee, and a large one a new page every 4 KiB. Each keeps a storage of its own.
-void AveragedModel::gather_averages() {
+void AveragedModel::gather_averages() const {
   const auto can_move = [](const at::Tensor& tensor) {
     return tensor.is_cpu() && tensor.numel() > 0 && tensor.is_non_overlapping_and_dense();
   };
@@ -383,7 +464,7 @@ void AveragedModel::gather_averages() {
   }
 }
 
-void AveragedModel::settle_precision() {
+void AveragedModel::settle_precision() const {
   for (Slot& slot : slots_) settle_precision(slot);
   plan_.reset();
 }
@@ -404,10 +485,7 @@ void AveragedModel::settle_precision(Slot& slot) const {
       (!compensated || slot.lost.device() == slot.held.device())) {
     return;
   }
-  const at::Tensor value =
-      slot.lost.defined() && slot.average.scalar_type() == at::kFloat
-          ? widen_compensated(slot.average, slot.lost.to(slot.average.device()))
-          : slot.average.detach();
+  const at::Tensor value = value_of(slot);
   if (apart) {
     slot.average = value.to(slot.held.device(), wanted, false, /*copy=*/true);
   } else {
@@ -443,8 +521,7 @@ void AveragedModel::take_module_in() const {
 }
 
 void AveragedModel::refresh_module() const {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   if (steps_.data_ptr() != steps_at_) return;  // an average of the whole is swapped in
   torch::NoGradGuard no_grad;
   for (const Slot& slot : slots_) {
@@ -464,8 +541,7 @@ void AveragedModel::fence() {
 }
 
 void AveragedModel::prepare_replay() {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   if (!captured_) {
     fail<Error>("prepare_replay: no CUDA graph has captured an update of this average{}",
                 DeviceTables::has_kernel(c10::kCUDA) ? "" : "; this build has no CUDA kernel");
@@ -509,7 +585,11 @@ void AveragedModel::prepare(const Model& model) {
   }
   if (model.identity() != bound_to_ || !tree_.is_current()) bind(model);
   if (!plan_ || !plan_->is_current()) {
-    for (const Slot& slot : slots_) check_shape(slot.name, slot.source, slot.average);
+    for (const Slot& slot : slots_) {
+      check_shape(slot.name, slot.source, slot.average);
+      check_kind(slot, slot.source);
+    }
+    follow_model();
     settle_precision();
     plan_ = std::make_shared<Plan>(slots_, settings_.update_buffers, settings_.skip_nonfinite);
   }
@@ -567,6 +647,26 @@ void AveragedModel::warn_if_stalled() {
       return warn_of_stall(rule_name(), weight, type, slot.lost.defined());
     }
   }
+}
+
+/// Once, by name: an average of what nothing trains any more says nothing about the model.
+void AveragedModel::warn_of_orphans(bool look_at_gradients) {
+  if (!list_watch_ || orphans_told_) return;
+  std::vector<std::string> names = list_watch_->held_by_nobody_else(slots_);
+  const bool held = names.empty();
+  if (look_at_gradients) {
+    const std::vector<std::string> more = list_watch_->without_new_gradient(slots_);
+    if (names.empty() && steps() >= kStepsOfSilence) names = more;
+  }
+  if (names.empty()) return;
+  orphans_told_ = true;
+  log_warning(
+      "{}: {} of the list of tensors {}: where the optimizer got another tensor in the place of "
+      "one, make a new Model of the list and a new average, which load_state() gives what the old "
+      "one had",
+      rule_name(), fmt::join(names, ", "),
+      held ? fmt::format("got no new gradient in {} updates, while others did", steps() / 2)
+           : "is held by nobody else, so nothing trains it any more");
 }
 
 void AveragedModel::update_parameters(const Model& model) {
@@ -628,6 +728,8 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model)
       turn.average->average_in_background(turn.weight, turn.averages);
     }
     if (turn.averages) turn.average->warn_if_stalled();
+    const int64_t k = turn.average->steps();
+    if ((k & (k - 1)) == 0) turn.average->warn_of_orphans(/*look_at_gradients=*/true);
   }
   Plan::update(shares);
   for (const Turn& turn : turns) {
@@ -661,12 +763,12 @@ void AveragedModel::average_in_background(double weight, bool averages) {
 // ---- swap and state
 
 SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   if (is_swapped() || steps() == 0) return {};
   torch::NoGradGuard no_grad;
   bind(model);
   if (model.is_list()) mode = SwapMode::copy;
+  warn_of_orphans(/*look_at_gradients=*/false);
   if (mode == SwapMode::copy) check_writable("swap: SwapMode::copy cannot write", "exchange");
   refresh_module();
   auto state = std::make_shared<SwapGuard::State>(mode);
@@ -710,8 +812,7 @@ std::vector<NamedTensor> AveragedModel::swapped_out() const {
 }
 
 torch::OrderedDict<std::string, at::Tensor> AveragedModel::named_averages() const {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   torch::OrderedDict<std::string, at::Tensor> averages("name");
   for (const auto& [name, slot] : names_) averages.insert(name, slots_[slot].average);
   return averages;
@@ -726,8 +827,7 @@ std::vector<NamedTensor> AveragedModel::state() {
 }
 
 LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int64_t steps) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   torch::NoGradGuard no_grad;
   LoadReport report;
   std::set<std::string> given;
@@ -758,8 +858,7 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
 }
 
 std::vector<NamedTensor> AveragedModel::compensation() const {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   std::vector<NamedTensor> compensation;
   for (const auto& [name, slot] : names_) {
     if (slots_[slot].lost.defined()) {
@@ -770,8 +869,7 @@ std::vector<NamedTensor> AveragedModel::compensation() const {
 }
 
 void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   std::unordered_map<std::string, size_t> slot_of(names_.begin(), names_.end());
   for (const NamedTensor& value : values) {
     auto found = slot_of.find(value.name);
@@ -782,8 +880,7 @@ void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
 }
 
 void AveragedModel::reset(const Model& model) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   if (is_swapped()) fail<Error>("reset: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
@@ -792,8 +889,7 @@ void AveragedModel::reset(const Model& model) {
 }
 
 void AveragedModel::copy_to(const Model& model) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   if (is_swapped()) fail<Error>("copy_to: let the guard of swap() go first");
   torch::NoGradGuard no_grad;
   bind(model);
@@ -802,8 +898,7 @@ void AveragedModel::copy_to(const Model& model) {
 }
 
 void AveragedModel::rebind(const Model& model) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   if (is_swapped()) fail<Error>("rebind: let the guard of swap() go first");
   bind(model);
 }
@@ -847,21 +942,37 @@ void AveragedModel::to(torch::Device device, bool non_blocking) {
 /// Unlike torch::nn::Module::to it leaves integers integers, tied tensors tied, and steps where it
 /// is.
 void AveragedModel::move(const std::function<at::Tensor(const at::Tensor&)>& moved) {
-  finish();
-  take_in_what_was_loaded();
+  catch_up();
   torch::NoGradGuard no_grad;
-  for (Slot& slot : slots_) {
-    if (slot.average.is_same(slot.held)) slot.average = slot.held.variable_data();  // uncast so far
-    slot.held.set_data(moved(slot.held));
-    for (const at::Tensor& other : slot.also) other.set_data(slot.held.variable_data());
-  }
+  for (Slot& slot : slots_) set_held(slot, moved(slot.held));
   settle_precision();
   gather_averages();
 }
 
 void AveragedModel::load(torch::serialize::InputArchive& archive) {
-  finish();
-  torch::nn::Module::load(archive);
+  catch_up();
+  torch::NoGradGuard no_grad;
+  at::Tensor steps;
+  archive.read("steps", steps, /*is_buffer=*/true);
+  torch::serialize::InputArchive of_module;
+  archive.read("module", of_module);
+  // LibTorch's own load() reads numbers of another dtype as if they were of the module's.
+  const std::vector<NamedTensor> mine = Model(*module_).tensors();
+  std::vector<at::Tensor> read;
+  for (const NamedTensor& item : mine) {
+    read.push_back(read_tensor(of_module, item.name));
+    const bool any_kind = item.buffer || !is_averageable(item.tensor);
+    if (read.back().sizes() == item.tensor.sizes() &&
+        (any_kind || same_kind(read.back(), item.tensor))) {
+      continue;
+    }
+    fail<Error>("load: {}: is {} [{}] in the archive, but {} [{}] here; nothing was taken in",
+                item.name, at::toString(read.back().scalar_type()),
+                fmt::join(read.back().sizes(), ", "), at::toString(item.tensor.scalar_type()),
+                fmt::join(item.tensor.sizes(), ", "));
+  }
+  for (size_t i = 0; i < mine.size(); ++i) mine[i].tensor.copy_(read[i]);
+  steps_.copy_(steps);
   take_module_in();
 }
 

@@ -22,6 +22,7 @@ namespace polyak {
 
 struct Slot;
 class Background;
+class ListWatch;
 class Plan;
 enum class Precision;
 
@@ -44,7 +45,8 @@ struct LoadReport {
 /// The average holds one tensor for each parameter and buffer of the model, by name, in the model's
 /// dtype, or in float32 where the model is float16 or bfloat16 (an average in half precision stops
 /// moving at usual momenta); the option `precision` keeps more. Integer tensors are copied, never
-/// averaged. A tensor under two names is averaged once.
+/// averaged. A tensor under two names is averaged once. Where the model is cast or moved later, the
+/// average follows it; to() of the average alone holds until the model is cast again.
 ///
 /// On the CPU an update of dense real tensors reads every byte once, on all threads of LibTorch's
 /// pool, and allocates nothing; its results are the same bits whatever the number of threads and
@@ -200,8 +202,12 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void bind(const Model& model);
   void bind_to(const Model& model);
   void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
-  void gather_averages();
-  void settle_precision();
+  void gather_averages() const;
+  void catch_up() const;
+  void follow_model() const;
+  void check_kind(const Slot& slot, const at::Tensor& source) const;
+  bool could_follow(const Slot& slot, const at::Tensor& source) const;
+  void settle_precision() const;
   void settle_precision(Slot& slot) const;
   void take_module_in() const;
   void take_in_what_was_loaded() const;
@@ -216,6 +222,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   void count_skipped();
   void check_writable(const char* what, const char* instead) const;
   void warn_if_stalled();
+  void warn_of_orphans(bool look_at_gradients);
   [[noreturn]] void throw_wrong_module() const;
 
   Settings settings_;
@@ -230,16 +237,18 @@ class POLYAK_API AveragedModel : public torch::nn::Module {
   int64_t skipped_ = 0;
   bool defer_fence_ = false;
   bool stall_checked_ = false;
+  bool orphans_told_ = false;
   mutable bool half_checked_ = false;
-  std::vector<Slot> slots_;
+  mutable std::vector<Slot> slots_;  // mutable: what reads them lets them follow the model first
   std::vector<std::pair<std::string, size_t>>
       names_;  // every name in the model's order, and its slot
-  std::shared_ptr<Plan> plan_;
+  mutable std::shared_ptr<Plan> plan_;
   struct Captured;
   std::unique_ptr<Captured> captured_;
   std::unique_ptr<Background> background_;  // uses the plan: goes first
   const void* bound_to_ = nullptr;
-  ModuleTree tree_;  // of the model that this is bound to
+  ModuleTree tree_;                        // of the model that this is bound to
+  std::unique_ptr<ListWatch> list_watch_;  // where that is a list
   std::weak_ptr<SwapGuard::State> swap_;
 };
 

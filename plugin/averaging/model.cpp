@@ -61,11 +61,11 @@ Model::Model(std::vector<NamedTensor> tensors) {
       fail<Error>("{}: is an undefined tensor; build it before averaging it", item.name);
     }
   }
-  list_ = std::make_shared<const std::vector<NamedTensor>>(std::move(tensors));
+  list_ = std::make_shared<const List>(List{std::move(tensors)});
 }
 
 std::vector<NamedTensor> Model::tensors() const {
-  if (list_) return *list_;
+  if (list_) return list_->tensors;
   std::vector<NamedTensor> tensors;
   module_ ? collect(*module_, "", tensors) : collect(*script_, "", tensors);
   return tensors;

@@ -38,8 +38,9 @@ class POLYAK_API Model {
   Model(std::shared_ptr<torch::nn::Module> module);
   Model(const torch::jit::Module& module);
   /// Tensors that may be views of one buffer: a swap writes values into them, and their addresses
-  /// stay. Every handle made of a list is another model: make one and keep it. A list has no train
-  /// mode; `train` does nothing.
+  /// stay. Every handle made of a list is another model: make one and keep it, and make a new one
+  /// where a tensor is replaced by another: a list holds those that it was made of. A list has no
+  /// train mode; `train` does nothing.
   /// @throws Error for an undefined tensor, and for an empty name or one that stands there twice
   explicit Model(std::vector<NamedTensor> tensors);
   template <class Net>
@@ -66,10 +67,17 @@ class POLYAK_API Model {
   std::string class_name() const;
 
  private:
+  friend class AveragedModel;
+  struct List;
   std::shared_ptr<torch::nn::Module> owner_;
   torch::nn::Module* module_ = nullptr;
   std::shared_ptr<torch::jit::Module> script_;
-  std::shared_ptr<const std::vector<NamedTensor>> list_;
+  std::shared_ptr<const List> list_;
+};
+
+struct Model::List {
+  std::vector<NamedTensor> tensors;
+  std::shared_ptr<const void> averages = std::make_shared<char>();  // held by each that is bound
 };
 
 }  // namespace polyak

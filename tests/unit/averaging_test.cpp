@@ -167,17 +167,6 @@ TEST(Average, GoesOnAfterTheAverageWasCastAndMoved) {
   EXPECT_EQ(average.named_buffers()["steps"].scalar_type(), at::kLong);
 }
 
-TEST(Average, GoesOnAfterTheModelWasCast) {
-  torch::nn::Linear net(1, 1);
-  fill(*net, 1);
-  ExponentialMovingAverage average(net, ema(0.5));
-  average.update_parameters(net);
-  net->to(torch::kDouble);
-  fill(*net, 3);
-  average.update_parameters(net);
-  EXPECT_EQ(average_of(average, "weight").item<float>(), 2.0F);
-}
-
 TEST(Average, OfAHalfPrecisionModelIsKeptInFloat32AndMoves) {
   for (const auto dtype : {at::kHalf, at::kBFloat16}) {
     torch::nn::Linear net(4, 4);

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/optim/sgd.h>
 #include <torch/serialize.h>
 #include <torch/utils.h>
 
@@ -30,6 +31,10 @@ struct FlatTrainer {
 std::vector<float> values(const at::Tensor& tensor) {
   const at::Tensor flat = tensor.detach().contiguous().view({-1});
   return {flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel()};
+}
+
+std::vector<float> values_of(const AveragedModel& average, const std::string& name) {
+  return values(average_of(average, name).to(at::kFloat));
 }
 
 TEST(TensorList, IsAveragedUnderItsNamesInItsOrder) {
@@ -147,6 +152,119 @@ TEST(TensorList, WrongListsAreRefusedByName) {
               ThrowsMessage<Error>(AllOf(HasSubstr("a:"), HasSubstr("twice"))));
   EXPECT_THAT(make({{"a", at::Tensor()}}),
               ThrowsMessage<Error>(AllOf(HasSubstr("a:"), HasSubstr("undefined"))));
+}
+
+/// Tensors with an optimizer, which may get others in their place.
+struct Points {
+  Points() {
+    for (const char* name : {"means", "scales"}) {
+      tensors.push_back({name, at::ones({3}).requires_grad_(true)});
+    }
+    optimizer = std::make_unique<torch::optim::SGD>(parameters(), 0.1);
+  }
+  std::vector<at::Tensor> parameters() const { return {tensors[0].tensor, tensors[1].tensor}; }
+  void replace(size_t i, int64_t rows) {
+    tensors[i].tensor = at::full({rows}, 2.0).requires_grad_(true);
+    optimizer->param_groups()[0].params()[i] = tensors[i].tensor;
+  }
+  void step() {
+    optimizer->zero_grad();
+    (tensors[0].tensor.sum() + tensors[1].tensor.sum()).backward();
+    optimizer->step();
+  }
+  std::vector<NamedTensor> tensors;
+  std::unique_ptr<torch::optim::SGD> optimizer;
+};
+
+TEST(TensorList, WhatNobodyElseHoldsAnyMoreIsNamedOnceInAnUpdateOrASwap) {
+  for (const bool by_swap : {false, true}) {
+    Points points;
+    const Model model(points.tensors);
+    ExponentialMovingAverage slow(model, ema(0.25)), fast(model, ema(0.5));
+    const auto lines = log_of([&] {
+      AveragedModel* both[] = {&slow, &fast};
+      for (int i = 0; i < 3; ++i) {
+        points.step();
+        update_together(both, model);
+      }
+      points.replace(0, 5);
+      points.step();
+      if (by_swap) {
+        (void)slow.swap(model);
+        (void)fast.swap(model);
+        (void)slow.swap(model);
+      }
+      for (int i = 0; i < 6; ++i) update_together(both, model);
+    });
+    ASSERT_EQ(lines.size(), 2U) << ::testing::PrintToString(lines);
+    for (const std::string& line : lines) {
+      EXPECT_THAT(line, AllOf(HasSubstr("means of the list"), HasSubstr("held by nobody else")));
+    }
+  }
+}
+
+TEST(TensorList, WhatGetsNoGradientAnyMoreIsNamedOnceThoughTheProgramHoldsIt) {
+  Points points;
+  const std::vector<NamedTensor> first = points.tensors;
+  const Model model(points.tensors);
+  ExponentialMovingAverage average(model, ema(0.5));
+  const auto lines = log_of([&] {
+    for (int i = 0; i < 300; ++i) {
+      if (i == 40) points.replace(1, 3);
+      points.step();
+      average.update_parameters(model);
+    }
+  });
+  ASSERT_EQ(lines.size(), 1U) << ::testing::PrintToString(lines);
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("scales of the list"), HasSubstr("no new gradient in")));
+}
+
+TEST(TensorList, WhatIsTrainedFrozenOrWrittenByOtherMeansIsNotNamed) {
+  Points points;
+  at::Tensor flat = at::zeros({4});
+  points.tensors.push_back({"late", at::ones({2}).requires_grad_(true)});
+  points.tensors.push_back({"frozen", at::ones({2})});
+  points.tensors.push_back({"view", flat.slice(0, 0, 2)});
+  points.tensors.push_back({"leaf", flat.slice(0, 2).detach().requires_grad_(true)});
+  Model model(points.tensors);
+  at::Tensor late = points.tensors[2].tensor;
+  points.tensors.resize(2);
+  ExponentialMovingAverage average(model, ema(0.5));
+  const auto lines = log_of([&] {
+    for (int i = 0; i < 300; ++i) {
+      points.step();
+      if (i % 5 == 0) late.sum().backward();
+      average.update_parameters(model);
+      if (i % 100 == 0) (void)average.swap(model);
+    }
+  });
+  EXPECT_THAT(lines, ::testing::IsEmpty());
+}
+
+TEST(TensorList, AnAverageOfGrownTensorsGoesOnFromItsRows) {
+  for (const char* precision : {"default", "compensated", "float64"}) {
+    const at::Tensor small = at::full({2}, 4.0);
+    const Model before({{"means", small}});
+    const auto options = ema(0.5).precision(precision);
+    ExponentialMovingAverage old(before, options);
+    old.update_parameters(before);
+    small.copy_(at::tensor({6.0, 8.0}));
+    old.update_parameters(before);  // 5, 6
+
+    const at::Tensor rows = at::tensor({1, 0, 1}, at::kLong);
+    const at::Tensor large = small.index_select(0, rows);
+    const Model after({{"means", large}});
+    ExponentialMovingAverage grown(after, options);
+    std::vector<NamedTensor> values;
+    for (const auto& item : old.named_averages()) {
+      values.push_back({item.key(), item.value().index_select(0, rows)});
+    }
+    const LoadReport report = grown.load_state(values, old.steps());
+    EXPECT_TRUE(report.clean()) << report.text();
+    EXPECT_EQ(grown.steps(), 2);
+    grown.update_parameters(after);
+    EXPECT_THAT(values_of(grown, "means"), ElementsAre(7, 5.5, 7)) << precision;
+  }
 }
 
 }  // namespace
