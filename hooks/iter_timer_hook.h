@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "polyak/runtime/hook.h"
@@ -12,7 +13,8 @@ struct POLYAK_API IterTimerHookOptions : Options {
 };
 
 /// Logs how long each iteration took, in seconds: `data_time` until the batch was there, `time` in
-/// all.
+/// all. Where a loop does not tell when an epoch or an iteration begins, what cannot be known is
+/// left out: `data_time`, and the `time` of an epoch's first iteration.
 class POLYAK_API IterTimerHook : public Hook {
  public:
   explicit IterTimerHook(const IterTimerHookOptions& /*options*/ = {}) {}
@@ -20,14 +22,17 @@ class POLYAK_API IterTimerHook : public Hook {
   std::string name() const override { return "IterTimerHook"; }
 
  protected:
-  void before_epoch(Runner&, Stage) override { last_ = Clock::now(); }
+  void before_epoch(Runner& runner, Stage stage) override;
+  void after_epoch(Runner&, Stage stage) override;
   void before_iter(Runner& runner, Stage, int64_t) override;
   void after_iter(Runner& runner, Stage, int64_t) override;
 
  private:
   using Clock = std::chrono::steady_clock;
-  double seconds() const { return std::chrono::duration<double>(Clock::now() - last_).count(); }
-  Clock::time_point last_;
+  double seconds() const;
+  std::optional<Clock::time_point> last_;   // where the iteration began
+  std::optional<Clock::time_point> train_;  // the same of training, while an evaluation runs
+  Clock::time_point evaluation_;            // where that began
 };
 
 }  // namespace polyak

@@ -66,10 +66,20 @@ LoggerHook::LoggerHook(LoggerHookOptions options) : options_(std::move(options))
 LoggerHook::~LoggerHook() = default;
 
 void LoggerHook::before_train(Runner& runner) {
-  first_iter_ = runner.progress().iter;
-  total_time_ = 0;
+  last_.reset();
+  seconds_ = 0;
+  timed_ = 0;
   if (!runner.resuming()) windows_.clear();
   if (runner.resuming() && !earlier_.empty()) take_over_scalars(runner);
+}
+
+void LoggerHook::before_train_epoch(Runner& runner) {
+  if (!last_ && !runner.began_unseen()) last_ = Clock::now();
+}
+
+void LoggerHook::before_train_iter(Runner& runner, int64_t /*batch*/) {
+  if (!last_ && !runner.began_unseen()) last_ = Clock::now();
+  if (const auto rate = runner.learning_rate()) runner.log("lr", *rate);
 }
 
 void LoggerHook::before_save_checkpoint(Runner& /*runner*/, Value& checkpoint) {
@@ -156,11 +166,13 @@ double LoggerHook::smoothed(const std::string& name) const {
   return sum / static_cast<double>(window.size());
 }
 
+/// How long the rest of the run takes; empty where nobody can know.
 std::string LoggerHook::eta(const Runner& runner) const {
   const Progress& progress = runner.progress();
-  const auto done = static_cast<double>(progress.iter + 1 - first_iter_);
-  const auto left = static_cast<int64_t>(
-      total_time_ / done * static_cast<double>(progress.max_iters - progress.iter - 1));
+  const int64_t iters = progress.max_iters - progress.iter - 1;
+  if (timed_ == 0 || progress.max_iters <= 0 || iters < 0) return "";
+  const auto left =
+      static_cast<int64_t>(seconds_ / static_cast<double>(timed_) * static_cast<double>(iters));
   const int64_t days = left / 86400;
   const std::string clock =
       fmt::format("{}:{:02}:{:02}", left % 86400 / 3600, left % 3600 / 60, left % 60);
@@ -170,8 +182,12 @@ std::string LoggerHook::eta(const Runner& runner) const {
 void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
   remember(runner.logged());
   const Progress& progress = runner.progress();
-  if (auto time = runner.logged().find("time"); time != runner.logged().end())
-    total_time_ += time->second;
+  const Clock::time_point now = Clock::now();
+  if (last_) {
+    seconds_ += std::chrono::duration<double>(now - *last_).count();
+    ++timed_;
+  }
+  last_ = now;
 
   const bool last = progress.by_epoch ? end_of_epoch(runner, batch) : is_last_train_iter(runner);
   const bool short_epoch = progress.epoch_length <= options_.interval();
@@ -194,7 +210,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
   Scalars values;
   for (const auto& [name, window] : windows_) values[name] = smoothed(name);
   if (values.count("lr")) line += field("lr", values["lr"]) + "  ";
-  if (progress.max_iters > 0) line += fmt::format("eta: {}", eta(runner));
+  if (const std::string left = eta(runner); !left.empty()) line += fmt::format("eta: {}", left);
   for (const char* name : {"time", "data_time"}) {
     if (values.count(name)) line += "  " + field(name, values[name]);
   }
@@ -217,11 +233,19 @@ void LoggerHook::after_train(Runner& runner) {
   write_pending(runner);
 }
 
-void LoggerHook::before_val_epoch(Runner& /*runner*/) {
+void LoggerHook::begin_evaluation() {
   windows_.clear();
+  evaluation_ = Clock::now();
+}
+void LoggerHook::end_evaluation() {
+  if (last_) *last_ += Clock::now() - evaluation_;
+}
+
+void LoggerHook::before_val_epoch(Runner& /*runner*/) {
+  begin_evaluation();
 }
 void LoggerHook::before_test_epoch(Runner& /*runner*/) {
-  windows_.clear();
+  begin_evaluation();
 }
 void LoggerHook::after_val_iter(Runner& runner, int64_t /*batch*/) {
   remember(runner.logged());
@@ -232,9 +256,11 @@ void LoggerHook::after_test_iter(Runner& runner, int64_t /*batch*/) {
 
 void LoggerHook::after_val_epoch(Runner& runner, Scalars& metrics) {
   log_evaluation(runner, "val", metrics);
+  end_evaluation();
 }
 void LoggerHook::after_test_epoch(Runner& runner, Scalars& metrics) {
   log_evaluation(runner, "test", metrics);
+  end_evaluation();
 }
 
 void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars& metrics) {
@@ -317,8 +343,10 @@ void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
   const std::string unit =
       progress.by_epoch ? fmt::format("epoch {}/{} ", progress.epoch + 1, progress.max_epochs)
                         : std::string();
-  show(fmt::format("\r\x1b[K{}[{}{}] {}/{}  eta {}", unit, std::string(filled, '#'),
-                   std::string(kCells - filled, '.'), done, all, eta(runner)));
+  const std::string left = eta(runner);
+  show(fmt::format("\r\x1b[K{}[{}{}] {}/{}{}{}", unit, std::string(filled, '#'),
+                   std::string(kCells - filled, '.'), done, all, left.empty() ? "" : "  eta ",
+                   left));
   bar_drawn_ = true;
 }
 

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <chrono>
 #include <cstdio>
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,7 +37,9 @@ struct POLYAK_API LoggerHookOptions : Options {
 
 /// Writes the lines that MMEngine writes: one every `interval` iterations and one for each
 /// validation or test, to the log and, as JSON lines, to
-/// <work_dir>/<timestamp>/vis_data/scalars.json. On a terminal a bar shows the epoch's progress.
+/// <work_dir>/<timestamp>/vis_data/scalars.json. `eta` is by a clock of its own, without
+/// evaluations, and left out while nothing is known: no length, no iteration timed. On a terminal a
+/// bar shows the epoch's progress.
 class POLYAK_API LoggerHook : public Hook {
  public:
   /// @throws ConfigError
@@ -46,6 +50,8 @@ class POLYAK_API LoggerHook : public Hook {
   int priority() const override { return kBelowNormal; }
 
   void before_train(Runner& runner) override;
+  void before_train_epoch(Runner& runner) override;
+  void before_train_iter(Runner& runner, int64_t batch) override;
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
   void after_train_epoch(Runner& runner) override;
   void after_train(Runner& runner) override;
@@ -62,6 +68,8 @@ class POLYAK_API LoggerHook : public Hook {
   void remember(const Scalars& values);
   double smoothed(const std::string& name) const;
   std::string eta(const Runner& runner) const;
+  void begin_evaluation();
+  void end_evaluation();
   void log_evaluation(Runner& runner, const char* stage, const Scalars& metrics);
   void take_over_scalars(Runner& runner);
   void write_pending(const Runner& runner);
@@ -74,8 +82,11 @@ class POLYAK_API LoggerHook : public Hook {
 
   LoggerHookOptions options_;
   std::map<std::string, std::deque<double>> windows_;
-  double total_time_ = 0;
-  int64_t first_iter_ = 0;
+  using Clock = std::chrono::steady_clock;
+  std::optional<Clock::time_point> last_;  // where the present iteration began, if that is known
+  Clock::time_point evaluation_;           // where the last evaluation began
+  double seconds_ = 0;                     // of the iterations of this process that were timed
+  int64_t timed_ = 0;                      // how many they are
   bool bar_drawn_ = false;
   std::string earlier_;               // scalars.json of the run that goes on, below work_dir
   std::vector<std::string> pending_;  // its lines of a validation that may be repeated

@@ -184,6 +184,7 @@ class LoopHooks::Loop final : public Runner {
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
   std::optional<double> learning_rate() const override;
+  bool began_unseen() const override { return began_unseen_; }
   void log(const std::string& name, double value) override { logged_[name] = value; }
   const Scalars& logged() const override { return logged_; }
   Scalars validate(const std::string& suffix) override;
@@ -232,8 +233,8 @@ class LoopHooks::Loop final : public Runner {
   void check_call(const char* call) const;
   void check_steps(const char* call) const;
   void enter_training();
-  void enter_epoch();
-  void enter_iter();
+  void enter_epoch(bool seen);
+  void enter_iter(bool seen);
 
   void go_on_from(Value& checkpoint);
   void restore(const Value& checkpoint);
@@ -254,6 +255,7 @@ class LoopHooks::Loop final : public Runner {
   bool resuming_ = false;
   bool in_epoch_ = false;
   bool in_iter_ = false;
+  bool began_unseen_ = false;
   bool stepped_ = false;     // in this iteration
   bool gathered_ = false;    // the last iteration made no step
   bool evaluating_ = false;  // a LoopEvaluation lives
@@ -495,17 +497,20 @@ void LoopHooks::Loop::enter_training() {
   hooks_.call([&](Hook& hook) { hook.before_train(*this); });
 }
 
-void LoopHooks::Loop::enter_epoch() {
+/// `seen`: the loop says so where it begins.
+void LoopHooks::Loop::enter_epoch(bool seen) {
   enter_training();
   if (in_epoch_) return;
   in_epoch_ = true;
+  began_unseen_ = !seen;
   hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
 }
 
-void LoopHooks::Loop::enter_iter() {
-  enter_epoch();
+void LoopHooks::Loop::enter_iter(bool seen) {
+  enter_epoch(/*seen=*/false);
   if (in_iter_) return;
   in_iter_ = true;
+  began_unseen_ = !seen;
   logged_.clear();
   hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch_); });
 }
@@ -522,7 +527,7 @@ void LoopHooks::Loop::before_epoch() {
     fail<Error>("LoopHooks: before_epoch: epoch {} has not ended; call after_epoch() first",
                 progress_.epoch + 1);
   }
-  enter_epoch();
+  enter_epoch(/*seen=*/true);
 }
 
 void LoopHooks::Loop::before_iter() {
@@ -531,7 +536,7 @@ void LoopHooks::Loop::before_iter() {
     fail<Error>("LoopHooks: before_iter: iteration {} has not ended; call after_iter() first",
                 progress_.iter + 1);
   }
-  enter_iter();
+  enter_iter(/*seen=*/true);
 }
 
 void LoopHooks::Loop::after_step() {
@@ -542,14 +547,14 @@ void LoopHooks::Loop::after_step() {
         "(one LoopHooks goes with one optimizer)",
         progress_.iter + 1);
   }
-  enter_iter();
+  enter_iter(/*seen=*/false);
   stepped_ = true;
   steps_ = ++progress_.optimizer_steps;
 }
 
 void LoopHooks::Loop::after_iter(const Scalars& outputs) {
   check_call("after_iter");
-  enter_iter();
+  enter_iter(/*seen=*/false);
   for (const auto& [name, value] : outputs) logged_[name] = value;
   struct End {  // a hook that throws ends the iteration too
     Loop& loop;
@@ -635,6 +640,7 @@ void LoopHooks::Loop::begin_evaluation(const char* call, const std::function<Sca
     fail<Error>("LoopHooks: {}: iteration {} has not ended; call after_iter() first", call,
                 progress_.iter + 1);
   }
+  began_unseen_ = false;
   if (phase_ == Phase::training) check_steps(call);
   // A validation that the run before owes belongs to the training that goes on.
   if (phase_ == Phase::ready && resuming_) enter_training();

@@ -65,6 +65,10 @@ class POLYAK_API Runner {
   /// The optimizer's learning rate (of its first parameter group), where there is one.
   virtual std::optional<double> learning_rate() const { return std::nullopt; }
 
+  /// Whether the epoch or iteration that hooks are told of began before that: a loop that does not
+  /// tell where they begin is noticed at its first call from inside, when time has passed.
+  virtual bool began_unseen() const { return false; }
+
   /// A number for the logs, valid for this iteration: `lr`, `ema_momentum`, `time`.
   virtual void log(const std::string& /*name*/, double /*value*/) {}
   /// Numbers logged in this iteration: losses of the step and what hooks logged.
