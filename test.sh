@@ -48,6 +48,10 @@ else
   say "No Python with this LibTorch's version: the tests that need one are left out (POLYAK_PYTHON=... names one)"
   options+=(-DPOLYAK_INTEROP_TESTS=OFF)
 fi
+if [[ $torch == pip ]]; then
+  install_mmengine
+  options+=(-DPOLYAK_MMENGINE_TESTS=ON)
+fi
 if [[ -n $sanitize ]]; then
   folder=${sanitize//,/-}-$torch_name
   # Compiling is most of this leg: -O1 is what the presets of sanitizers use, and benchmarks have none to find.
