@@ -99,6 +99,11 @@ class Examples(unittest.TestCase):
         self.assertEqual(len(re.findall(r"Epoch\(val\).*loss_radius", done.stderr)), 3)
         self.assertTrue((self.folder / "work_dirs" / "example" / "epoch_3.pth").exists())
 
+    def test_a_target_network_is_an_average_that_the_program_trains_with(self):
+        done = self.run_program(BUILT / "target_network")
+        self.assertRegex(done.stdout, r"^loss \d+\.\d+ after 101 updates of the target$")
+        self.assertEqual(done.stderr, "")
+
 
 if __name__ == "__main__":
     POLYAK, EXAMPLES, BUILT = (pathlib.Path(sys.argv.pop(1)) for _ in range(3))
