@@ -7,9 +7,9 @@ POLYAK_PIP_PACKAGES=(torch==2.11.0 numpy==2.2.6 pillow==13.0.0)
 # What the tests of checkpoints that change sides need: MMEngine and mmpretrain, and what those import. Without their
 # dependencies, which would bring matplotlib and a second OpenCV.
 POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0 torchvision==0.26.0
-  opencv-python-headless==4.12.0.88 addict==2.4.0 einops==0.8.2 importlib_metadata==8.5.0 model-index==0.1.11
-  ordered-set==4.1.0 packaging==26.4 platformdirs==4.14.8 PyYAML==6.0.4 Markdown==3.11.3 rich==15.0.0 termcolor==3.3.0 yapf==0.43.0
-  zipp==3.20.2)
+  opencv-python-headless==4.12.0.88 addict==2.4.0 einops==0.8.2 importlib_metadata==8.5.0 mat4py==0.6.0
+  model-index==0.1.11 Markdown==3.11.3 ordered-set==4.1.0 packaging==26.4 platformdirs==4.14.8 PyYAML==6.0.4
+  rich==15.0.0 termcolor==3.3.0 yapf==0.43.0 zipp==3.20.2)
 
 POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
   nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev)

@@ -46,9 +46,10 @@ def write_data(folder):
     count = BATCH * BATCHES
     images = torch.randint(0, 256, (count, SIDE, SIDE), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (count,), dtype=torch.uint8)
-    (folder / "train-images-idx3-ubyte").write_bytes(
-        struct.pack(">IIII", 0x803, count, SIDE, SIDE) + bytes(images.flatten().tolist()))
-    (folder / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + bytes(labels.tolist()))
+    for split in ("train", "t10k"):
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x803, count, SIDE, SIDE) + bytes(images.flatten().tolist()))
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + bytes(labels.tolist()))
     return images.unsqueeze(1).float() / 255, labels.long()
 
 
@@ -131,7 +132,9 @@ SCHEDULE = [{"type": "LinearLR", "start_factor": 0.2, "by_epoch": False, "begin"
 class Case:
     """A training that both sides can run, in a folder of its own."""
 
-    def __init__(self, folder, name, model, optimizer, average=None, accumulate=1, own_keys=None):
+    def __init__(self, folder, name, model, optimizer, average=None, accumulate=1, own_keys=None,
+                 validate=False):
+        self.validate = validate
         self.folder, self.name, self.model = folder / name, name, model
         self.folder.mkdir()
         self.views = model is not CLASSIFIER
@@ -144,6 +147,9 @@ class Case:
             "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": HALF}},
             "randomness": {"seed": 1},
         }
+        if validate:
+            self.common["val_cfg"] = {}
+            self.common["default_hooks"]["checkpoint"].update(save_best="auto", rule="greater")
         self.own_keys = own_keys or {}  # keys of EMAHook that MMEngine does not have
 
     def polyak(self, work_dir, *arguments):
@@ -155,6 +161,9 @@ class Case:
                 [{"type": "RandomFlip", "prob": 0.0}], [{"type": "RandomFlip", "prob": 1.0}]]}]
         config["train_dataloader"] = {"batch_size": BATCH, "dataset": dataset,
                                       "sampler": {"type": "DefaultSampler", "shuffle": False}}
+        if self.validate:
+            config["val_dataloader"] = {"batch_size": BATCH, "dataset": {**dataset, "split": "test"}}
+            config["val_evaluator"] = {"type": "Accuracy"}
         config.update(device="cpu", env_cfg={"num_threads": 1})
         for hook in config["custom_hooks"]:
             hook.update(self.own_keys)
@@ -171,6 +180,9 @@ class Case:
         config["train_dataloader"] = {"batch_size": BATCH, "num_workers": 0, "collate_fn": {"type": "default_collate"},
                                       "dataset": {"type": "SameImages", "views": self.views},
                                       "sampler": {"type": "DefaultSampler", "shuffle": False}}
+        if self.validate:
+            config["val_dataloader"] = copy.deepcopy(config["train_dataloader"])
+            config["val_evaluator"] = {"type": "Accuracy"}
         config["default_hooks"]["logger"] = {"type": "LoggerHook", "interval": 1000}
         config["visualizer"] = {"type": "NoPictures", "name": f"{self.name}-{work_dir}"}
         config.update(default_scope="mmpretrain", log_level="ERROR", work_dir=str(self.folder / work_dir),
@@ -292,8 +304,32 @@ def byol_takes_over_the_clock(folder):
                            load_from=str(case.folder / "stepwise.pth"))
     here, log = case.polyak("here", "--resume", f"theirs/epoch_{HALF}.pth")
     worst = check_same(case, wanted, here, "Polyak goes on from MMEngine's file")
-    check(f"target_net.steps counts {done} iterations; it goes on from {done // ACCUMULATE} optimizer steps" in log, log)
+    line = f"target_net.steps counts {done} iterations; it goes on from {done // ACCUMULATE} optimizer steps"
+    check(line in log, f"no line '{line}' in:\n{log}")
     print(f"{case.name}: within {worst:.1e}")
+
+
+# ---- the best score
+
+
+def best_score_changes_sides(folder):
+    """What no later validation exceeds stays the best, and writes no best file."""
+    case = Case(folder, "best score", CLASSIFIER, SGD, validate=True)
+    case.mmengine("theirs", load_from=str(folder / "ImageClassifier.pth"))
+    case.polyak("ours", "--cfg-options", "load_from=../ImageClassifier.pth")
+    for side in ("theirs", "ours"):
+        file = case.checkpoint(side, HALF)
+        info = file["message_hub"]["runtime_info"]
+        check(0 <= info["best_score"] <= 100 and "best_" in info["best_ckpt"], f"{side}: {info}")
+        info["best_score"] = 101.0
+        torch.save(file, case.folder / f"{side}.pth")
+    there = case.mmengine("there", load_from=str(case.folder / "ours.pth"), resume=True)
+    here, _ = case.polyak("here", "--resume", "theirs.pth")
+    for side, checkpoint in (("there", there), ("here", here)):
+        score = checkpoint["message_hub"]["runtime_info"]["best_score"]
+        check(score == 101, f"{case.name}, {side}: {score}")
+        check(not list((case.folder / side).glob("**/best_*")), f"{case.name}, {side}: a best file")
+    print(f"{case.name}: kept")
 
 
 def main():
@@ -320,6 +356,7 @@ def main():
         for model, optimizer in ((BYOL_MODEL, SLOW_SGD), (BYOL_MODEL, SLOW_ADAMW), (MOCO_MODEL, SLOW_ADAMW)):
             both_ways(Case(folder, f"{model['type']}, {optimizer['type']}", model, optimizer))
         byol_takes_over_the_clock(folder)
+        best_score_changes_sides(folder)
 
 
 if __name__ == "__main__":
