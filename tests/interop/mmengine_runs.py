@@ -133,8 +133,8 @@ class Case:
     """A training that both sides can run, in a folder of its own."""
 
     def __init__(self, folder, name, model, optimizer, average=None, accumulate=1, own_keys=None,
-                 validate=False):
-        self.validate = validate
+                 validate=False, by_epoch=True):
+        self.validate, self.by_epoch = validate, by_epoch
         self.folder, self.name, self.model = folder / name, name, model
         self.folder.mkdir()
         self.views = model is not CLASSIFIER
@@ -147,6 +147,12 @@ class Case:
             "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": HALF}},
             "randomness": {"seed": 1},
         }
+        if not by_epoch:
+            self.common["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": EPOCHS * BATCHES}
+            self.common["default_hooks"]["checkpoint"] = {"type": "CheckpointHook", "interval": HALF * BATCHES,
+                                                          "by_epoch": False}
+            self.common["param_scheduler"] = [
+                {"type": "MultiStepLR", "by_epoch": False, "milestones": [5, 9, 17], "gamma": 0.5}]
         if validate:
             self.common["val_cfg"] = {}
             self.common["default_hooks"]["checkpoint"].update(save_best="auto", rule="greater")
@@ -191,23 +197,28 @@ class Case:
         names = [name for name, _ in runner.model.named_parameters()]
         runner.train()
         for epoch in (HALF, EPOCHS):
-            self.plain(f"{work_dir}/epoch_{epoch}.pth")
+            self.plain(self.folder / work_dir / self.file(epoch))
         checkpoint = self.checkpoint(work_dir)
         checkpoint["optimizer"]["param_groups"][0]["param_names"] = names
         return checkpoint
 
-    def plain(self, file):
-        """Takes the objects of other classes out of a file of MMEngine's: HistoryBuffers and a number of numpy's."""
-        path = self.folder / file
+    def plain(self, path):
+        """Takes objects of other classes out of MMEngine's file: HistoryBuffers, a number of numpy's, a Counter."""
         if path.exists():
             checkpoint = torch.load(path, weights_only=False)
             checkpoint["message_hub"]["log_scalars"] = {}
             info = checkpoint["message_hub"]["runtime_info"]
             info["eta"] = float(info["eta"])
+            for schedule in checkpoint["param_schedulers"]:
+                if "milestones" in schedule:
+                    schedule["milestones"] = dict(schedule["milestones"])
             torch.save(checkpoint, path)
 
+    def file(self, epoch):
+        return f"epoch_{epoch}.pth" if self.by_epoch else f"iter_{epoch * BATCHES}.pth"
+
     def checkpoint(self, work_dir, epoch=EPOCHS):
-        return torch.load(self.folder / work_dir / f"epoch_{epoch}.pth", weights_only=True)
+        return torch.load(self.folder / work_dir / self.file(epoch), weights_only=True)
 
 
 # ---- comparisons
@@ -251,9 +262,9 @@ def both_ways(case):
     ours, _ = case.polyak("ours", "--cfg-options", f"load_from=../{start}")
     # Losses of pairs of views make more of rounding errors than whole runs have bounds for.
     worst = 0 if case.views else check_same(case, theirs, ours, "whole runs")
-    there = case.mmengine("there", load_from=str(case.folder / f"ours/epoch_{HALF}.pth"), resume=True)
+    there = case.mmengine("there", load_from=str(case.folder / "ours" / case.file(HALF)), resume=True)
     worst = max(worst, check_same(case, ours, there, "MMEngine goes on from Polyak's file"))
-    here, _ = case.polyak("here", "--resume", f"theirs/epoch_{HALF}.pth")
+    here, _ = case.polyak("here", "--resume", f"theirs/{case.file(HALF)}")
     worst = max(worst, check_same(case, theirs, here, "Polyak goes on from MMEngine's file"))
     print(f"{case.name}: within {worst:.1e}")
 
@@ -353,6 +364,7 @@ def main():
                 both_ways(Case(folder, f"{average['ema_type']}, {optimizer['type']}", CLASSIFIER, optimizer, average))
         both_ways(Case(folder, "CosineEMA of iterations", CLASSIFIER, SGD, averages[3], ACCUMULATE,
                        {"count": "iterations"}))
+        both_ways(Case(folder, "iterations", CLASSIFIER, ADAMW, averages[3], by_epoch=False))
         for model, optimizer in ((BYOL_MODEL, SLOW_SGD), (BYOL_MODEL, SLOW_ADAMW), (MOCO_MODEL, SLOW_ADAMW)):
             both_ways(Case(folder, f"{model['type']}, {optimizer['type']}", model, optimizer))
         byol_takes_over_the_clock(folder)
