@@ -1,24 +1,18 @@
 #include "polyak/attach/session.h"
 
 #include <ATen/ATen.h>
-#include <c10/util/Type.h>
 #include <torch/nn/module.h>
-#include <torch/optim/adagrad.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/adamw.h>
-#include <torch/optim/lbfgs.h>
-#include <torch/optim/rmsprop.h>
-#include <torch/optim/sgd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <numeric>
 #include <set>
 #include <typeinfo>
 #include <unordered_set>
 
 #include "polyak/attach/archive.h"
+#include "polyak/attach/group_files.h"
+#include "polyak/attach/optimizers.h"
 #include "polyak/attach/sibling.h"
 #include "polyak/averaging/register.h"
 #include "polyak/checkpoint/file.h"
@@ -45,101 +39,10 @@ class AtWork {
   AtWork& operator=(const AtWork&) = delete;
 };
 
-std::vector<WeakTensor> parameters_of(const torch::optim::Optimizer& optimizer) {
-  std::vector<WeakTensor> parameters;
-  for (const auto& group : optimizer.param_groups()) {
-    for (const at::Tensor& parameter : group.params()) {
-      if (parameter.defined()) parameters.emplace_back(parameter.getIntrusivePtr());
-    }
-  }
-  return parameters;
-}
-
-bool has_parameters(const torch::optim::Optimizer& optimizer,
-                    const std::vector<WeakTensor>& known) {
-  size_t i = 0;
-  for (const auto& group : optimizer.param_groups()) {
-    for (const at::Tensor& parameter : group.params()) {
-      if (!parameter.defined()) continue;
-      if (i == known.size() || known[i]._unsafe_get_target() != parameter.unsafeGetTensorImpl()) {
-        return false;
-      }
-      ++i;
-    }
-  }
-  return i == known.size();
-}
-
-std::vector<at::Tensor> alive(const std::vector<WeakTensor>& tensors) {
-  std::vector<at::Tensor> result;
-  for (const WeakTensor& tensor : tensors) {
-    if (auto strong = tensor.lock()) result.emplace_back(std::move(strong));
-  }
-  return result;
-}
-
-int64_t sum_of_versions(const std::vector<at::Tensor>& tensors) {
-  return std::accumulate(tensors.begin(), tensors.end(), int64_t{0},
-                         [](int64_t sum, const at::Tensor& tensor) {
-                           return sum + (tensor.is_inference() ? 0 : tensor._version());
-                         });
-}
-
-/// Whether step() is one of those that are intercepted, not one of a class that derives.
-bool is_libtorchs(const torch::optim::Optimizer& optimizer) {
-  using namespace torch::optim;
-  const std::type_info& type = typeid(optimizer);
-  return type == typeid(SGD) || type == typeid(Adam) || type == typeid(AdamW) ||
-         type == typeid(RMSprop) || type == typeid(Adagrad) || type == typeid(LBFGS);
-}
-
-/// Whether its parameters are these, and maybe more after them.
-bool begins_with(const torch::optim::Optimizer& optimizer, const std::vector<WeakTensor>& known) {
-  const std::vector<WeakTensor> now = parameters_of(optimizer);
-  return now.size() >= known.size() &&
-         std::equal(known.begin(), known.end(), now.begin(),
-                    [](const WeakTensor& a, const WeakTensor& b) {
-                      return a._unsafe_get_target() == b._unsafe_get_target();
-                    });
-}
-
-/// "Adam", "mine::Adam".
-std::string class_of(const torch::optim::Optimizer& optimizer) {
-  std::string name = c10::demangle(typeid(optimizer).name());
-  const std::string ours = "torch::optim::";
-  return name.rfind(ours, 0) == 0 ? name.substr(ours.size()) : name;
-}
-
-/// Gives entries of every dict within the names that the program has for them.
-void rename(Value& value, const std::unordered_map<std::string, std::string>& names) {
-  const std::string kModule = "module.";  // before the names in ema_state_dict
-  if (!value.is_dict()) return;
-  for (auto& [key, entry] : value.entries()) {
-    rename(entry, names);
-    if (key.kind() != Value::Kind::string) continue;
-    const bool inner = key.as_string().rfind(kModule, 0) == 0;
-    const auto name = names.find(inner ? key.as_string().substr(kModule.size()) : key.as_string());
-    if (name != names.end()) key = inner ? kModule + name->second : name->second;
-  }
-}
-
 /// Whether two tensors differ in the number of rows alone.
 bool same_but_for_rows(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.dim() > 0 && a.dim() == b.dim() &&
          a.sizes().slice(1) == b.sizes().slice(1) && a.size(0) != b.size(0);
-}
-
-/// What no optimizer has is copied.
-void add_frozen(Value& checkpoint, const std::vector<NamedTensor>& frozen) {
-  for (const NamedTensor& item : frozen) {
-    for (auto& [key, entry] : checkpoint.entries()) {
-      const std::string name = key.as_string();
-      if (name == "state_dict") entry.set(item.name, item.tensor.detach());
-      if (name.rfind("ema_state_dict", 0) == 0) {
-        entry.set("module." + item.name, item.tensor.detach());
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -206,10 +109,12 @@ Session::Watched& Session::watched(const Optimizer& optimizer, bool before_step)
   Watched& watched = optimizers_[&optimizer];
   if (!has_parameters(optimizer, watched.parameters)) {
     const std::vector<WeakTensor> before = std::move(watched.parameters);
+    const std::vector<size_t> sizes_before = std::move(watched.group_sizes);
     watched.parameters = parameters_of(optimizer);
+    watched.group_sizes = group_sizes_of(optimizer);
     watched.versions = sum_of_versions(alive(watched.parameters));
     watched.looked_at = false;
-    see_replaced(watched, before, before_step);
+    see_replaced(watched, in_same_places(before, sizes_before, watched.group_sizes), before_step);
   }
   return watched;
 }
@@ -222,7 +127,7 @@ void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& befo
   const std::vector<at::Tensor> now = alive(watched.parameters);
   for (size_t i = 0; i < std::min(before.size(), now.size()); ++i) {
     const at::TensorImpl* old_address = before[i]._unsafe_get_target();
-    if (old_address == now[i].unsafeGetTensorImpl()) continue;
+    if (!before[i].use_count() || old_address == now[i].unsafeGetTensorImpl()) continue;
     const auto known = group_of_.find(old_address);
     if (known == group_of_.end() || group_of_.count(now[i].unsafeGetTensorImpl())) continue;
     const bool shared = std::any_of(optimizers_.begin(), optimizers_.end(), [&](const auto& item) {
@@ -287,7 +192,9 @@ void Session::take_place(Watched& watched) {
     const bool shares = std::any_of(
         other.parameters.begin(), other.parameters.end(),
         [&](const WeakTensor& parameter) { return own.count(parameter._unsafe_get_target()); });
-    if (other.made > 0 && shares) watched.made = other.made;
+    if (other.made > 0 && shares && (watched.made == 0 || other.made < watched.made)) {
+      watched.made = other.made;
+    }
   }
   if (watched.made == 0) watched.made = ++optimizers_made_;
 }
@@ -467,8 +374,8 @@ void Session::drop_groups_of_the_dead() {
   const auto first_dead =
       std::stable_partition(groups_.begin(), groups_.end(),
                             [](const std::unique_ptr<Group>& group) { return !group->is_dead(); });
-  for (auto item = first_dead; item != groups_.end(); ++item) {
-    const std::unique_ptr<Group>& group = *item;
+  for (auto place = first_dead; place != groups_.end(); ++place) {
+    const std::unique_ptr<Group>& group = *place;
     write(*group);
     for (const NamedTensor& item : group->tensors) {
       group_of_.erase(item.tensor.unsafeGetTensorImpl());
@@ -486,21 +393,6 @@ void Session::drop_groups_of_the_dead() {
 
 // ---- files
 
-/// The program's names for ours, or the place. One that stands for two tensors names neither.
-std::unordered_map<std::string, std::string> Session::names_in(const Group& group) const {
-  std::unordered_map<std::string, int> counts;
-  for (const NamedTensor& item : group.tensors) ++counts[names_.name_of(item.tensor)];
-  std::unordered_map<std::string, std::string> names;
-  for (size_t i = 0; i < group.tensors.size(); ++i) {
-    const NamedTensor& item = group.tensors[i];
-    const std::string name = names_.name_of(item.tensor);
-    names[item.name] = !name.empty() && counts[name] == 1
-                           ? name
-                           : fmt::format("{}_{}", item.buffer ? "buffer" : "parameter", i);
-  }
-  return names;
-}
-
 /// In the order in which the program made optimizers, of those that have stepped.
 void Session::name_files() {
   std::vector<Group*> fresh;
@@ -516,11 +408,9 @@ void Session::write(Group& group) {
   if (group.written || !group.runner) return;
   name_files();
   try {
-    Value checkpoint = group.runner->checkpoint();
-    rename(checkpoint, names_in(group));
-    add_frozen(checkpoint, group.frozen);
+    const Value checkpoint = named_checkpoint_of(group, names_);
     write_pth(group.file, checkpoint);
-    if (config_.format == "pt") write_archives(group);
+    if (config_.format == "pt") write_archives(group, names_, modules_);
     AveragesRecord record;
     record.file = group.file;
     record.made = group.made;
@@ -535,33 +425,6 @@ void Session::write(Group& group) {
     group.written = true;
   } catch (const std::exception& error) {
     say(first_line(error));
-  }
-}
-
-/// The same for C++ programs: `averages.pt`, of a named average `averages.NAME.pt`.
-void Session::write_archives(const Group& group) const {
-  const auto names = names_in(group);
-  for (const NamedAverage& item : group.runner->averages()) {
-    std::vector<NamedTensor> tensors = item.average->state();
-    for (NamedTensor& tensor : tensors) {
-      const auto name = names.find(tensor.name);
-      if (name != names.end()) tensor.name = name->second;
-      tensor.tensor = tensor.tensor.detach();
-    }
-    for (const NamedTensor& frozen : group.frozen) {
-      tensors.push_back({frozen.name, frozen.tensor.detach(), false});
-    }
-    const std::string suffix = item.name.empty() ? "" : "." + item.name;
-    const std::string file =
-        std::filesystem::path(group.file).replace_extension(suffix + ".pt").string();
-    replace_file(file, [&](const std::string& beside) {
-      FileSink sink(beside, file);
-      write_archive(tensors, modules_, [&](const void* data, size_t size) {
-        sink.write(data, size);
-        return size;
-      });
-      sink.check();
-    });
   }
 }
 
@@ -597,7 +460,10 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
     const bool grown = is_grown(module);
     const auto succeeds = [&, let_go = orphans()](const at::Tensor& tensor,
                                                   const std::string& name) {
-      return (grown && tensor.requires_grad()) || let_go.count(name) > 0;
+      const auto before = let_go.find(name);
+      return (grown && tensor.requires_grad()) ||
+             (before != let_go.end() && (tensor.sizes() == before->second.sizes() ||
+                                         same_but_for_rows(tensor, before->second)));
     };
     std::set<Group*> holders;  // of averages that are in it
     for (const Node& hook : config_.custom_hooks.items()) {
@@ -644,43 +510,54 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
   });
 }
 
-/// Names of averaged parameters that the program has let go. What it saves under such a name took
-/// their place since the last step; its average will begin as a copy.
-std::set<std::string> Session::orphans() const {
-  std::set<std::string> found;
+/// Averaged parameters that the program has let go, by their names.
+std::unordered_map<std::string, at::Tensor> Session::orphans() const {
+  std::unordered_map<std::string, at::Tensor> found;
   for (const auto& group : groups_) {
     if (!group->runner) continue;
     for (const NamedTensor& item : group->tensors) {
-      if (!item.buffer && group->is_orphan(item.tensor)) found.insert(names_.name_of(item.tensor));
+      const std::string name = names_.name_of(item.tensor);
+      if (!item.buffer && !name.empty() && group->is_orphan(item.tensor)) {
+        found.emplace(name, item.tensor);
+      }
     }
   }
-  found.erase("");
   return found;
 }
 
-/// Whether the parameters in a module are averaged ones that got another number of rows since the
-/// last step, as points of a scene do: all of the same new number, each otherwise like an averaged
-/// one.
+/// Whether the parameters in a module are all that some groups average, with another number of rows
+/// since the last step, as points of a scene get: the same old and the same new number in each.
 bool Session::is_grown(const torch::jit::Module& module) const {
   std::vector<at::Tensor> parameters;
   for (const c10::IValue& slot : module._ivalue()->slots()) {
-    if (slot.isTensor() && slot.toTensor().defined() && slot.toTensor().requires_grad()) {
-      parameters.push_back(slot.toTensor());
-    }
+    if (!slot.isTensor() || !slot.toTensor().defined() || !slot.toTensor().requires_grad())
+      continue;
+    parameters.push_back(slot.toTensor());
+    if (group_of_.count(parameters.back().unsafeGetTensorImpl())) return false;
   }
-  const auto is_like_one = [&](const at::Tensor& tensor) {
-    return std::any_of(groups_.begin(), groups_.end(), [&](const auto& group) {
-      return group->runner &&
-             std::any_of(group->tensors.begin(), group->tensors.end(), [&](const auto& item) {
-               return !item.buffer && same_but_for_rows(tensor, item.tensor);
-             });
-    });
-  };
-  return !parameters.empty() &&
-         std::all_of(parameters.begin(), parameters.end(), [&](const at::Tensor& tensor) {
-           return tensor.dim() > 0 && tensor.size(0) == parameters.front().size(0) &&
-                  !group_of_.count(tensor.unsafeGetTensorImpl()) && is_like_one(tensor);
-         });
+  std::set<int64_t> rows_before, rows_now;
+  std::set<const void*> matched;
+  std::set<const Group*> groups;
+  for (const at::Tensor& parameter : parameters) {
+    const void* found = nullptr;
+    for (const auto& group : groups_) {
+      for (const NamedTensor& item : group->tensors) {
+        const void* address = item.tensor.unsafeGetTensorImpl();
+        if (found || !group->runner || item.buffer || matched.count(address)) continue;
+        if (!same_but_for_rows(parameter, item.tensor)) continue;
+        found = address;
+        rows_before.insert(item.tensor.size(0));
+        groups.insert(group.get());
+      }
+    }
+    if (!found) return false;
+    matched.insert(found);
+    rows_now.insert(parameter.size(0));
+  }
+  size_t averaged = 0;
+  for (const Group* group : groups) averaged += static_cast<size_t>(group->count_parameters());
+  return !parameters.empty() && rows_before.size() == 1 && rows_now.size() == 1 &&
+         averaged == parameters.size();
 }
 
 /// Whether a module, none of whose tensors has an average, may hold copies of some that have: there

@@ -59,13 +59,14 @@ class Session {
   /// An optimizer, or what was one at its address.
   struct Watched {
     std::vector<WeakTensor> parameters;
-    std::vector<Group*> groups;  // empty until a step with these parameters
-    int64_t versions = 0;        // of the parameters: the sum grows with each change
-    int64_t made = 0;            // its place among the optimizers, from 1; 0: not asked yet
-    std::string type;            // its class, once that can be asked
-    bool intercepted = false;    // its steps are seen as they happen
-    bool of_program = false;     // its steps show in what they change
-    bool looked_at = false;      // its parameters have their groups
+    std::vector<size_t> group_sizes;  // of the optimizer's groups, in that order
+    std::vector<Group*> groups;       // empty until a step with these parameters
+    int64_t versions = 0;             // of the parameters: the sum grows with each change
+    int64_t made = 0;                 // its place among the optimizers, from 1; 0: not asked yet
+    std::string type;                 // its class, once that can be asked
+    bool intercepted = false;         // its steps are seen as they happen
+    bool of_program = false;          // its steps show in what they change
+    bool looked_at = false;           // its parameters have their groups
   };
 
   template <class Work>
@@ -84,15 +85,13 @@ class Session {
   void step(Group& group);
   void name_files();
   void write(Group& group);
-  void write_archives(const Group& group) const;
   bool may_be_copy(const torch::jit::Module& module) const;
   std::vector<std::string> last_lines() const;
   void drop_groups_of_the_dead();
   void write_groups();
   AveragedTensors averages(const Node& hook) const;
-  std::set<std::string> orphans() const;
+  std::unordered_map<std::string, at::Tensor> orphans() const;
   bool is_grown(const torch::jit::Module& module) const;
-  std::unordered_map<std::string, std::string> names_in(const Group& group) const;
 
   AttachConfig config_;
   Catalog catalog_;

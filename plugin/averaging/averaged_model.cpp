@@ -191,7 +191,7 @@ std::string LoadReport::text() const {
   if (!unexpected.empty())
     parts.push_back(fmt::format("unexpected: {}", fmt::join(unexpected, ", ")));
   if (!mismatched.empty())
-    parts.push_back(fmt::format("other shape: {}", fmt::join(mismatched, ", ")));
+    parts.push_back(fmt::format("other shape or numbers: {}", fmt::join(mismatched, ", ")));
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 
@@ -844,6 +844,13 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
       report.mismatched.push_back(fmt::format("{} [{}] instead of [{}]", value.name,
                                               fmt::join(value.tensor.sizes(), ", "),
                                               fmt::join(average.sizes(), ", ")));
+      continue;
+    }
+    if (average.is_floating_point() != value.tensor.is_floating_point() ||
+        average.is_complex() != value.tensor.is_complex()) {
+      report.mismatched.push_back(fmt::format("{} in {} instead of {}", value.name,
+                                              at::toString(value.tensor.scalar_type()),
+                                              at::toString(average.scalar_type())));
       continue;
     }
     average.copy_(value.tensor);

@@ -33,7 +33,8 @@ using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
 struct LoadReport {
   std::vector<std::string> missing;     // averaged, but not given
   std::vector<std::string> unexpected;  // given, but not averaged
-  std::vector<std::string> mismatched;  // "name: [2, 3] instead of [2, 4]"
+  std::vector<std::string>
+      mismatched;  // "name [2, 3] instead of [2, 4]", "name in Char instead of Float"
   bool clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
   /// One line that lists them, for a message.
   POLYAK_API std::string text() const;

@@ -65,6 +65,18 @@ bool is_number(const Value& value) {
          (value.is_tensor() && value.as_tensor().numel() == 1);
 }
 
+/// "[5, 9]" of MMEngine's {5: 1, 9: 1}: how often each milestone is listed.
+std::string milestones_of(const Value& counts) {
+  std::vector<int64_t> milestones;
+  for (const auto& [key, count] : counts.entries()) {
+    milestones.insert(milestones.end(),
+                      static_cast<size_t>(std::clamp<int64_t>(count.as_int(), 0, 100)),
+                      key.as_int());
+  }
+  std::sort(milestones.begin(), milestones.end());
+  return fmt::format("[{}]", fmt::join(milestones, ", "));
+}
+
 /// "end 5 (was 3)" for each number that is not the checkpoint's.
 std::vector<std::string> changes(const Value& ours, const Value& theirs) {
   std::vector<std::string> found;
@@ -72,6 +84,10 @@ std::vector<std::string> changes(const Value& ours, const Value& theirs) {
     const std::string& name = key.as_string();
     const Value* other = theirs.find(key);
     if (!other || name == "last_step" || name == "_global_step" || name == "begin") continue;
+    if (name == "milestones" && value.is_dict() && other->is_dict()) {
+      const std::string own = milestones_of(value), before = milestones_of(*other);
+      if (own != before) found.push_back(fmt::format("milestones {} (was {})", own, before));
+    }
     if (!is_number(value) || !is_number(*other)) continue;
     const bool no_end = (name == "end" || name == "T_max" || name == "total_iters") &&
                         other->as_real() >= static_cast<double>(kNoEnd - 1);

@@ -5,6 +5,7 @@ takes them, and the folder of the built examples.
 """
 import array
 import pathlib
+import shutil
 import signal
 import sys
 import unittest
@@ -82,6 +83,32 @@ class Programs(attach_test.AttachTest):
 
     def archive_of(self, file):
         return zipfile.ZipFile(self.folder / "out" / f"{file}.pth").namelist()[0].split("/")[0]
+
+    def test_a_tensor_in_the_place_of_another_goes_on_where_its_values_say_so(self):
+        for mode, goes_on in (("same", True), ("reordered", False), ("behind_more", True)):
+            self.saver("replaces", mode, config=self.CONFIG)
+            steps = programs_test.read_steps(self.folder / "steps.bin")
+            expected = {name: list(values) for name, values in steps[0].items()}
+            for k, step in enumerate(steps):
+                for name, values in step.items():
+                    before = expected[name]
+                    if k == 5 and name == "second" and not goes_on:
+                        before = list(reversed(steps[4][name]))
+                    expected[name] = [a + programs_test.cosine(k) * (v - a) for a, v in zip(before, values)]
+            archive = zipfile.ZipFile(self.folder / "out" / "averages.pth")
+            for place, name in enumerate(("first", "second")):
+                found = array.array("f", archive.read(f"{self.archive_of('averages')}/data/{place}"))
+                for a, b in zip(found, expected[name], strict=True):
+                    self.assertAlmostEqual(a, b, delta=2e-6, msg=f"{mode}: {name}")
+            shutil.rmtree(self.folder / "out")
+
+    def test_a_siblings_buffers_and_frozen_parameters_are_those_of_the_save(self):
+        self.saver("target_in_the_module")
+        said = self.run_program(attach_test.PROGRAMS / "saver", "compares", "both.pt", "both.averaged.pt").stdout
+        self.assertEqual({line.split()[0]: line.split()[1] for line in said.splitlines()},
+                         {"online.weight": "other", "norm.weight": "other", "norm.bias": "other",
+                          "target.weight": "same", "norm.running_mean": "same",
+                          "norm.running_var": "same", "norm.num_batches_tracked": "same"})
 
     def test_closures(self):
         self.assertEqual(self.both("closures", ["averages.pth"]), [])

@@ -6,12 +6,15 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "weights_dump.h"
 
 namespace {
 
@@ -100,6 +103,83 @@ void keeps_the_newest(const Arguments& arguments) {
   }
 }
 
+/// Puts another tensor into an optimizer in the place of one, as loops do that move points about.
+void replaces(const Arguments& arguments) {
+  const bool reordered = arguments[0] == "reordered", grows = arguments[0] == "behind_more";
+  torch::Tensor first = torch::rand({4}).requires_grad_(),
+                second = torch::rand({4}).requires_grad_();
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  groups.emplace_back(std::vector<torch::Tensor>{first});
+  groups.emplace_back(std::vector<torch::Tensor>{second});
+  torch::optim::SGD sgd(groups, torch::optim::SGDOptions(0.1));
+  std::ofstream weights("steps.bin", std::ios::binary);
+  for (int i = 0; i < 10; ++i) {
+    if (i == 5) {
+      const torch::Tensor values = second.detach().clone();
+      second = (reordered ? values.flip(0) : values).requires_grad_();
+      sgd.param_groups()[1].params()[0] = second;
+      if (grows) sgd.param_groups()[0].params().push_back(torch::ones({4}).requires_grad_());
+    }
+    sgd.zero_grad();
+    (first.square().sum() + (second - 1).square().sum()).backward();
+    sgd.step();
+    dump_tensor(weights, "first", first, false);
+    dump_tensor(weights, "second", second, false);
+    weights << '\n';
+  }
+}
+
+/// A target in the same module, frozen and copied by hand, and a counter that jumps before a save.
+struct BothImpl : torch::nn::Cloneable<BothImpl> {
+  BothImpl() { reset(); }
+  void reset() override {
+    online =
+        register_module("online", torch::nn::Linear(torch::nn::LinearOptions(4, 2).bias(false)));
+    norm = register_module("norm", torch::nn::BatchNorm1d(2));
+    target =
+        register_module("target", torch::nn::Linear(torch::nn::LinearOptions(4, 2).bias(false)));
+    for (auto& parameter : target->parameters()) parameter.set_requires_grad(false);
+  }
+  torch::nn::Linear online{nullptr}, target{nullptr};
+  torch::nn::BatchNorm1d norm{nullptr};
+};
+TORCH_MODULE(Both);
+
+void target_in_the_module(const Arguments&) {
+  Both both;
+  std::vector<torch::Tensor> trained;
+  for (const auto& parameter : both->parameters()) {
+    if (parameter.requires_grad()) trained.push_back(parameter);
+  }
+  torch::optim::SGD sgd(trained, 0.05);
+  for (int i = 0; i < 4; ++i) {
+    sgd.zero_grad();
+    const auto x = torch::randn({8, 4});
+    (both->norm(both->online(x)) - x.slice(1, 0, 2)).square().mean().backward();
+    sgd.step();
+    torch::NoGradGuard no_grad;
+    both->target->weight.copy_(both->online->weight);
+  }
+  both->norm->num_batches_tracked.add_(100);
+  torch::save(both, "both.pt");
+}
+
+/// Says of each tensor whether two files hold the same.
+void compares(const Arguments& files) {
+  Both a, b;
+  torch::load(a, files[0]);
+  torch::load(b, files[1]);
+  const auto say = [](const std::string& name, const torch::Tensor& x, const torch::Tensor& y) {
+    std::printf("%s %s\n", name.c_str(), torch::equal(x, y) ? "same" : "other");
+  };
+  for (const auto& item : a->named_parameters()) {
+    say(item.key(), item.value(), b->named_parameters()[item.key()]);
+  }
+  for (const auto& item : a->named_buffers()) {
+    say(item.key(), item.value(), b->named_buffers()[item.key()]);
+  }
+}
+
 void loads(const Arguments& arguments) {
   Net net;
   torch::load(net, arguments[0]);
@@ -115,6 +195,9 @@ int main(int argc, char** argv) {
       {"nothing_to_step", nothing_to_step},
       {"saves_as", saves_as},
       {"keeps_the_newest", keeps_the_newest},
+      {"replaces", replaces},
+      {"target_in_the_module", target_in_the_module},
+      {"compares", compares},
       {"loads", loads},
   };
   torch::manual_seed(1);

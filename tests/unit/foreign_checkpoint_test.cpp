@@ -238,6 +238,18 @@ TEST_F(ForeignCheckpoint, OtherNumbersThanTheModelsAreRefused) {
   }
 }
 
+TEST_F(ForeignCheckpoint, ANamedAverageOfOtherNumbersIsRefused) {
+  const char* kNamed =
+      "{custom_hooks: [{type: EMAHook, name: slow, momentum: 0.01, strict_load: false}]}";
+  train({}, kNamed);
+  EXPECT_THAT(
+      refusal([](Value& c) {
+        Value& weight = c.at("ema_state_dict.slow").at("module.head.fc.weight");
+        weight = weight.as_tensor().to(at::kChar);
+      }),
+      AllOf(HasSubstr("changed.pth"), HasSubstr("head.fc.weight in Char instead of Float")));
+}
+
 TEST_F(ForeignCheckpoint, SaysWhichWeightsWereNotTaken) {
   train();
   const Edit timm = [](Value& c) {
@@ -495,6 +507,16 @@ TEST_F(ForeignCheckpoint, SchedulesAreMatchedByWhatTheyAre) {
     }
   });
   expect_same_run(whole, first_version);
+}
+
+TEST_F(ForeignCheckpoint, OtherMilestonesAreNamed) {
+  const char* const kSteps = "{{param_scheduler: {{type: MultiStepLR, milestones: {}}}}}";
+  train({}, fmt::format(kSteps, "[1, 3]"));
+  resume();
+  EXPECT_THAT(messages_, Not(HasSubstr("milestones")));
+  options_ = fmt::format(kSteps, "[1, 2]");
+  resume();
+  EXPECT_THAT(messages_, HasSubstr("milestones [1, 2] (was [1, 3])"));
 }
 
 TEST_F(ForeignCheckpoint, SchedulesThatAreNotTheConfigsAreRefused) {
