@@ -1,5 +1,7 @@
 #include "polyak/attach/group.h"
 
+#include <torch/csrc/autograd/variable.h>
+
 #include <algorithm>
 
 #include "polyak/averaging/averaged_model.h"
@@ -8,21 +10,23 @@ namespace polyak {
 
 void Group::add(NamedTensor item) {
   item.name = fmt::format("{}_{}", item.buffer ? "buffer" : "parameter", named_++);
+  sizes_.push_back(item.tensor.sizes().vec());
   tensors.push_back(std::move(item));
   grown_ = true;
 }
 
 void Group::replace(const at::Tensor& before, const at::Tensor& now, bool continues) {
-  for (NamedTensor& item : tensors) {
-    if (!item.tensor.is_same(before)) continue;
-    item.tensor = now;
-    if (continues) {
-      grown_ = true;
-    } else {
-      item.name = fmt::format("parameter_{}", named_++);
-      replaced_ = true;
-    }
-    return;
+  const auto place = std::find_if(tensors.begin(), tensors.end(), [&](const NamedTensor& item) {
+    return item.tensor.is_same(before);
+  });
+  if (place == tensors.end()) return;
+  place->tensor = now;
+  sizes_[static_cast<size_t>(place - tensors.begin())] = now.sizes().vec();
+  if (continues) {
+    grown_ = true;
+  } else {
+    place->name = fmt::format("parameter_{}", named_++);
+    replaced_ = true;
   }
 }
 
@@ -47,10 +51,21 @@ void Group::tell_averages(const AttachConfig& config, const Catalog& catalog) {
   runner = std::move(next);
 }
 
-bool Group::is_orphan(const at::Tensor& tensor) const {
-  // One handle is in `tensors`, one in the runner's model, one in each average.
+bool Group::is_orphan(const at::Tensor& tensor, size_t handles_beside) const {
+  // One handle is in `tensors`, one in the runner's model, one in each average, and one in the node
+  // that gathers its gradient, as long as a loss is there.
   const size_t ours = 2 + (runner ? runner->averages().size() : 0);
-  return tensor.use_count() <= ours;
+  const size_t of_graph = torch::autograd::impl::try_get_grad_accumulator(tensor) ? 1 : 0;
+  return static_cast<size_t>(tensor.use_count()) <= ours + of_graph + handles_beside;
+}
+
+void Group::see_resized() {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].tensor.sizes() == sizes_[i]) continue;
+    sizes_[i] = tensors[i].tensor.sizes().vec();
+    tensors[i].name = fmt::format("{}_{}", tensors[i].buffer ? "buffer" : "parameter", named_++);
+    replaced_ = true;
+  }
 }
 
 bool Group::is_dead() const {

@@ -32,12 +32,17 @@ struct Group {
   void tell_averages(const AttachConfig& config, const Catalog& catalog);
   /// Whether the program holds none of the tensors any more.
   bool is_dead() const;
-  /// Whether the program has let this one of the tensors go.
-  bool is_orphan(const at::Tensor& tensor) const;
+  /// Whether the program has let this one of the tensors go; a loss that was computed with it may
+  /// still hold it.
+  /// @param handles_beside that the caller holds
+  bool is_orphan(const at::Tensor& tensor, size_t handles_beside = 0) const;
+  /// A tensor that got another shape in its place begins as a copy.
+  void see_resized();
   /// The parameters that are averaged or copied, without buffers.
   int64_t count_parameters() const;
 
  private:
+  std::vector<std::vector<int64_t>> sizes_;  // of `tensors`
   int64_t named_ = 0;
   bool grown_ = false;     // tensors were added, or took an average over
   bool replaced_ = false;  // some average begins anew

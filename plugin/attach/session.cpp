@@ -141,11 +141,13 @@ void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& befo
     if (shared || !strong) continue;
     const at::Tensor old(std::move(strong));
     Group* group = known->second;
-    const std::string name = names_.name_of(old);
     const bool alike = old.sizes() == now[i].sizes() && old.scalar_type() == now[i].scalar_type();
-    const bool continues = alike && ((!name.empty() && name == names_.name_of(now[i])) ||
-                                     (before_step && at::equal(old, now[i].detach())));
-    group->replace(old, now[i], continues);
+    const bool same_values = alike && before_step && at::equal(old, now[i].detach());
+    // Models that take turns in an optimizer stay two.
+    if (!same_values && !group->is_orphan(old, /*handles_beside=*/1)) continue;
+    const std::string name = names_.name_of(old);
+    const bool same_name = alike && !name.empty() && name == names_.name_of(now[i]);
+    group->replace(old, now[i], same_values || same_name);
     group_of_.erase(known);
     group_of_.emplace(now[i].unsafeGetTensorImpl(), group);
     unstepped_.erase(now[i].unsafeGetTensorImpl());
@@ -157,6 +159,7 @@ void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& befo
     }
   }
   for (Group* group : watched.groups) group->tell_averages(config_, catalog_);
+  watched.groups.clear();  // found anew before the next step counts
 }
 
 void Session::group_added(const Optimizer& optimizer) {
@@ -355,6 +358,8 @@ void Session::step(Group& group) {
   if (group.broken) return;
   try {
     if (group.generation != names_.generation()) add_what_stands_beside(group);
+    group.see_resized();
+    group.tell_averages(config_, catalog_);
     if (!group.runner) {
       group.runner = std::make_unique<AttachedRunner>(config_, catalog_, group.tensors);
     }

@@ -112,6 +112,7 @@ void replaces(const Arguments& arguments) {
   groups.emplace_back(std::vector<torch::Tensor>{first});
   groups.emplace_back(std::vector<torch::Tensor>{second});
   torch::optim::SGD sgd(groups, torch::optim::SGDOptions(0.1));
+  groups.clear();
   std::ofstream weights("steps.bin", std::ios::binary);
   for (int i = 0; i < 10; ++i) {
     if (i == 5) {
