@@ -50,7 +50,7 @@ std::string OutputFiles::new_averages_file(int64_t made) {
 }
 
 std::string OutputFiles::sibling_of(const std::string& path, const std::string& suffix) const {
-  const std::string beside = sibling_path(path, "averaged" + suffix);
+  std::string beside = sibling_path(path, "averaged" + suffix);
   if (siblings_.empty()) return beside;
   // Files of one name in several folders stay apart.
   std::error_code error;

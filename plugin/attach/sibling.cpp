@@ -19,14 +19,14 @@ class Copier {
   ObjectPtr copy(const c10::ivalue::Object& object, const std::string& prefix) {
     ObjectPtr& copied = copied_[&object];  // a module under two names stays one
     if (copied) return copied;
-    const ObjectPtr result = copied = object.copy();
+    ObjectPtr result = copied = object.copy();
     for (size_t i = 0; i < object.slots().size(); ++i) {
       const c10::IValue& slot = object.getSlot(i);
       const std::string name = prefix + object.type()->getAttributeName(i);
       if (slot.isModule()) {
         result->setSlot(i, copy(slot.toObjectRef(), name + "."));
       } else if (slot.isTensor() && slot.toTensor().defined()) {
-        const at::Tensor tensor = slot.toTensor();
+        const at::Tensor& tensor = slot.toTensor();
         const at::Tensor stand_in = seen_(tensor, name);
         at::Tensor average = averages_.find(tensor);
         if (!average.defined()) average = stand_in;

@@ -200,8 +200,9 @@ std::vector<const Saved*> match_by_place(const std::vector<Saved>& parameters,
         "which this one has the other way round; it cannot be told whose state is whose",
         names[i], names[i - 1]);
   }
-  std::vector<const Saved*> result;
-  for (const Saved& saved : parameters) result.push_back(&saved);
+  std::vector<const Saved*> result(parameters.size());
+  std::transform(parameters.begin(), parameters.end(), result.begin(),
+                 [](const Saved& saved) { return &saved; });
   return result;
 }
 

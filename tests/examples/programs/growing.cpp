@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -30,7 +31,9 @@ struct Part {
 template <class Map>
 typename Map::key_type key_of(const Map& /*state*/, const torch::Tensor& tensor) {
   if constexpr (std::is_same_v<typename Map::key_type, std::string>) {
-    return c10::guts::to_string(tensor.unsafeGetTensorImpl());
+    std::ostringstream text;
+    text << tensor.unsafeGetTensorImpl();
+    return text.str();
   } else {
     return tensor.unsafeGetTensorImpl();
   }
