@@ -277,7 +277,7 @@ void CheckpointHook::take_first_version(Runner& runner) {
     if (!ranks_first(runner, metric)) continue;
     const std::string name = info.contains("best_score_" + metric) ? "_" + metric : "";
     const Value* score = info.find("best_score" + name);
-    if (!score || (name.empty() && ranked.size() > 1)) continue;
+    if (!score || (name.empty() && ranks_several(runner))) continue;
     Value best = Value::dict();
     best.set("score", score->as_real());
     for (const char* key : {"best_checkpoint", "best_ckpt"}) {
@@ -290,6 +290,15 @@ void CheckpointHook::take_first_version(Runner& runner) {
     mine.at(kBest).set(metric, std::move(best));
   }
   info.at(kRecords).set(record_key(runner), std::move(mine));
+}
+
+/// Whether more than one metric is ranked in this run: MMEngine's key then names it.
+bool CheckpointHook::ranks_several(Runner& runner) {
+  size_t metrics = 0;
+  for (const CheckpointHook* peer : peers_of(runner, this)) {
+    metrics += peer->options_.save_best().size();
+  }
+  return metrics > 1;
 }
 
 bool CheckpointHook::ranks_first(Runner& runner, const std::string& metric) {
@@ -569,7 +578,7 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
   mine.at(kBest).set(metric, std::move(now));
   const Value info_before = runner.run_info();
   if (ranks_first(runner, metric)) {  // where MMEngine looks for it
-    const std::string name = options_.save_best().size() > 1 ? "_" + metric : "";
+    const std::string name = ranks_several(runner) ? "_" + metric : "";
     runner.run_info().set("best_score" + name, value);
     runner.run_info().set("best_ckpt" + name, path_of(file));
   }

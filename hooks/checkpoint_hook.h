@@ -97,6 +97,7 @@ class POLYAK_API CheckpointHook : public Hook {
   Value& record(Runner& runner);
   void take_first_version(Runner& runner);
   void check_order(Runner& runner);
+  bool ranks_several(Runner& runner);
   bool ranks_first(Runner& runner, const std::string& metric);
   bool is_named(const Runner& runner, const std::string& file) const;
   bool keeps(Runner& runner, const std::string& path);

@@ -1,7 +1,5 @@
 #include "polyak/attach/output_files.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <cctype>
 #include <chrono>
@@ -10,19 +8,14 @@
 #include "polyak/attach/sibling.h"
 #include "polyak/checkpoint/file.h"
 #include "polyak/config/node.h"
+#include "polyak/runtime/state_dict.h"
 
 namespace polyak {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr size_t kLines = 8;  // that the end may take for one thing
-
-/// A few of many, for a line.
-std::string some_of(const std::vector<std::string>& items, size_t shown = 3) {
-  const auto end = items.begin() + static_cast<std::ptrdiff_t>(std::min(items.size(), shown));
-  const std::string text = fmt::format("{}", fmt::join(items.begin(), end, ", "));
-  return items.size() > shown ? fmt::format("{} and {} more", text, items.size() - shown) : text;
-}
+constexpr size_t kNames = 3;  // in such a line
 
 std::string count_of(int64_t number, const char* what) {
   return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s");
@@ -101,19 +94,23 @@ void OutputFiles::end_stream() {
 
 void OutputFiles::averages_written(AveragesRecord record) {
   record.file = fs::path(record.file).filename().string();
-  const auto known = std::find_if(records_.begin(), records_.end(), [&](const auto& item) {
-    return item.second.file == record.file;
-  });
-  const int64_t place = known != records_.end()       ? known->first
-                        : records_.count(record.made) ? records_.rbegin()->first + 1
-                                                      : record.made;
-  records_[place] = std::move(record);
+  const auto known =
+      std::find_if(records_.begin(), records_.end(),
+                   [&](const AveragesRecord& other) { return other.file == record.file; });
+  if (known != records_.end()) {
+    *known = std::move(record);
+  } else {
+    records_.push_back(std::move(record));
+  }
+  std::stable_sort(
+      records_.begin(), records_.end(),
+      [](const AveragesRecord& a, const AveragesRecord& b) { return a.made < b.made; });
   write_index();
 }
 
 void OutputFiles::write_index() const {
   Node index = Node::mapping();
-  for (const auto& [place, record] : records_) {
+  for (const AveragesRecord& record : records_) {
     Node names = Node::sequence();
     for (const std::string& name : record.names) names.append(name);
     Node entry = Node::mapping();
@@ -130,7 +127,7 @@ void OutputFiles::write_index() const {
 
 std::vector<std::string> OutputFiles::last_lines() const {
   std::vector<std::string> lines;
-  for (const auto& [place, record] : records_) {
+  for (const AveragesRecord& record : records_) {
     if (lines.size() == kLines) {
       lines.push_back(fmt::format("{} more files of averages; averages.yaml lists them",
                                   records_.size() - kLines));
@@ -138,13 +135,13 @@ std::vector<std::string> OutputFiles::last_lines() const {
     }
     lines.push_back(fmt::format("{}: {} of {}, {}: {}", record.file,
                                 count_of(record.parameters, "parameter"), record.optimizer,
-                                count_of(record.steps, "step"), some_of(record.names)));
+                                count_of(record.steps, "step"), list_names(record.names, kNames)));
   }
   if (!without_.empty() && !records_.empty()) {
     lines.push_back(fmt::format(
         "no averaged weights beside {}: no optimizer steps the tensors in it, which may be copies; "
         "averages*.pth in {} hold the averages",
-        some_of(without_), output_dir_));
+        list_names(without_, kNames), output_dir_));
   }
   std::vector<std::string> gone;
   for (const auto& [sibling, path] : siblings_written_) {
@@ -155,7 +152,7 @@ std::vector<std::string> OutputFiles::last_lines() const {
     lines.push_back(fmt::format(
         "{} of {} files with averaged weights are gone ({}); a program that clears its folder "
         "counts them as its own, and `siblings: FOLDER` puts them elsewhere",
-        gone.size(), siblings_written_.size(), some_of(gone)));
+        gone.size(), siblings_written_.size(), list_names(gone, kNames)));
   }
   return lines;
 }

@@ -63,7 +63,7 @@ class OutputFiles {
   std::string siblings_;                 // "": beside the originals
   std::optional<int64_t> keep_streams_;  // nothing: all
   std::set<std::string> given_;
-  std::map<int64_t, AveragesRecord> records_;  // by place
+  std::vector<AveragesRecord> records_;  // in the order of making
   std::map<std::string, std::string> siblings_written_;
   std::vector<std::string> without_;
   int64_t streams_ = 0;

@@ -846,8 +846,7 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
                                               fmt::join(average.sizes(), ", ")));
       continue;
     }
-    if (average.is_floating_point() != value.tensor.is_floating_point() ||
-        average.is_complex() != value.tensor.is_complex()) {
+    if (!same_kind(average, value.tensor)) {
       report.mismatched.push_back(fmt::format("{} in {} instead of {}", value.name,
                                               at::toString(value.tensor.scalar_type()),
                                               at::toString(average.scalar_type())));

@@ -43,7 +43,7 @@ foreach(floor IN LISTS polyak_installed_floors)
           PATTERN "config/scalar.h" EXCLUDE PATTERN "config/yaml.h" EXCLUDE PATTERN "config/merge.h" EXCLUDE
           PATTERN "config/check.h" EXCLUDE PATTERN "checkpoint/pickle_*.h" EXCLUDE
           PATTERN "checkpoint/zip_directory.h" EXCLUDE PATTERN "kernels/element.h" EXCLUDE
-          PATTERN "trainer/random_stream.h" EXCLUDE PATTERN "averaging/slot.h" EXCLUDE PATTERN "averaging/plan.h" EXCLUDE
+          PATTERN "trainer/random_stream.h" EXCLUDE PATTERN "trainer/saved_numbers.h" EXCLUDE PATTERN "averaging/slot.h" EXCLUDE PATTERN "averaging/plan.h" EXCLUDE
           PATTERN "averaging/background.h" EXCLUDE PATTERN "averaging/by_aten.h" EXCLUDE PATTERN "averaging/device_tables.h" EXCLUDE
           PATTERN "averaging/offload.h" EXCLUDE
           PATTERN "averaging/swap_state.h" EXCLUDE

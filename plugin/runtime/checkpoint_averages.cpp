@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 #include <set>
+#include <string_view>
 
 #include "polyak/core/log.h"
 #include "polyak/runtime/state_dict.h"
@@ -16,8 +17,9 @@ constexpr const char* kRaw = "raw";
 constexpr const char* kAveraged = "averaged";
 constexpr const char* kEmaState = "ema_state_dict";
 constexpr const char* kSteps = "steps";
-const std::string kModule = "module.";
-const std::string kNamed = std::string(kEmaState) + ".";
+// No objects: attach saves while a program's objects go.
+constexpr std::string_view kModule = "module.";
+constexpr std::string_view kNamed = "ema_state_dict.";
 
 /// Of `polyak.averages`.
 std::string record_key(const std::string& name) {
@@ -57,7 +59,7 @@ void match_names_of(Value& ema_state, const std::string& entry, const Value& sta
   }
   for (auto& [key, value] : ema_state.entries()) {
     if (key.kind() != Value::Kind::string || key.as_string() == kSteps) continue;
-    key = Value(kModule + key.as_string().substr(fitting.front().size()));
+    key = Value(std::string(kModule) + key.as_string().substr(fitting.front().size()));
   }
   log_info("the checkpoint's {} has '{}' before its names, where 'module.' is usual; it is read so",
            entry, fitting.front());
@@ -131,7 +133,7 @@ std::string entry_to_restore(const Value& checkpoint) {
 }  // namespace
 
 std::string average_key(const std::string& name) {
-  return name.empty() ? kEmaState : kNamed + name;
+  return name.empty() ? kEmaState : std::string(kNamed) + name;
 }
 
 std::vector<std::string> averages_in(const Value& checkpoint) {

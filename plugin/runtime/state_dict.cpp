@@ -56,11 +56,10 @@ void check_one_way(const std::vector<std::string>& keys, const std::set<std::str
 
 }  // namespace
 
-std::string list_names(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 8;
-  const auto end = names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), kShown));
+std::string list_names(const std::vector<std::string>& names, size_t shown) {
+  const auto end = names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), shown));
   const std::string text = fmt::format("{}", fmt::join(names.begin(), end, ", "));
-  return names.size() > kShown ? fmt::format("{} and {} more", text, names.size() - kShown) : text;
+  return names.size() > shown ? fmt::format("{} and {} more", text, names.size() - shown) : text;
 }
 
 std::string common_prefix(const std::vector<std::string>& names) {

@@ -10,8 +10,8 @@
 
 namespace polyak {
 
-/// Names for a message: the first eight, and how many more there are.
-POLYAK_API std::string list_names(const std::vector<std::string>& names);
+/// Names for a message: the first few, and how many more there are.
+POLYAK_API std::string list_names(const std::vector<std::string>& names, size_t shown = 8);
 
 /// The longest `a.b.` that all these names begin with; "" for none.
 POLYAK_API std::string common_prefix(const std::vector<std::string>& names);

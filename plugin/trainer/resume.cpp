@@ -11,6 +11,7 @@
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/trainer/optimizer_state.h"
+#include "polyak/trainer/saved_numbers.h"
 
 namespace polyak {
 namespace {
@@ -70,29 +71,6 @@ std::string saved_type(const Value& checkpoint) {
   if (!text || text->kind() != Value::Kind::string) return of_groups;
   const std::string of_python = python_optimizer_type(text->as_string());
   return of_python.empty() ? of_groups : of_python;
-}
-
-std::string text_of(const Value& value) {
-  switch (value.kind()) {
-    case Value::Kind::boolean:
-      return value.as_bool() ? "true" : "false";
-    case Value::Kind::integer:
-    case Value::Kind::real:
-      return fmt::format("{}", value.as_real());
-    case Value::Kind::tensor:
-      return value.as_tensor().numel() == 1 ? fmt::format("{}", value.as_tensor().item<double>())
-                                            : value.kind_name();
-    case Value::Kind::list:
-    case Value::Kind::tuple: {
-      std::vector<std::string> items;
-      for (const Value& item : value.items()) items.push_back(text_of(item));
-      return fmt::format("[{}]", fmt::join(items, ", "));
-    }
-    case Value::Kind::string:
-      return value.as_string();
-    default:
-      return value.kind_name();
-  }
 }
 
 /// A number of an optimizer that differs.

@@ -7,6 +7,7 @@
 
 #include "polyak/core/log.h"
 #include "polyak/runtime/state_dict.h"
+#include "polyak/trainer/saved_numbers.h"
 
 namespace polyak {
 namespace {
@@ -45,7 +46,7 @@ std::string kind_of(const Value& state) {
 }
 
 /// A state as a message names it: "Linear of lr (by_epoch true, begin 0)".
-std::string text_of(const Value& state) {
+std::string schedule_text(const Value& state) {
   const std::string kind = kind_of(state);
   return fmt::format("{} of {} (by_epoch {}, begin {})", kind.empty() ? "one" : kind,
                      state.at("param_name").as_string(), state.at("by_epoch").as_bool(),
@@ -58,11 +59,6 @@ bool same_schedule(const Value& ours, const Value& theirs) {
          ours.at("param_name").as_string() == theirs.at("param_name").as_string() &&
          ours.at("by_epoch").as_bool() == theirs.at("by_epoch").as_bool() &&
          ours.at("begin").as_int() == theirs.at("begin").as_int();
-}
-
-bool is_number(const Value& value) {
-  return value.kind() == Value::Kind::integer || value.kind() == Value::Kind::real ||
-         (value.is_tensor() && value.as_tensor().numel() == 1);
 }
 
 /// "[5, 9]" of MMEngine's {5: 1, 9: 1}: how often each milestone is listed.
@@ -83,7 +79,7 @@ std::vector<std::string> changes(const Value& ours, const Value& theirs) {
   for (const auto& [key, value] : ours.entries()) {
     const std::string& name = key.as_string();
     const Value* other = theirs.find(key);
-    if (!other || name == "last_step" || name == "_global_step" || name == "begin") continue;
+    if (!other || name == "last_step" || name == "_global_step" || name == "base_values") continue;
     if (name == "milestones" && value.is_dict() && other->is_dict()) {
       const std::string own = milestones_of(value), before = milestones_of(*other);
       if (own != before) found.push_back(fmt::format("milestones {} (was {})", own, before));
@@ -91,8 +87,8 @@ std::vector<std::string> changes(const Value& ours, const Value& theirs) {
     if (!is_number(value) || !is_number(*other)) continue;
     const bool no_end = (name == "end" || name == "T_max" || name == "total_iters") &&
                         other->as_real() >= static_cast<double>(kNoEnd - 1);
-    if (no_end || value.as_real() == other->as_real()) continue;
-    found.push_back(fmt::format("{} {} (was {})", name, value.as_real(), other->as_real()));
+    if (no_end || same_number(value, *other)) continue;
+    found.push_back(fmt::format("{} {} (was {})", name, text_of(value), text_of(*other)));
   }
   return found;
 }
@@ -121,19 +117,19 @@ std::vector<Value> match_schedules(const std::vector<std::shared_ptr<ParamSchedu
       return same_schedule(ours, *theirs);
     });
     if (found == left.end()) {
-      alone.push_back(text_of(ours));
+      alone.push_back(schedule_text(ours));
       continue;
     }
     const std::vector<std::string> differences = changes(ours, **found);
     if (!differences.empty()) {
-      changed.push_back(fmt::format("{}: {}", text_of(ours), fmt::join(differences, ", ")));
+      changed.push_back(fmt::format("{}: {}", schedule_text(ours), fmt::join(differences, ", ")));
     }
     result.push_back(**found);
     left.erase(found);
   }
   if (!alone.empty() || !left.empty()) {
     std::vector<std::string> theirs;
-    for (const Value* state : left) theirs.push_back(text_of(*state));
+    for (const Value* state : left) theirs.push_back(schedule_text(*state));
     fail<CheckpointError>(
         "param_schedulers: the checkpoint's are not the config's; only the config has: {}; only "
         "the "

@@ -1,4 +1,4 @@
-// Programs whose optimizers get other tensors, and models that are copied by hand.
+// Programs whose optimizers get other tensors.
 //
 // replaced NAME: files are written to the current folder.
 #include <torch/torch.h>
@@ -44,24 +44,6 @@ int in_place() {
     if (round == 4) break;
     for (auto& optimizer : optimizers) {
       place(*optimizer) = leaf(torch::cat({place(*optimizer), place(*optimizer).slice(0, 0, 1)}));
-    }
-    torch::save(std::vector<Tensor>{place(*optimizers[0]), place(*optimizers[1])},
-                "points-" + std::to_string(round) + ".pt");
-  }
-  return 0;
-}
-
-/// The same with a new optimizer each time.
-int new_optimizers() {
-  Optimizers optimizers;
-  for (const double start : {10.0, 20.0}) optimizers.push_back(sgd(leaf(torch::full({3}, start))));
-  for (int round = 0; round < 5; ++round) {
-    for (int i = 0; i < 2; ++i) {
-      for (auto& optimizer : optimizers) step(*optimizer);
-    }
-    if (round == 4) break;
-    for (auto& optimizer : optimizers) {
-      optimizer = sgd(leaf(torch::cat({place(*optimizer), place(*optimizer).slice(0, 0, 1)})));
     }
     torch::save(std::vector<Tensor>{place(*optimizers[0]), place(*optimizers[1])},
                 "points-" + std::to_string(round) + ".pt");
@@ -119,55 +101,15 @@ int turns() {
   return 0;
 }
 
-struct WithTarget : torch::nn::Module {
-  WithTarget() {
-    register_module("online", online);
-    register_module("norm", norm);
-    register_module("target", target);
-    for (Tensor& parameter : target->parameters()) parameter.set_requires_grad(false);
-    sync();
-  }
-  void sync() {
-    torch::NoGradGuard no_grad;
-    target->weight.copy_(online->weight);
-    target->bias.copy_(online->bias);
-    norm->num_batches_tracked.fill_(100 + ++syncs);
-    norm->running_mean.fill_(syncs);
-  }
-  torch::nn::Linear online{2, 2}, target{2, 2};
-  torch::nn::BatchNorm1d norm{2};
-  int syncs = 0;
-};
-
-/// The target is copied after each third step; the model is saved after the last copy.
-int target() {
-  WithTarget model;
-  std::vector<Tensor> trained;
-  for (const Tensor& parameter : model.parameters()) {
-    if (parameter.requires_grad()) trained.push_back(parameter);
-  }
-  torch::optim::SGD optimizer(trained, 0.01);
-  for (int i = 0; i < 9; ++i) {
-    model.zero_grad();
-    const Tensor out = model.online->forward(torch::randn({8, 2}));
-    (model.norm->forward(out).pow(4).sum() + out.pow(2).sum()).backward();
-    optimizer.step();
-    if (i % 3 == 2) model.sync();
-  }
-  torch::serialize::OutputArchive archive;
-  model.save(archive);
-  archive.save_to("model.pt");
-  return 0;
-}
-
 }  // namespace
 
 int main(int /*argc*/, char** argv) {
   const std::map<std::string, std::function<int()>> all = {
-      {"in_place", in_place},       {"new_optimizers", new_optimizers},
-      {"same_values", same_values}, {"other_values", other_values},
-      {"set_data", set_data},       {"turns", turns},
-      {"target", target},
+      {"in_place", in_place},
+      {"same_values", same_values},
+      {"other_values", other_values},
+      {"set_data", set_data},
+      {"turns", turns},
   };
   torch::manual_seed(1);
   return all.at(argv[1])();

@@ -288,6 +288,23 @@ TEST_F(Resuming, TheBestFileGoesOverToMMEngineAndBack) {
   }
 }
 
+TEST_F(Resuming, TwoHooksThatRankAMetricEachNameItInMMEnginesKeys) {
+  const std::string custom =
+      "custom_hooks=[{type: EMAHook, momentum: 0.1, evaluate_on_origin: true}, "
+      "{type: CheckpointHook, out_dir: " +
+      folder_ + "/raw, save_best: accuracy_origin}]";
+  train(config(
+      "run", {"default_hooks.checkpoint.type=CheckpointHook", "default_hooks.checkpoint.interval=1",
+              "default_hooks.checkpoint.save_best=accuracy", custom}));
+  const Value file = read("run/epoch_4.pth");
+  const Value& info = file.at("message_hub").at("runtime_info");
+  for (const char* metric : {"accuracy", "accuracy_origin"}) {
+    EXPECT_TRUE(info.contains(std::string("best_score_") + metric)) << metric;
+    EXPECT_TRUE(fs::exists(info.at(std::string("best_ckpt_") + metric).as_string())) << metric;
+  }
+  EXPECT_FALSE(info.contains("best_score"));
+}
+
 // ---- signals and folders
 
 TEST(StopSignals, NoteTheFirstAndPutTheEarlierHandlersBack) {
