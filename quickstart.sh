@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # From a clone to a trained, averaged model.
 set -euo pipefail
 # shellcheck source=.ci/setup.sh

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds Polyak with its tests and runs them.
 set -euo pipefail
 # shellcheck source=.ci/setup.sh

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # How sanitizers must behave beside a LibTorch that was built without them.
 # shellcheck shell=bash
 # - Leaks are looked for; lsan.supp names libraries that keep memory until the process ends. ASAN_OPTIONS=detect_leaks=0

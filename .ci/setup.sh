@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What a build needs. quickstart.sh, test.sh and .ci/run source this file; it calls apt and pip only for what is
 # missing, so that a second run costs nothing.
 # shellcheck shell=bash disable=SC2034

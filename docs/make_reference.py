@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes docs/reference.md: every key of everything that a config can name, as the command itself describes it.
 
 Usage: make_reference.py POLYAK OUTPUT            writes OUTPUT

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts the parts of docs/examples that the pages quote into the pages.
 
 Usage: quote_examples.py DOCS [--check]. In a page, `<!-- quote: FILE PART -->` before a code block says that the
@@ -20,7 +21,7 @@ def part_of(path, name):
         if len(begin) != 1 or len(end) != 1:
             sys.exit(f"{path}: must have one start and one end of '{name}'")
         lines = lines[begin[0] + 1:end[0]]
-    return textwrap.dedent("".join(line for line in lines if "--8<--" not in line))
+    return textwrap.dedent("".join(line for line in lines if "--8<--" not in line and "SPDX-" not in line))
 
 
 def main(docs, check):

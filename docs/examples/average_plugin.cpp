@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An average of one's own in a shared library: 20 lines.
 #include <polyak/averaging/averaged_model.h>
 #include <polyak/loader/plugin.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Two networks and two optimizers in the manner of LibTorch's DCGAN example; the generator is
 // averaged:
 //   dcgan_two_optimizers averaging.yaml

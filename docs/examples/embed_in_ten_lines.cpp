@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A plain training loop of LibTorch with the ten lines, numbered, that give it YAML's hooks:
 //   embed_in_ten_lines averaging.yaml
 #include <polyak/polyak.h>  // 1

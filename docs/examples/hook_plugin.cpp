@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A hook of one's own in a shared library, which a config names under `plugins`.
 #include <polyak/core/log.h>
 #include <polyak/loader/plugin.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that has a runner class of its own: it implements polyak::Runner and calls the points.
 #include <polyak/hooks/ema_hook.h>
 #include <polyak/hooks/logger_hook.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Target networks in the manner of TD3: averages that the program itself trains with.
 #include <polyak/polyak.h>
 #include <torch/torch.h>

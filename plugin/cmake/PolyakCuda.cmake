@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Decides whether the CUDA kernel is built, says so in one line, and sets POLYAK_WITH_CUDA. With it the language CUDA
 # is on, and CUDAToolkit_INCLUDE_DIRS and CUDA::cudart_static are there.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Install rules. Read last, since they look at which targets there are.
 include(CMakePackageConfigHelpers)
 set(POLYAK_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/polyak)
@@ -33,26 +34,18 @@ endif()
 install(TARGETS ${polyak_installed} EXPORT polyakTargets)
 install(EXPORT polyakTargets NAMESPACE polyak:: DESTINATION ${POLYAK_PACKAGE_DIR})
 
-set(polyak_installed_floors ${POLYAK_FLOORS})
-if(NOT TARGET polyak_trainer)
-  list(REMOVE_ITEM polyak_installed_floors trainer)
-endif()
-foreach(floor IN LISTS polyak_installed_floors)
-  install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugin/${floor} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak
-          FILES_MATCHING PATTERN "*.h"
-          PATTERN "config/scalar.h" EXCLUDE PATTERN "config/yaml.h" EXCLUDE PATTERN "config/merge.h" EXCLUDE
-          PATTERN "config/check.h" EXCLUDE PATTERN "checkpoint/pickle_*.h" EXCLUDE
-          PATTERN "checkpoint/zip_directory.h" EXCLUDE PATTERN "kernels/element.h" EXCLUDE
-          PATTERN "trainer/random_stream.h" EXCLUDE PATTERN "trainer/saved_numbers.h" EXCLUDE PATTERN "averaging/slot.h" EXCLUDE PATTERN "averaging/plan.h" EXCLUDE
-          PATTERN "averaging/background.h" EXCLUDE PATTERN "averaging/by_aten.h" EXCLUDE PATTERN "averaging/device_tables.h" EXCLUDE
-          PATTERN "averaging/offload.h" EXCLUDE
-          PATTERN "averaging/swap_state.h" EXCLUDE
-          PATTERN "attach" EXCLUDE PATTERN "kernels/lerp_*.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "cmake" EXCLUDE)
+# public_headers.txt is the list of what is installed, compiled alone by a test and documented.
+foreach(part IN ITEMS plugin hooks)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${part}/public_headers.txt)
+  file(STRINGS ${PROJECT_SOURCE_DIR}/${part}/public_headers.txt headers REGEX "^polyak/")
+  if(NOT TARGET polyak_trainer)
+    list(FILTER headers EXCLUDE REGEX "^polyak/trainer/")
+  endif()
+  foreach(header IN LISTS headers)
+    get_filename_component(folder ${header} DIRECTORY)
+    install(FILES ${PROJECT_SOURCE_DIR}/${part}/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/${folder})
+  endforeach()
 endforeach()
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/hooks DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak
-        FILES_MATCHING PATTERN "*.h")
-install(FILES ${PROJECT_SOURCE_DIR}/plugin/polyak.h ${POLYAK_INCLUDE_ROOT}/polyak/version.h
-        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/polyak)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/configs/ DESTINATION ${POLYAK_CONFIG_DIR} OPTIONAL
         FILES_MATCHING PATTERN "*.yaml")
 

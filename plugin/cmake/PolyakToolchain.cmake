@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Compiler settings that every target of this project shares.
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -11,10 +12,10 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
 if(POLYAK_CCACHE)
   find_program(POLYAK_CCACHE_PROGRAM ccache)
   if(POLYAK_CCACHE_PROGRAM)
-    # Precompiled headers are cached only with this sloppiness, and the include root is a folder of links whose
-    # times mean nothing. With the base folder, two clones and two build folders of one tree share what they compile.
+    # Precompiled headers are cached only with this sloppiness. With the base folder, two clones and two build folders
+    # of one tree share what they compile.
     set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
-        CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+        CCACHE_SLOPPINESS=pch_defines,time_macros
         CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${POLYAK_CCACHE_PROGRAM})
     set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
     add_compile_options($<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess>

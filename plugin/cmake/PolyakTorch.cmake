@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Finds LibTorch and defines the target polyak_torch: headers, libraries and the OpenMP runtime that LibTorch
 # itself loads; and polyak_torch_cpu, the same without LibTorch's CUDA half. The build uses this file, and so does an
 # installed polyakConfig.cmake.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`polyak attach` on programs that were compiled without Polyak: what they get, and what they must not notice.
 
 Usage: attach_test.py POLYAK LIBRARY PROGRAMS [unittest arguments]. PROGRAMS is the folder of trainer, scenario, replay

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`polyak attach` on the programs of tests/examples, which have the forms that strangers' programs have.
 
 Usage: attached_programs_test.py POLYAK LIBRARY PROGRAMS EXAMPLES [unittest arguments]: the first three as attach_test.py

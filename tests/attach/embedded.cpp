@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that is linked to Polyak and yaml-cpp itself: what the preloaded library has of both
 // must not meet them.
 #include <torch/nn/modules/linear.h>

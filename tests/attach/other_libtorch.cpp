@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What attach asks a LibTorch for its version with.
 #include <map>
 #include <string>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs whose optimizers get other tensors.
 //
 // replaced NAME: files are written to the current folder.

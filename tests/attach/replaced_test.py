@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`polyak attach` on programs whose optimizers get other tensors.
 
 Usage: replaced_test.py POLYAK PROGRAMS [unittest arguments]: the folder of replaced and show.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Checks what attach wrote against the weights that a program dumped after each step, bit for bit.
 // FILE is a .pth, or one step's weights, those of a sibling that the program loaded.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Small programs that save in every way that attach has to live with; none knows of it.
 //
 // saver NAME [ARG ...]: files are written to the current folder.

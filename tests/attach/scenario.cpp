@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Small programs that train, and end, in every way that attach has to live with; none knows of it.
 //
 // scenario NAME [ARG ...]: files are written to the current folder; STEPS.bin holds the weights

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Prints the tensors of what torch::save or attach wrote: a line "name: numbers" each.
 #include <torch/script.h>
 #include <torch/torch.h>

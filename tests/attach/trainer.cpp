@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A trainer in the manner of the C++ frontend's MNIST example, which knows nothing of Polyak; and,
 // compiled with WITH_POLYAK, the same with the lines that give it the hooks of a YAML file.
 //

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `polyak attach` costs: paired runs of a program, bare and attached, in turn, on one thread.
 
 Usage: attach_overhead.py POLYAK PROGRAMS [--only PROGRAM] [--rounds N] [--batches N] [--steps N]

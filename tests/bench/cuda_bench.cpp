@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // cuda_bench [ROUNDS]: what an update costs on this GPU, as JSON for table.py: update_parameters
 // against a device copy that moves the same bytes, and against what LibTorch offers; and three
 // averages in one pass against three passes. Each way is checked first.

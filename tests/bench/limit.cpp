@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compiled for the CPU that it runs on, which the library is not: see CMakeLists.txt. No LibTorch
 // header may come in here, or inline functions of that would be compiled for this CPU only.
 #include "bench/limit.h"

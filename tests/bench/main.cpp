@@ -1,6 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
 #include <torch/utils.h>
+#include <torch/version.h>
 
 #include <cstdio>
 #include <fstream>
@@ -54,7 +56,7 @@ int run(int count, char** arguments) {
   add_precision_benchmarks();
   benchmark::AddCustomContext("cpu", cpu_name());
   benchmark::AddCustomContext("polyak", POLYAK_VERSION);
-  benchmark::AddCustomContext("libtorch", POLYAK_LIBTORCH_VERSION);
+  benchmark::AddCustomContext("libtorch", TORCH_VERSION);
   benchmark::AddCustomContext("instruction_set", kernels::chosen_path().name);
   benchmark::AddCustomContext("compiler", "g++ " __VERSION__);
   benchmark::AddCustomContext("rounds", std::to_string(flags().rounds));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Our average for Python's ctypes: peers.py loads this beside Python's torch, so that ours and
 // Python's ways share one LibTorch, its threads and the model's memory. ctypes knows no exceptions:
 // one ends the process and says why.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times our average against Python's, in one process: one LibTorch, one pool of threads, one model.
 
 Usage: peers.py LIBRARY --out FILE [--rounds N] [--tiny]

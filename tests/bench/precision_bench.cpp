@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the option `precision` gives, and what it takes.
 #include <ATen/ATen.h>
 

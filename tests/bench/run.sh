@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Measures everything that docs/performance.md says, and writes its tables.
 set -euo pipefail
 # shellcheck source=../../.ci/setup.sh

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What self-supervised training brings, and what its target network has to be: writes the table of docs/self_supervised.md.
 
 Usage: self_supervised.py POLYAK OUTPUT [--seeds 0 1 2] [--others 0] [--jobs N] [--document FILE]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Three averages over one model: in one pass, and in three.
 #include "bench/averaging_ways.h"
 #include "bench/benchmarks.h"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs every benchmark on small shapes for a few rounds: each must find that all ways give the same average, leave its
 counters, and fit the tables. Times are not looked at. What cuda_bench would leave on a GPU is made up.
 

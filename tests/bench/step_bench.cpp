@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What averaging adds to a step of training.
 #include <ATen/ATen.h>
 #include <torch/nn/cloneable.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The averaged weights go into the model and the raw ones come back, as for an evaluation.
 #include <ATen/ATen.h>
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the tables of docs/performance.md from what polyak_bench, peers.py and cuda_bench measured.
 
 Usage: table.py DOCUMENT RESULT.json...

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One update of one average, in every way there is.
 #include <ATen/ATen.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What BYOL's two views cost beside the step that learns from them: batches of 256 images of 28 x
 // 28 pixels, the network of configs/byol_fashion_mnist.yaml.
 //

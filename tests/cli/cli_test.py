@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The built `polyak` command as a user meets it: what it prints, writes and refuses.
 
 Usage: cli_test.py POLYAK CONFIGS [unittest arguments]. Trains on a few images of Fashion-MNIST, so the data

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run of the `polyak` command leaves behind when it is stopped, and how the next one goes on.
 
 Usage: resume_test.py POLYAK [unittest arguments].

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Installs BUILD_DIR below itself, then configures, builds and runs SOURCE_DIR against that.
 set(work ${BUILD_DIR}/consumer)
 file(REMOVE_RECURSE ${work})

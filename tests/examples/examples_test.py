@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs of docs/examples, run.
 
 Usage: examples_test.py POLYAK EXAMPLES BUILT [unittest arguments]: the command, docs/examples, and where its programs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs of tests/examples/programs, run bare and with Polyak embedded.
 
 Usage: programs_test.py BUILT PROGRAMS [unittest arguments]: where they were built, and their folder. Each writes the

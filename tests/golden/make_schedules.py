@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes schedules.json: what torch.optim.lr_scheduler gives in short schedules, a list of cases.
 
 Usage: make_schedules.py > schedules.json. Needs torch.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints go both ways between Polyak and Python's torch: keys, kinds, dtypes, shapes, values.
 
 Usage: checkpoint_interop.py CHECKPOINT_TOOL. Needs torch, of any version from 1.13.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C++ side of checkpoint_interop.py: `checkpoint_tool write OUT` writes a sample of every kind
 // of value; `checkpoint_tool read FILE` prints what a file holds as JSON that Python can compare.
 #include <ATen/Functions.h>

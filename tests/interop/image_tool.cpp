@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What images.py needs of this side.
 //   image_tool [--as-stored] FILE...   reads images: for each a line "HEIGHT WIDTH" and the bytes
 //                                      of its pixels, red, green and blue, or "error: MESSAGE"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images as `polyak` reads them against PIL's `Image.open(...).convert("RGB")`: every kind of PNG and JPEG, upright by
 EXIF as `ImageOps.exif_transpose`, and none that is cut off.
 

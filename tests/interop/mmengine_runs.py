@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs change sides: MMEngine's own Runner goes on from Polyak's checkpoints and ends as Polyak does, and the other way
 round, with each EMAHook rule that both have, and with mmpretrain's BYOL and MoCo v3.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Python's SGD, Adam and AdamW load the optimizer's state of a checkpoint and step from it, with `foreach`, `fused` and
 neither, as their formulas say.
 

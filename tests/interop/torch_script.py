@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model that Python exports by torch.jit.script: `polyak train` trains it as Python would, averages it, resumes it
 bit for bit, and Python loads what it saved.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint of a real run, opened as a Python user would: torch.load(weights_only=True), MMEngine's layout.
 
 Usage: training_checkpoint.py POLYAK. Needs torch, of any version from 1.13.

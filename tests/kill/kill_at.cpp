@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Preloaded into a program: ends it by SIGKILL right before its Nth operation on files, N in
 // POLYAK_KILL_AT; with 0, writes the number of operations into the file POLYAK_KILL_COUNT instead.
 #include <dlfcn.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of the `polyak` command that are ended at any instant and resumed end as the run that never was.
 
 Usage: kill_test.py POLYAK KILL_AT_LIBRARY [--runs N] [--operations N] [--seed S]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A plugin with one thing of every kind that a config of a classifier can name.
 #include <ATen/ATen.h>
 #include <torch/nn/cloneable.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // As interface 1 made it: its PluginInfo ends where today's goes on.
 #include "polyak/core/export.h"
 

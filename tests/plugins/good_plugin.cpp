@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A stranger's plugin: a hook and an average of its own.
 #include <memory>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls a function that no library has: of another version of Polyak, say.
 #include "polyak/loader/plugin.h"
 

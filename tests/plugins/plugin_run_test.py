@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training runs of the built command whose parts come out of a plugin.
 
 Usage: plugin_run_test.py POLYAK PLUGIN [unittest arguments].

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Registers a hook and then fails: nothing of it may stay.
 #include <memory>
 #include <stdexcept>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "support/pretend_gpu.h"
 
 #include "polyak/averaging/device_tables.h"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of the house, for a look before and after a change of its structure: a table on standard output.
 
 Usage: measure.py ROOT [--build FOLDER] [--consumer]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <polyak/averaging/averaged_model.h>
 #include <polyak/config/load.h>
 #include <polyak/core/error.h>
@@ -9,6 +10,7 @@
 #include <ATen/Parallel.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
+#include <torch/version.h>
 
 #include <cstdio>
 #include <string>
@@ -67,8 +69,7 @@ int main() {
   try {
     polyak::fail<polyak::ConfigError>("momentum is {}", at::ones({2}).sum().item<double>());
   } catch (const polyak::Error& error) {
-    std::printf("polyak %s with LibTorch %s: %s\n", POLYAK_VERSION, POLYAK_LIBTORCH_VERSION,
-                error.what());
+    std::printf("polyak %s with LibTorch %s: %s\n", POLYAK_VERSION, TORCH_VERSION, error.what());
     return std::string(error.what()) == "momentum is 2" ? 0 : 2;
   }
   return 3;

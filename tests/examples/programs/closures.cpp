@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An optimizer that calls the loop's closure several times in a step.
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/lbfgs.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Two networks, two optimizers: the generator's is made first, the discriminator's steps first.
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/container/sequential.h>

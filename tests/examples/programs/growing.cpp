@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Gaussian splatting's form: points of a scene, an optimizer for each of their tensors. Every 10
 // steps the points that matter are doubled and those that do not go: each optimizer gets a new
 // tensor of another length, and its state the same rows.

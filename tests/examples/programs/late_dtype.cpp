@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An agent that makes its members in the constructor's list, and a caller who wants float64 later.
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>

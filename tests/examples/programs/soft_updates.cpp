@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // TD3's form: an agent that makes its members in the constructor's list, two critics of one
 // architecture with an optimizer each, and targets that are updated by hand at every other step.
 #include <torch/nn/modules/linear.h>

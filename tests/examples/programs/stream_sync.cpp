@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DQN's form: the target is synced through torch::save and torch::load over a stream in memory.
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/adam.h>

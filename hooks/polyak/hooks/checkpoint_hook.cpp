@@ -1,0 +1,601 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/hooks/checkpoint_hook.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iterator>
+#include <map>
+
+#include "polyak/checkpoint/file.h"
+#include "polyak/checkpoint/pth.h"
+#include "polyak/core/log.h"
+#include "polyak/runtime/checkpoint_averages.h"
+#include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/run_folder.h"
+#include "polyak/runtime/runner.h"
+
+namespace polyak {
+namespace {
+
+// Keys of a hook's record in the run_info.
+constexpr const char* kRecords = "checkpoint_hooks";
+constexpr const char* kKept = "kept";        // regular files, the oldest first
+constexpr const char* kSurplus = "surplus";  // to be removed once the file of this record is whole
+constexpr const char* kOutdated =
+    "outdated";                        // the same of best files: once a run can go on from it
+constexpr const char* kStop = "stop";  // the file of a run that was stopped
+constexpr const char* kOwed = "owed";  // the number of a regular file that a signal prevented
+constexpr const char* kBest = "best";  // {metric: {score, file}}
+
+void remove_name(Value& record, const char* list, const std::string& file) {
+  std::vector<Value>& names = record.at(list).items();
+  names.erase(std::remove_if(names.begin(), names.end(),
+                             [&](const Value& name) { return name.as_string() == file; }),
+              names.end());
+}
+
+Value new_record() {
+  Value record = Value::dict();
+  for (const char* list : {kKept, kSurplus, kOutdated}) record.set(list, Value::list());
+  record.set(kBest, Value::dict());
+  return record;
+}
+
+/// The hooks of this kind in the order of their calls; `self` alone for a host without a list.
+std::vector<CheckpointHook*> peers_of(Runner& runner, CheckpointHook* self) {
+  std::vector<CheckpointHook*> peers;
+  runner.hooks().call([&](Hook& hook) {
+    if (auto* peer = dynamic_cast<CheckpointHook*>(&hook)) peers.push_back(peer);
+  });
+  if (!std::count(peers.begin(), peers.end(), self)) peers = {self};
+  return peers;
+}
+
+bool same_path(const std::string& a, const std::string& b) {
+  std::error_code error;
+  const auto first = std::filesystem::weakly_canonical(a, error);
+  return !error && first == std::filesystem::weakly_canonical(b, error);
+}
+
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+}  // namespace
+
+CheckpointHook::CheckpointHook(CheckpointHookOptions options) : options_(std::move(options)) {
+  check_options(options_, "CheckpointHook");
+}
+
+bool CheckpointHook::by_epoch(const Runner& runner) const {
+  return options_.by_epoch().value_or(runner.progress().by_epoch);
+}
+
+void CheckpointHook::check_run(Runner& runner) {
+  if (!runner.training()) return;
+  if (options_.interval() < 0 && options_.max_keep_ckpts() > 0) {
+    log_warning(
+        "CheckpointHook: max_keep_ckpts is {}, but {} is saved, since interval is -1; set "
+        "interval: 1 for one after each epoch",
+        options_.max_keep_ckpts(),
+        options_.save_last() ? "only the last" : "no regular checkpoint");
+  }
+  if (folder(runner).empty()) {
+    fail<ConfigError>("CheckpointHook: has no folder to write to; set work_dir, or its out_dir");
+  }
+  if (const std::string reason = unwritable_reason(folder(runner)); !reason.empty()) {
+    fail<ConfigError>("CheckpointHook: {} cannot be written: {}", folder(runner), reason);
+  }
+  if (by_epoch(runner) && !runner.progress().by_epoch) {
+    log_warning(
+        "CheckpointHook: by_epoch is true, but the training loop counts iterations: it saves once, "
+        "at the end; set by_epoch: false");
+  }
+  check_order(runner);
+  for (const CheckpointHook* peer : peers_of(runner, this)) {
+    if (peer == this) break;
+    const bool same_names = same_path(peer->folder(runner), folder(runner)) &&
+                            peer->by_epoch(runner) == by_epoch(runner);
+    const bool same_content =
+        peer->options_.save_optimizer() == options_.save_optimizer() &&
+        peer->options_.save_param_scheduler() == options_.save_param_scheduler();
+    if (same_names && !same_content) {
+      fail<ConfigError>(
+          "CheckpointHook: two of them write {} into {}, and only one saves the optimizer's and "
+          "schedulers' state; give one an out_dir of its own",
+          pattern(runner), folder(runner));
+    }
+  }
+  // An optimizer that cannot be saved says so now, and not after hours.
+  runner.make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
+  std::vector<std::string> names = runner.metric_names();
+  if (names.empty()) return;
+  const std::vector<std::string> plain = names;
+  runner.hooks().call([&](const Hook& hook) {
+    for (const auto& [suffix, weights] : hook.measured_weights()) {
+      if (suffix.empty()) continue;
+      for (const std::string& name : plain) names.push_back(name + suffix);
+    }
+  });
+  for (const std::string& wanted : options_.save_best()) {
+    if (wanted == "auto" || std::count(names.begin(), names.end(), wanted)) continue;
+    const std::string near = nearest_name(wanted, names);
+    fail<ConfigError>(
+        "CheckpointHook: save_best: no metric is named '{}'; {}the validation gives {}", wanted,
+        near.empty() ? "" : fmt::format("did you mean '{}'? ", near), fmt::join(names, ", "));
+  }
+}
+
+/// What a later hook does in an iteration would be missing in a file that is written before it.
+void CheckpointHook::check_order(Runner& runner) {
+  bool reached = false;
+  runner.hooks().call([&](Hook& hook) {
+    reached = reached || &hook == this;
+    if (!reached || !hook.changes_checkpoints()) return;
+    fail<ConfigError>(
+        "CheckpointHook: runs before {}, so that its files would miss what that does in the "
+        "iteration; give CheckpointHook a later priority, such as LOWEST",
+        hook.name());
+  });
+}
+
+std::string CheckpointHook::folder(const Runner& runner) const {
+  return options_.out_dir().value_or(runner.work_dir());
+}
+
+std::string CheckpointHook::pattern(const Runner& runner) const {
+  return by_epoch(runner) ? "epoch_N.pth" : "iter_N.pth";
+}
+
+std::string CheckpointHook::regular_file(const Runner& runner, int64_t number) const {
+  return fmt::format("{}_{}.pth", by_epoch(runner) ? "epoch" : "iter", number);
+}
+
+void CheckpointHook::before_run(Runner& runner) {
+  folder_ = folder(runner);
+}
+
+void CheckpointHook::before_train(Runner& runner) {
+  folder_ = folder(runner);
+  if (runner.resuming()) {
+    saved_at_ = runner.progress().iter;
+    const std::vector<Value>& kept = record(runner).at(kKept).items();
+    is_newest_ = !kept.empty() && is_named(runner, kept.back().as_string());
+    // What the run before was ended over.
+    remove_files(runner, kSurplus);
+    remove_files(runner, kOutdated);
+    if (const Value* owed = record(runner).find(kOwed)) {
+      save_regular(runner, owed->as_int(), runner.progress().iter);
+    }
+    return;
+  }
+  saved_at_ = -1;
+  for (const CheckpointHook* peer : peers_of(runner, this)) {
+    if (peer == this) break;
+    if (same_path(peer->folder(runner), folder_)) return;  // it has told
+  }
+  const std::vector<std::string> found = regular_checkpoints(folder_);
+  if (found.empty()) return;
+  log_warning(
+      "CheckpointHook: {} holds {} checkpoint(s) of an earlier run, the newest {}; this run "
+      "overwrites files of the same name. To go on with the earlier run, resume it; to keep it, "
+      "use another work_dir",
+      folder_, found.size(), std::filesystem::path(found.front()).filename().string());
+}
+
+void CheckpointHook::after_train_iter(Runner& runner, int64_t /*batch*/,
+                                      const Scalars& /*outputs*/) {
+  if (by_epoch(runner)) return;
+  if (every_n_train_iters(runner, options_.interval(), options_.save_begin()) ||
+      (options_.save_last() && is_last_train_iter(runner))) {
+    const int64_t done = runner.progress().iter + 1;
+    log_info("Saving checkpoint at {} iterations", done);
+    save_regular(runner, done, done);
+  }
+}
+
+void CheckpointHook::after_train_epoch(Runner& runner) {
+  if (!by_epoch(runner)) return;
+  if (every_n_epochs(runner, options_.interval(), options_.save_begin()) ||
+      (options_.save_last() && is_last_train_epoch(runner))) {
+    const int64_t done = runner.progress().epoch + 1;
+    log_info("Saving checkpoint at {} epochs", done);
+    save_regular(runner, done, runner.progress().iter);
+  }
+}
+
+void CheckpointHook::after_train(Runner& runner) {
+  const Progress& progress = runner.progress();
+  const bool early = progress.max_iters <= 0 || progress.iter < progress.max_iters;
+  if (!early) {
+    remove_files(runner, kOutdated);
+    remove_stop(runner);
+  } else if (progress.iter > 0 && peers_of(runner, this).front() == this) {
+    save_for_stop(runner);
+  }
+}
+
+// ---- what this hook keeps
+
+/// Whether last_checkpoint names this file.
+bool CheckpointHook::is_named(const Runner& runner, const std::string& file) const {
+  try {
+    return same_path(path_of(file), named_checkpoint(runner.work_dir(), {folder_}));
+  } catch (const CheckpointError&) {  // it names a file that is gone; the run goes on from another
+    return false;
+  }
+}
+
+std::string CheckpointHook::record_key(Runner& runner) {
+  const auto key = [&](const CheckpointHook& hook) {
+    const auto& out_dir = hook.options_.out_dir();
+    return (out_dir ? *out_dir + "/" : "") + hook.pattern(runner);
+  };
+  int place = 1;
+  for (const CheckpointHook* peer : peers_of(runner, this)) {
+    if (peer == this) break;
+    if (key(*peer) == key(*this)) ++place;
+  }
+  return place == 1 ? key(*this) : fmt::format("{} #{}", key(*this), place);
+}
+
+Value& CheckpointHook::record(Runner& runner) {
+  Value& info = runner.run_info();
+  if (!info.contains(kRecords)) {
+    info.set(kRecords, Value::dict());
+    for (CheckpointHook* peer : peers_of(runner, this)) peer->take_first_version(runner);
+    info.erase("kept_checkpoints");
+  }
+  Value& records = info.at(kRecords);
+  const std::string key = record_key(runner);
+  if (!records.contains(key)) records.set(key, new_record());
+  return records.at(key);
+}
+
+/// From a file without these records. 0.1 kept the regular files by their names. It and MMEngine
+/// kept a score for the hook that ranks a metric, MMEngine without the metric's name where it is
+/// the only one.
+void CheckpointHook::take_first_version(Runner& runner) {
+  Value& info = runner.run_info();
+  Value mine = new_record();
+  if (const Value* kept = info.find("kept_checkpoints")) {
+    const std::string prefix = by_epoch(runner) ? "epoch_" : "iter_";
+    for (const Value& name : kept->items()) {
+      if (name.as_string().rfind(prefix, 0) == 0) mine.at(kKept).items().push_back(name);
+    }
+  }
+  std::vector<std::string> ranked = options_.save_best();
+  const std::vector<std::string> names = runner.metric_names();
+  if (!names.empty()) {
+    std::replace(ranked.begin(), ranked.end(), std::string("auto"),
+                 *std::min_element(names.begin(), names.end()));
+  }
+  for (const std::string& metric : ranked) {
+    if (!ranks_first(runner, metric)) continue;
+    const std::string name = info.contains("best_score_" + metric) ? "_" + metric : "";
+    const Value* score = info.find("best_score" + name);
+    if (!score || (name.empty() && ranks_several(runner))) continue;
+    Value best = Value::dict();
+    best.set("score", score->as_real());
+    for (const char* key : {"best_checkpoint", "best_ckpt"}) {
+      const Value* path = info.find(key + name);
+      if (!path || path->kind() != Value::Kind::string) continue;
+      const std::string file = std::filesystem::path(path->as_string()).filename().string();
+      std::error_code ignored;
+      if (std::filesystem::exists(path_of(file), ignored)) best.set("file", file);
+    }
+    mine.at(kBest).set(metric, std::move(best));
+  }
+  info.at(kRecords).set(record_key(runner), std::move(mine));
+}
+
+/// Whether more than one metric is ranked in this run: MMEngine's key then names it.
+bool CheckpointHook::ranks_several(Runner& runner) {
+  size_t metrics = 0;
+  for (const CheckpointHook* peer : peers_of(runner, this)) {
+    metrics += peer->options_.save_best().size();
+  }
+  return metrics > 1;
+}
+
+bool CheckpointHook::ranks_first(Runner& runner, const std::string& metric) {
+  for (const CheckpointHook* peer : peers_of(runner, this)) {
+    const auto& wanted = peer->options_.save_best();
+    const bool ranks = std::count(wanted.begin(), wanted.end(), metric) ||
+                       std::count(wanted.begin(), wanted.end(), "auto");
+    if (ranks) return peer == this;
+  }
+  return false;
+}
+
+bool CheckpointHook::keeps(Runner& runner, const std::string& path) {
+  const Value& mine = record(runner);
+  std::vector<std::string> files;
+  for (const Value& name : mine.at(kKept).items()) files.push_back(name.as_string());
+  if (const Value* stop = mine.find(kStop)) files.push_back(stop->as_string());
+  for (const auto& [metric, best] : mine.at(kBest).entries()) {
+    if (const Value* file = best.find("file")) files.push_back(file->as_string());
+  }
+  return std::any_of(files.begin(), files.end(),
+                     [&](const std::string& file) { return same_path(path_of(file), path); });
+}
+
+/// Removes the files of a list but those that a hook keeps, and empties the list.
+void CheckpointHook::remove_files(Runner& runner, const char* list) {
+  const Value names = record(runner).at(list);
+  const std::vector<CheckpointHook*> peers = peers_of(runner, this);
+  for (const Value& name : names.items()) {
+    const std::string path = path_of(name.as_string());
+    const bool kept = std::any_of(peers.begin(), peers.end(),
+                                  [&](CheckpointHook* peer) { return peer->keeps(runner, path); });
+    std::error_code ignored;
+    if (!kept) std::filesystem::remove(path, ignored);
+  }
+  record(runner).at(list).items().clear();
+}
+
+/// At the end of a run whose files hold no optimizer: nothing goes on from the stop any more.
+void CheckpointHook::remove_stop(Runner& runner) {
+  Value& mine = record(runner);
+  const Value* stop = mine.find(kStop);
+  if (!stop) return;
+  const std::string file = stop->as_string();
+  const bool named = is_named(runner, file);
+  mine.at(kSurplus).items().emplace_back(file);
+  mine.erase(kStop);
+  remove_files(runner, kSurplus);
+  std::error_code ignored;
+  if (named && !std::filesystem::exists(path_of(file), ignored)) {
+    std::filesystem::remove(pointer_folder(runner) + "/last_checkpoint", ignored);
+  }
+}
+
+// ---- writing
+
+/// Best files hold no optimizer and name the weights that were measured. The file of a stop is
+/// there to go on from, so it holds everything, but for what a signal keeps a hook from adding.
+void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
+                           const std::string& weights) {
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);  // a failure is told by the write below
+  const bool resumable = kind != Kind::best;
+  const bool stop = kind == Kind::stop;
+  Value checkpoint = runner.make_checkpoint(stop || (resumable && options_.save_optimizer()),
+                                            stop || (resumable && options_.save_param_scheduler()));
+  runner.hooks().call([&](Hook& hook) {
+    try {
+      hook.before_save_checkpoint(runner, checkpoint);
+    } catch (const Interrupted&) {
+      if (!stop) throw;
+    }
+  });
+  const bool averaged = checkpoint.contains("ema_state_dict");
+  put_into_state_dict(checkpoint, !weights.empty() ? weights : averaged ? "averaged" : "raw");
+  write_pth(path_of(file), checkpoint);
+  if (!resumable) return;
+  const std::vector<CheckpointHook*> peers = peers_of(runner, this);
+  if (runner.can_resume_from(checkpoint)) {
+    move_pointer(runner, file);
+    for (CheckpointHook* peer : peers) {
+      peer->is_newest_ = peer == this;
+      peer->remove_files(runner, kOutdated);
+    }
+  } else if (std::none_of(peers.begin(), peers.end(), [](const CheckpointHook* peer) {
+               return peer->options_.save_optimizer();
+             })) {
+    remove_files(runner, kOutdated);  // no run goes on from any file of this one
+  }
+}
+
+std::string CheckpointHook::pointer_folder(const Runner& runner) const {
+  return runner.work_dir().empty() ? folder_ : runner.work_dir();
+}
+
+void CheckpointHook::move_pointer(const Runner& runner, const std::string& file) const {
+  namespace fs = std::filesystem;
+  const fs::path base = pointer_folder(runner);
+  const fs::path target = fs::path(path_of(file));
+  std::error_code error;
+  fs::path name = fs::proximate(target, base, error);
+  const bool outside = !name.empty() && *name.begin() == "..";
+  // Relative, so that a folder with both can be moved; an absolute out_dir elsewhere stays there.
+  if (error || (outside && target.is_absolute())) name = fs::absolute(target);
+  fs::create_directories(base, error);
+  replace_text_file((base / "last_checkpoint").string(), name.string());
+}
+
+void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters) {
+  const std::string file = regular_file(runner, number);
+  const Value before = record(runner);
+  // In the file too, so that a run which goes on from it removes what is left to remove.
+  Value& mine = record(runner);
+  for (const char* list : {kKept, kSurplus, kOutdated}) remove_name(mine, list, file);
+  std::vector<Value>& kept = mine.at(kKept).items();
+  std::vector<Value>& surplus = mine.at(kSurplus).items();
+  kept.emplace_back(file);
+  while (options_.max_keep_ckpts() > 0 &&
+         kept.size() > static_cast<size_t>(options_.max_keep_ckpts())) {
+    surplus.push_back(kept.front());
+    kept.erase(kept.begin());
+  }
+  // A run goes on from the file of a stop until there is another.
+  if (const Value* stop = mine.find(kStop); stop && options_.save_optimizer()) {
+    if (stop->as_string() != file) surplus.push_back(*stop);
+    mine.erase(kStop);
+  }
+  mine.erase(kOwed);
+  try {
+    write(runner, file, Kind::regular, "");
+  } catch (const Interrupted&) {  // the file of the stop says that this one is owed
+    record(runner) = before;
+    record(runner).set(kOwed, number);
+    return;
+  } catch (...) {
+    record(runner) = before;
+    throw;
+  }
+  saved_at_ = iters;
+  // Only now: the reference removes the oldest before it writes, and a full disk then loses both.
+  remove_files(runner, kSurplus);
+}
+
+/// Who writes a file when training stops early: after a signal one, whose file a run goes on from;
+/// otherwise all with save_last, one for each folder, and where a stop was asked for at least one.
+std::vector<CheckpointHook*> CheckpointHook::writers_at_stop(Runner& runner) {
+  const std::vector<CheckpointHook*> peers = peers_of(runner, this);
+  std::vector<CheckpointHook*> writers;
+  for (CheckpointHook* peer : peers) {
+    const bool has_folder = std::any_of(writers.begin(), writers.end(), [&](auto* writer) {
+      return same_path(writer->folder_, peer->folder_);
+    });
+    if (peer->options_.save_last() && !has_folder) writers.push_back(peer);
+  }
+  if (writers.empty() && runner.stop_requested()) writers = {peers.front()};
+  if (runner.interrupted() && !writers.empty()) writers.resize(1);
+  return writers;
+}
+
+/// The first of these hooks does it for all, so that each file's record tells of all of them.
+void CheckpointHook::save_for_stop(Runner& runner) {
+  const Progress& progress = runner.progress();
+  const int64_t iters = progress.iter;
+  std::vector<CheckpointHook*> writers = writers_at_stop(runner);
+  const auto is_saved = [&](const CheckpointHook* hook) { return hook->saved_at_ == iters; };
+  if (runner.interrupted()) {  // a run may go on from a file of this very moment already
+    for (const CheckpointHook* peer : peers_of(runner, this)) {
+      if (is_saved(peer) && peer->options_.save_optimizer()) return;
+    }
+  } else {
+    writers.erase(std::remove_if(writers.begin(), writers.end(), is_saved), writers.end());
+  }
+  if (writers.empty()) return;
+  log_info("Saving checkpoint at {} iterations, where training stops", iters);
+  const Value before = runner.run_info();
+  std::vector<std::string> files;
+  for (CheckpointHook* writer : writers) {
+    const bool whole_epoch = writer->by_epoch(runner) && progress.by_epoch &&
+                             progress.epoch_length > 0 &&
+                             iters == progress.epoch * progress.epoch_length;
+    files.push_back(whole_epoch ? fmt::format("epoch_{}.pth", progress.epoch)
+                                : fmt::format("iter_{}.pth", iters));
+    Value& theirs = writer->record(runner);
+    if (const Value* stop = theirs.find(kStop); stop && stop->as_string() != files.back()) {
+      theirs.at(kSurplus).items().push_back(*stop);
+    }
+    remove_name(theirs, kSurplus, files.back());
+    theirs.set(kStop, files.back());
+  }
+  for (size_t i = 0; i < writers.size(); ++i) {
+    try {
+      writers[i]->write(runner, files[i], Kind::stop, "");
+    } catch (...) {
+      runner.run_info() = before;
+      throw;
+    }
+    writers[i]->saved_at_ = iters;
+    writers[i]->remove_files(runner, kSurplus);
+  }
+}
+
+// ---- the best
+
+void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
+  measured_ = !metrics.empty();
+  if (!measured_) return;
+  for (const std::string& wanted : options_.save_best()) {
+    const auto found = wanted == "auto" ? metrics.begin() : metrics.find(wanted);
+    if (found == metrics.end()) {
+      std::vector<std::string> names;
+      for (const auto& [name, value] : metrics) names.push_back(name);
+      fail<ConfigError>(
+          "CheckpointHook: save_best: no metric is named '{}'; the validation gives {}", wanted,
+          fmt::join(names, ", "));
+    }
+    save_if_best(runner, found->first, found->second, weights_of(runner, found->first, metrics));
+  }
+}
+
+/// The regular file of this moment was written before the validation. Once every hook has seen its
+/// metrics, the file that a run goes on from is written again: then it knows the scores, and the
+/// validation is not repeated.
+void CheckpointHook::after_val(Runner& runner) {
+  if (!measured_ || !is_newest_) return;
+  const Progress& progress = runner.progress();
+  const std::vector<Value>& kept = record(runner).at(kKept).items();
+  const std::string present =
+      regular_file(runner, by_epoch(runner) ? progress.epoch : progress.iter);
+  if (saved_at_ != progress.iter || kept.empty() || kept.back().as_string() != present) return;
+  write(runner, present, Kind::regular, "");
+}
+
+std::string CheckpointHook::weights_of(Runner& runner, const std::string& metric,
+                                       const Scalars& metrics) const {
+  std::map<std::string, std::string> measured;
+  runner.hooks().call([&](const Hook& hook) { measured.merge(hook.measured_weights()); });
+  const std::vector<std::string> plain = runner.metric_names();
+  const auto is_plain = [&](const std::string& name) {
+    return plain.empty() ? metrics.count(name) > 0
+                         : std::count(plain.begin(), plain.end(), name) > 0;
+  };
+  if (plain.empty() || !is_plain(metric)) {
+    for (const auto& [suffix, weights] : measured) {
+      if (suffix.empty() || !ends_with(metric, suffix)) continue;
+      if (is_plain(metric.substr(0, metric.size() - suffix.size()))) return weights;
+    }
+  }
+  const auto own = measured.find("");
+  return own == measured.end() ? "raw" : own->second;
+}
+
+void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value,
+                                  const std::string& weights) {
+  const bool larger = options_.larger_is_better(metric);
+  const Value before = record(runner);
+  const Value* best = before.at(kBest).find(metric);
+  if (std::isnan(value)) return;
+  if (best) {
+    const double score = best->at("score").as_real();
+    if (larger ? value <= score : value >= score) return;
+  }
+  // During validation the counters stand at finished epochs and iterations.
+  const Progress& progress = runner.progress();
+  std::string safe = metric;
+  std::replace(safe.begin(), safe.end(), '/', '_');
+  const std::string file = by_epoch(runner)
+                               ? fmt::format("best_{}_epoch_{}.pth", safe, progress.epoch)
+                               : fmt::format("best_{}_iter_{}.pth", safe, progress.iter);
+  Value& mine = record(runner);
+  remove_name(mine, kOutdated, file);
+  if (const Value* old = best ? best->find("file") : nullptr; old && old->as_string() != file) {
+    mine.at(kOutdated).items().push_back(*old);
+  }
+  Value now = Value::dict();
+  now.set("score", value);
+  now.set("file", file);
+  mine.at(kBest).set(metric, std::move(now));
+  const Value info_before = runner.run_info();
+  if (ranks_first(runner, metric)) {  // where MMEngine looks for it
+    const std::string name = ranks_several(runner) ? "_" + metric : "";
+    runner.run_info().set("best_score" + name, value);
+    runner.run_info().set("best_ckpt" + name, path_of(file));
+  }
+  try {
+    write(runner, file, Kind::best, weights);
+  } catch (...) {
+    runner.run_info() = info_before;
+    record(runner) = before;
+    throw;
+  }
+  log_info(
+      "The best checkpoint with {:.4f} {} at {} {} is saved to {}; its state_dict holds the {} "
+      "weights.",
+      value, metric, by_epoch(runner) ? progress.epoch : progress.iter,
+      by_epoch(runner) ? "epoch" : "iter", file,
+      weights == "raw" || weights == "averaged" ? weights : fmt::format("'{}'", weights));
+}
+
+}  // namespace polyak

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct POLYAK_API CheckpointHookOptions : Options {
+  CheckpointHookOptions& interval(int64_t value) { return interval_ = value, *this; }
+  int64_t interval() const { return interval_; }
+  CheckpointHookOptions& by_epoch(std::optional<bool> value) { return by_epoch_ = value, *this; }
+  std::optional<bool> by_epoch() const { return by_epoch_; }
+  CheckpointHookOptions& save_optimizer(bool value) { return save_optimizer_ = value, *this; }
+  bool save_optimizer() const { return save_optimizer_; }
+  CheckpointHookOptions& save_param_scheduler(bool value) {
+    return save_param_scheduler_ = value, *this;
+  }
+  bool save_param_scheduler() const { return save_param_scheduler_; }
+  CheckpointHookOptions& out_dir(std::optional<std::string> value) {
+    return out_dir_ = std::move(value), *this;
+  }
+  const std::optional<std::string>& out_dir() const { return out_dir_; }
+  CheckpointHookOptions& max_keep_ckpts(int64_t value) { return max_keep_ckpts_ = value, *this; }
+  int64_t max_keep_ckpts() const { return max_keep_ckpts_; }
+  CheckpointHookOptions& save_last(bool value) { return save_last_ = value, *this; }
+  bool save_last() const { return save_last_; }
+  CheckpointHookOptions& save_begin(int64_t value) { return save_begin_ = value, *this; }
+  int64_t save_begin() const { return save_begin_; }
+  CheckpointHookOptions& save_best(std::vector<std::string> value) {
+    return save_best_ = std::move(value), *this;
+  }
+  const std::vector<std::string>& save_best() const { return save_best_; }
+  CheckpointHookOptions& rule(std::vector<std::string> value) {
+    return rule_ = std::move(value), *this;
+  }
+  const std::vector<std::string>& rule() const { return rule_; }
+  /// As `rule` says, else as the metric's name tells.
+  bool larger_is_better(const std::string& metric) const;
+
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+
+ private:
+  int64_t interval_ = -1;
+  std::optional<bool> by_epoch_;
+  bool save_optimizer_ = true;
+  bool save_param_scheduler_ = true;
+  std::optional<std::string> out_dir_;
+  int64_t max_keep_ckpts_ = -1;
+  bool save_last_ = true;
+  int64_t save_begin_ = 0;
+  std::vector<std::string> save_best_;
+  std::vector<std::string> rule_;
+};
+
+/// Writes checkpoints: `epoch_N.pth` or `iter_N.pth` every `interval`, and
+/// `best_<metric>_epoch_N.pth` when a validation is better than all before. Keeps max_keep_ckpts
+/// regular files; best ones are not counted. Runs after EMAHook.
+///
+/// `last_checkpoint` in work_dir names the newest file that a run can go on from. When training is
+/// stopped early, one more file is written for that; it goes once a later regular one is whole.
+/// A best file's `state_dict` holds the weights that were measured (Hook::measured_weights).
+///
+/// Several of them may work in one run. What each keeps, counts and ranks stands in
+/// `checkpoint_hooks` of the runner's run_info, by folder and pattern of the names, and a file goes
+/// when none of them keeps it.
+class POLYAK_API CheckpointHook : public Hook {
+ public:
+  /// @throws ConfigError
+  explicit CheckpointHook(CheckpointHookOptions options = {});
+
+  std::string name() const override { return "CheckpointHook"; }
+  int priority() const override { return kVeryLow; }
+
+  void check_run(Runner& runner) override;
+  void before_run(Runner& runner) override;
+  void before_train(Runner& runner) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  void after_train_epoch(Runner& runner) override;
+  void after_train(Runner& runner) override;
+  void after_val_epoch(Runner& runner, Scalars& metrics) override;
+  void after_val(Runner& runner) override;
+
+ private:
+  enum class Kind { regular, stop, best };
+
+  bool by_epoch(const Runner& runner) const;
+  std::string folder(const Runner& runner) const;
+  std::string pattern(const Runner& runner) const;
+  std::string regular_file(const Runner& runner, int64_t number) const;
+  std::string path_of(const std::string& file) const { return folder_ + "/" + file; }
+
+  std::string record_key(Runner& runner);
+  Value& record(Runner& runner);
+  void take_first_version(Runner& runner);
+  void check_order(Runner& runner);
+  bool ranks_several(Runner& runner);
+  bool ranks_first(Runner& runner, const std::string& metric);
+  bool is_named(const Runner& runner, const std::string& file) const;
+  bool keeps(Runner& runner, const std::string& path);
+
+  /// `iters`: finished iterations of this moment.
+  void save_regular(Runner& runner, int64_t number, int64_t iters);
+  void save_for_stop(Runner& runner);
+  std::vector<CheckpointHook*> writers_at_stop(Runner& runner);
+  void save_if_best(Runner& runner, const std::string& metric, double value,
+                    const std::string& weights);
+  std::string weights_of(Runner& runner, const std::string& metric, const Scalars& metrics) const;
+  void write(Runner& runner, const std::string& file, Kind kind, const std::string& weights);
+  std::string pointer_folder(const Runner& runner) const;
+  void move_pointer(const Runner& runner, const std::string& file) const;
+  void remove_files(Runner& runner, const char* list);
+  void remove_stop(Runner& runner);
+
+  CheckpointHookOptions options_;
+  std::string folder_;
+  int64_t saved_at_ = -1;   // finished iterations at the newest save; -1: none yet
+  bool is_newest_ = false;  // last_checkpoint names this hook's newest file
+  bool measured_ = false;   // the validation that is ending was not broken off
+};
+
+}  // namespace polyak

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "polyak/hooks/checkpoint_hook.h"
+
+namespace polyak {
+namespace {
+
+// What tells whether a metric is better when it is larger, as MMEngine guesses it from the name.
+const std::vector<std::string> kLarger{"acc", "top",   "ar@",  "auc",  "precision",
+                                       "map", "mdice", "miou", "macc", "aacc"};
+const std::vector<std::string> kSmaller{"loss"};
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
+
+bool mentions(const std::vector<std::string>& words, const std::string& name) {
+  return std::any_of(words.begin(), words.end(),
+                     [&](const std::string& word) { return name.find(word) != std::string::npos; });
+}
+
+}  // namespace
+
+void CheckpointHookOptions::visit(OptionVisitor& visitor) {
+  visitor.key("interval", &interval_, "Save every so many epochs or iterations; -1: only the last.",
+              steps_from(-1));
+  visitor.key("by_epoch", &by_epoch_,
+              "Count epochs instead of iterations; null: as the training loop does.");
+  visitor.key("save_optimizer", &save_optimizer_,
+              "Save the optimizer's state too; a resume needs it.");
+  visitor.key("save_param_scheduler", &save_param_scheduler_,
+              "Save the schedulers' state too; a resume needs it.");
+  visitor.key("out_dir", &out_dir_, "Where checkpoints go; null: the work_dir.");
+  visitor.key("max_keep_ckpts", &max_keep_ckpts_,
+              "How many regular checkpoints stay, the newest; -1: all of them.", steps_from(-1));
+  visitor.key("save_last", &save_last_, "Save at the end of training in any case.");
+  visitor.key("save_begin", &save_begin_, "The epoch or iteration from which saving starts.",
+              steps_from(0));
+  visitor.key("save_best", &save_best_,
+              "Metrics whose best checkpoint is kept; 'auto': the first metric there is.");
+  visitor.key("rule", &rule_,
+              "'greater' or 'less' for each of save_best; empty: told from the name.");
+}
+
+void CheckpointHookOptions::validate() const {
+  if (interval_ == 0 || interval_ < -1) {
+    fail<ConfigError>("interval: must be at least 1, or -1 for the last only, got {}", interval_);
+  }
+  if (max_keep_ckpts_ == 0 || max_keep_ckpts_ < -1) {
+    fail<ConfigError>("max_keep_ckpts: must be at least 1, or -1 for all, got {}", max_keep_ckpts_);
+  }
+  if (!rule_.empty() && rule_.size() != save_best_.size()) {
+    fail<ConfigError>("rule: has {} entries, but save_best has {}", rule_.size(),
+                      save_best_.size());
+  }
+  for (const std::string& rule : rule_) {
+    if (rule != "greater" && rule != "less") {
+      fail<ConfigError>("rule: must be 'greater' or 'less', got '{}'", rule);
+    }
+  }
+  if (save_best_.size() > 1 && std::count(save_best_.begin(), save_best_.end(), "auto")) {
+    fail<ConfigError>("save_best: 'auto' stands alone, got {}", fmt::join(save_best_, ", "));
+  }
+  for (const std::string& metric : save_best_) {
+    const std::string name = lower(metric);
+    if (rule_.empty() && metric != "auto" && !mentions(kLarger, name) &&
+        !mentions(kSmaller, name)) {
+      fail<ConfigError>(
+          "save_best: the name '{}' does not tell whether larger is better; add rule: greater "
+          "or rule: less",
+          metric);
+    }
+  }
+}
+
+bool CheckpointHookOptions::larger_is_better(const std::string& metric) const {
+  const auto& wanted = save_best_;
+  const auto place = std::find(wanted.begin(), wanted.end(), metric);
+  if (!rule_.empty()) {
+    return rule_[place == wanted.end() ? 0 : place - wanted.begin()] == "greater";
+  }
+  return !mentions(kSmaller, lower(metric)) || mentions(kLarger, lower(metric));
+}
+
+}  // namespace polyak

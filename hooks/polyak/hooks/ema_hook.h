@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/averaging/averaged_model.h"
+#include "polyak/registry/registry.h"
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct POLYAK_API EMAHookOptions : Options {
+  /// The registered name of the average.
+  EMAHookOptions& ema_type(std::string value) { return ema_type_ = std::move(value), *this; }
+  const std::string& ema_type() const { return ema_type_; }
+  /// A key of the average itself: `.average("momentum", 0.004)`.
+  EMAHookOptions& average(const std::string& key, Node value) {
+    return average_.set(key, std::move(value)), *this;
+  }
+  const Node& average() const { return average_; }
+  EMAHookOptions& strict_load(bool value) { return strict_load_ = value, *this; }
+  bool strict_load() const { return strict_load_; }
+  EMAHookOptions& begin_iter(int64_t value) { return begin_iter_ = value, *this; }
+  int64_t begin_iter() const { return begin_iter_; }
+  EMAHookOptions& begin_epoch(int64_t value) { return begin_epoch_ = value, *this; }
+  int64_t begin_epoch() const { return begin_epoch_; }
+  EMAHookOptions& evaluate_on_ema(bool value) { return evaluate_on_ema_ = value, *this; }
+  bool evaluate_on_ema() const { return evaluate_on_ema_; }
+  EMAHookOptions& evaluate_on_origin(bool value) { return evaluate_on_origin_ = value, *this; }
+  bool evaluate_on_origin() const { return evaluate_on_origin_; }
+  /// "optimizer_steps" or "iterations".
+  EMAHookOptions& count(std::string value) { return count_ = std::move(value), *this; }
+  const std::string& count() const { return count_; }
+  bool counts_iterations() const { return count_ == "iterations"; }
+  /// Tells several averages over one model apart; the one without a name is the first.
+  EMAHookOptions& name(std::string value) { return name_ = std::move(value), *this; }
+  const std::string& name() const { return name_; }
+
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+
+ private:
+  std::string ema_type_ = "ExponentialMovingAverage";
+  bool strict_load_ = false;
+  int64_t begin_iter_ = 0;
+  int64_t begin_epoch_ = 0;
+  bool evaluate_on_ema_ = true;
+  bool evaluate_on_origin_ = false;
+  std::string count_ = "optimizer_steps";
+  std::string name_;
+  Node average_ = Node::mapping();
+};
+
+/// Keeps an average of the model's weights during training, evaluates it, and saves it: MMEngine's
+/// EMAHook with mmpretrain's evaluate_on_ema and evaluate_on_origin.
+///
+/// before_run builds the average; after_train_iter updates it once for every step that the
+/// optimizer took, from begin_iter or begin_epoch on; validation and test run on the averaged
+/// weights. A checkpoint's `state_dict` holds the averaged weights and its `ema_state_dict` the
+/// count and the raw ones, so that plain loaders get the good weights and a resume goes on exactly.
+///
+/// Several EMAHooks can share a model: one without a name, as above, the others with a `name` each.
+/// A named average is evaluated in a pass of its own (metrics carry `_<name>`), and saved whole
+/// under `ema_state_dict.<name>`. Hooks that follow each other without a hook of another kind
+/// between them update in one pass over the model's weights.
+class POLYAK_API EMAHook : public Hook {
+ public:
+  /// Checks everything, the average's own keys too; `averages` must outlive the hook.
+  /// @throws ConfigError
+  EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages);
+
+  std::string name() const override { return "EMAHook"; }
+  bool changes_checkpoints() const override { return true; }
+
+  void check_run(Runner& runner) override;
+  std::map<std::string, std::string> measured_weights() const override;
+  void before_run(Runner& runner) override;
+  void before_train(Runner& runner) override;
+  void before_train_epoch(Runner& runner) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  void before_val_epoch(Runner& runner) override { begin_evaluation(runner); }
+  void after_val_epoch(Runner& runner, Scalars& metrics) override {
+    end_evaluation(runner, metrics);
+  }
+  void before_test_epoch(Runner& runner) override { begin_evaluation(runner); }
+  void after_test_epoch(Runner& runner, Scalars& metrics) override {
+    end_evaluation(runner, metrics);
+  }
+  void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
+  void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
+
+  /// The average; a null pointer before before_run.
+  const std::shared_ptr<AveragedModel>& average() const { return average_; }
+
+ private:
+  bool started(const Runner& runner) const;
+  void join_neighbours(Runner& runner);
+  bool is_first() const { return options_.name().empty(); }
+  std::string suffix() const { return is_first() ? "" : "_" + options_.name(); }  // of scalars
+  void begin_evaluation(Runner& runner);
+  void end_evaluation(Runner& runner, Scalars& metrics);
+  /// The name of the checkpoint's average that goes on as this one; nothing for a new average.
+  std::optional<std::string> find_average(Runner& runner, const Value& checkpoint) const;
+  bool matches(const Value& checkpoint, const std::string& name) const;
+  int64_t steps_of(const Runner& runner, const Value& checkpoint, const std::string& name) const;
+  void load(const Runner& runner, const Value& checkpoint, const std::string& name);
+  void report(const LoadReport& report, const std::string& what, bool strict) const;
+
+  EMAHookOptions options_;
+  const Registry<AveragedModel>& averages_;
+  Node average_node_;
+  std::shared_ptr<AveragedModel> average_;
+  const void* model_ = nullptr;
+  int64_t steps_seen_ = 0;
+  bool start_from_average_ = false;
+  bool due_ = false;               // an update belongs to this iteration
+  std::vector<EMAHook*> updates_;  // whose updates this hook makes; the last of neighbours has all
+  std::vector<AveragedModel*> together_;
+  SwapGuard guard_;
+};
+
+}  // namespace polyak

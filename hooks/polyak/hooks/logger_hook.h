@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct POLYAK_API LoggerHookOptions : Options {
+  LoggerHookOptions& interval(int64_t value) { return interval_ = value, *this; }
+  int64_t interval() const { return interval_; }
+  LoggerHookOptions& window_size(int64_t value) { return window_size_ = value, *this; }
+  int64_t window_size() const { return window_size_; }
+  LoggerHookOptions& log_metric_by_epoch(bool value) { return log_metric_by_epoch_ = value, *this; }
+  bool log_metric_by_epoch() const { return log_metric_by_epoch_; }
+  LoggerHookOptions& ignore_last(bool value) { return ignore_last_ = value, *this; }
+  bool ignore_last() const { return ignore_last_; }
+  LoggerHookOptions& progress_bar(bool value) { return progress_bar_ = value, *this; }
+  bool progress_bar() const { return progress_bar_; }
+
+  void visit(OptionVisitor& visitor) override;
+
+ private:
+  int64_t interval_ = 10;
+  int64_t window_size_ = 10;
+  bool ignore_last_ = true;
+  bool log_metric_by_epoch_ = true;
+  bool progress_bar_ = true;
+};
+
+/// Writes the lines that MMEngine writes: one every `interval` iterations and one for each
+/// validation or test, to the log and, as JSON lines, to
+/// <work_dir>/<timestamp>/vis_data/scalars.json. `eta` is by a clock of its own, without
+/// evaluations, and left out while nothing is known: no length, no iteration timed. On a terminal a
+/// bar shows the epoch's progress.
+class POLYAK_API LoggerHook : public Hook {
+ public:
+  /// @throws ConfigError
+  explicit LoggerHook(LoggerHookOptions options = {});
+  ~LoggerHook() override;
+
+  std::string name() const override { return "LoggerHook"; }
+  int priority() const override { return kBelowNormal; }
+
+  void before_train(Runner& runner) override;
+  void before_train_epoch(Runner& runner) override;
+  void before_train_iter(Runner& runner, int64_t batch) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  void after_train_epoch(Runner& runner) override;
+  void after_train(Runner& runner) override;
+  void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
+  void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
+  void before_val_epoch(Runner& runner) override;
+  void after_val_iter(Runner& runner, int64_t batch) override;
+  void after_val_epoch(Runner& runner, Scalars& metrics) override;
+  void before_test_epoch(Runner& runner) override;
+  void after_test_iter(Runner& runner, int64_t batch) override;
+  void after_test_epoch(Runner& runner, Scalars& metrics) override;
+
+ private:
+  void remember(const Scalars& values);
+  double smoothed(const std::string& name) const;
+  std::string eta(const Runner& runner) const;
+  void begin_evaluation();
+  void end_evaluation();
+  void log_evaluation(Runner& runner, const char* stage, const Scalars& metrics);
+  void take_over_scalars(Runner& runner);
+  void write_pending(const Runner& runner);
+  void open_scalars(const Runner& runner);
+  void write_line(const std::string& line);
+  static std::string scalars_name(const Runner& runner);
+  void write_scalars(const Runner& runner, const Scalars& values, int64_t step);
+  void draw_bar(const Runner& runner, int64_t batch);
+  void clear_bar();
+
+  LoggerHookOptions options_;
+  std::map<std::string, std::deque<double>> windows_;
+  using Clock = std::chrono::steady_clock;
+  std::optional<Clock::time_point> last_;  // where the present iteration began, if that is known
+  Clock::time_point evaluation_;           // where the last evaluation began
+  double seconds_ = 0;                     // of the iterations of this process that were timed
+  int64_t timed_ = 0;                      // how many they are
+  bool bar_drawn_ = false;
+  std::string earlier_;               // scalars.json of the run that goes on, below work_dir
+  std::vector<std::string> pending_;  // its lines of a validation that may be repeated
+  int64_t pending_step_ = -1;
+  std::string scalars_name_;  // of the open file, below work_dir
+  bool scalars_tried_ = false;
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::unique_ptr<std::FILE, Close> scalars_;
+};
+
+}  // namespace polyak

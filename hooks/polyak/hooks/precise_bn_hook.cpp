@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/hooks/precise_bn_hook.h"
+
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/utils.h>
+
+#include <functional>
+#include <type_traits>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "polyak/core/cleanup.h"
+#include "polyak/core/log.h"
+#include "polyak/runtime/runner.h"
+
+namespace polyak {
+namespace {
+
+template <class Visit>
+void for_each_module(torch::nn::Module& module, const Visit& visit) {
+  visit(module);
+  for (const auto& child : module.children()) for_each_module(*child, visit);
+}
+
+using Modes = std::unordered_map<const torch::nn::Module*, bool>;  // whether it is in train mode
+
+/// Gives each module that is named its mode. Parents come first, since train() reaches children.
+void set_modes(torch::nn::Module& root, const Modes& modes) {
+  for_each_module(root, [&](torch::nn::Module& module) {
+    const auto found = modes.find(&module);
+    if (found != modes.end() && module.is_training() != found->second) module.train(found->second);
+  });
+}
+
+/// Puts every module back into the mode that it had, also those that differ from their parents.
+class KeepModes {
+ public:
+  explicit KeepModes(torch::nn::Module& root) : root_(root) {
+    for_each_module(root, [&](const torch::nn::Module& module) {
+      modes_.emplace(&module, module.is_training());
+    });
+  }
+  ~KeepModes() {
+    clean_up("putting the modes of modules back", [&] { set_modes(root_, modes_); });
+  }
+  KeepModes(const KeepModes&) = delete;
+  KeepModes& operator=(const KeepModes&) = delete;
+
+ private:
+  torch::nn::Module& root_;
+  Modes modes_;
+};
+
+/// The normalisation layers of a model during the passes: those in train mode take the plain mean
+/// over batches, the others and those that no pass reaches end with the statistics that they had.
+class CumulativeStatistics {
+ public:
+  CumulativeStatistics() = default;
+  /// @return whether any layer takes new statistics.
+  bool begin(torch::nn::Module& root) {
+    for_each_module(root, [&](torch::nn::Module& module) {
+      if (!known_.insert(&module).second) return;  // stands under two names
+      if (auto* other = dynamic_cast<RunningStatistics*>(&module)) return begin(module, *other);
+      begin<torch::nn::BatchNorm1dImpl>(module) || begin<torch::nn::BatchNorm2dImpl>(module) ||
+          begin<torch::nn::BatchNorm3dImpl>(module);
+    });
+    return has_layers_;
+  }
+  ~CumulativeStatistics() {
+    for (const auto& end : ends_) clean_up("putting statistics back", end);
+  }
+  CumulativeStatistics(const CumulativeStatistics&) = delete;
+  CumulativeStatistics& operator=(const CumulativeStatistics&) = delete;
+
+ private:
+  template <class Layer>
+  bool begin(torch::nn::Module& module) {
+    auto* layer = dynamic_cast<Layer*>(&module);
+    if (!layer) return false;
+    if (!layer->options.track_running_stats() || !layer->running_mean.defined()) return true;
+    const bool frozen = !layer->is_training();
+    ends_.emplace_back([layer, frozen, momentum = layer->options.momentum(),
+                        mean = layer->running_mean.clone(), var = layer->running_var.clone(),
+                        count = layer->num_batches_tracked.clone()] {
+      layer->options.momentum(momentum);
+      if (frozen || layer->num_batches_tracked.template item<int64_t>() == 0) {
+        layer->running_mean.copy_(mean);
+        layer->running_var.copy_(var);
+      }
+      layer->num_batches_tracked.copy_(count);
+    });
+    if (frozen) return true;
+    has_layers_ = true;
+    // The first batch in train mode replaces the statistics. Until then they stay: a forward pass
+    // may put the layer into eval mode, which computes with them.
+    layer->options.momentum(std::decay_t<decltype(layer->options.momentum())>());  // cumulative
+    layer->num_batches_tracked.zero_();
+    // Of these even a weight of 0 would be left.
+    if (!is_finite(layer->running_mean) || !is_finite(layer->running_var)) {
+      layer->reset_running_stats();
+    }
+    return true;
+  }
+
+  void begin(const torch::nn::Module& module, RunningStatistics& layer) {
+    if (!module.is_training()) return;
+    has_layers_ = true;
+    ends_.emplace_back([&layer] { layer.end_mean(); });
+    layer.begin_mean();
+  }
+
+  static bool is_finite(const at::Tensor& tensor) { return tensor.isfinite().all().item<bool>(); }
+
+  std::unordered_set<const torch::nn::Module*> known_;
+  std::vector<std::function<void()>> ends_;
+  bool has_layers_ = false;
+};
+
+std::vector<NamedTensor> buffers_of(const Model& model) {
+  std::vector<NamedTensor> buffers;
+  for (NamedTensor& item : model.tensors()) {
+    if (item.buffer) buffers.push_back({item.name, item.tensor.clone(), true});
+  }
+  return buffers;
+}
+
+/// Buffers change under a run that is broken off half way; this puts them back.
+class KeepBuffers {
+ public:
+  explicit KeepBuffers(const Model& model) : model_(model), saved_(buffers_of(model)) {}
+  ~KeepBuffers() {
+    clean_up("putting buffers back", [&] {
+      torch::NoGradGuard no_grad;
+      size_t i = 0;
+      for (NamedTensor& item : model_.tensors()) {
+        if (item.buffer && armed_) item.tensor.copy_(saved_[i++].tensor);
+      }
+    });
+  }
+  KeepBuffers(const KeepBuffers&) = delete;
+  KeepBuffers& operator=(const KeepBuffers&) = delete;
+  void keep_new() { armed_ = false; }
+  /// Copies of those that have another value by now.
+  std::vector<NamedTensor> changed() const {
+    std::vector<NamedTensor> changed;
+    const std::vector<NamedTensor> now = buffers_of(model_);
+    for (size_t i = 0; i < now.size(); ++i) {
+      if (!at::equal(now[i].tensor, saved_[i].tensor)) changed.push_back(now[i]);
+    }
+    return changed;
+  }
+
+ private:
+  Model model_;
+  std::vector<NamedTensor> saved_;
+  bool armed_ = true;
+};
+
+}  // namespace
+
+void PreciseBNHookOptions::visit(OptionVisitor& visitor) {
+  visitor.key("num_samples", &num_samples_, "Training samples to estimate the statistics from.",
+              count_from(1));
+}
+
+PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(options)) {
+  check_options(options_, "PreciseBNHook");
+}
+
+void PreciseBNHook::check_run(Runner& runner) {
+  if (!runner.model().nn_module()) {
+    fail<ConfigError>(
+        "PreciseBNHook: finds BatchNorm layers in a torch::nn::Module only, and the model is a {}; "
+        "leave the hook out",
+        runner.model().is_list() ? "list of tensors" : "TorchScript module");
+  }
+  if (runner.training() && !runner.has_training_forward()) {
+    fail<ConfigError>(
+        "PreciseBNHook: needs forward passes over training data, and this loop gave none; hand "
+        "LoopHooksOptions::training_forward a function, or leave PreciseBNHook out");
+  }
+}
+
+void PreciseBNHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
+  if (batch == 0) modes_.clear();  // layers may come and go
+  if (modes_.empty()) {
+    // The model itself need not be shared, and outlives the hook's calls.
+    modes_.push_back({{std::shared_ptr<void>(), runner.model().nn_module()}, true});
+    for (auto& module : runner.model().nn_module()->modules(/*include_self=*/false)) {
+      modes_.push_back({std::move(module), true});
+    }
+  }
+  for (ModuleMode& item : modes_) item.training = item.module->is_training();
+}
+
+/// Puts modules into the modes in which they train: the model may be in eval mode by now, and a
+/// layer that its owner froze by eval() stays frozen.
+void PreciseBNHook::set_training_modes(torch::nn::Module& root) const {
+  if (modes_.empty() && root.is_training()) return;
+  root.train(true);
+  Modes modes;
+  for (const ModuleMode& item : modes_) modes.emplace(item.module.get(), item.training);
+  set_modes(root, modes);
+}
+
+void PreciseBNHook::estimate_model(Runner& runner, const Model& model) const {
+  const torch::NoGradGuard no_grad;
+  torch::nn::Module& root = *model.nn_module();
+  const KeepModes keep(root);
+  set_training_modes(root);
+  CumulativeStatistics layers;
+  if (layers.begin(root)) runner.run_training_forward(options_.num_samples());
+}
+
+void PreciseBNHook::estimate(Runner& runner) {
+  if (!runner.training()) return;  // a checkpoint holds the statistics of its save
+  const Model model = runner.model();
+  for (const NamedAverage& item : runner.averages()) {
+    AveragedModel& average = *item.average;
+    if (average.steps() == 0 || average.is_swapped()) continue;
+    auto [last, is_new] = estimated_at_.emplace(&average, -1);
+    if (last->second == average.steps()) continue;
+    std::vector<NamedTensor> buffers;
+    {
+      const SwapGuard guard = average.swap(model);
+      const KeepBuffers keep(model);  // of the average: they come in below, all at once
+      estimate_model(runner, model);
+      buffers = keep.changed();
+    }
+    if (!buffers.empty()) average.load_state(buffers, average.steps());
+    last->second = average.steps();
+  }
+  if (runner.averages().empty()) {
+    auto [last, is_new] = estimated_at_.emplace(nullptr, -1);
+    if (last->second == runner.progress().iter) return;
+    KeepBuffers keep(model);
+    estimate_model(runner, model);
+    keep.keep_new();
+    last->second = runner.progress().iter;
+  }
+}
+
+void PreciseBNHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
+  // Entries of the checkpoint are handles to the live tensors, so they see the new statistics.
+  if (!runner.averages().empty()) estimate(runner);
+  // So that a run which goes on from here does not estimate them once more, from other batches.
+  Value estimated = Value::dict();
+  for (const NamedAverage& item : runner.averages()) {
+    const auto found = estimated_at_.find(item.average.get());
+    if (found != estimated_at_.end()) estimated.set(item.name, found->second);
+  }
+  if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
+  checkpoint.at("polyak").set("precise_bn", std::move(estimated));
+}
+
+void PreciseBNHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
+  const Value* ours = checkpoint.find("polyak");
+  const Value* estimated = ours ? ours->find("precise_bn") : nullptr;
+  if (!estimated || !runner.resuming()) return;
+  for (const NamedAverage& item : runner.averages()) {
+    const Value* step = estimated->find(item.name);
+    if (step) estimated_at_[item.average.get()] = step->as_int();
+  }
+}
+
+}  // namespace polyak

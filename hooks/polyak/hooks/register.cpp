@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <memory>
+
+#include "polyak/hooks/checkpoint_hook.h"
+#include "polyak/hooks/ema_hook.h"
+#include "polyak/hooks/iter_timer_hook.h"
+#include "polyak/hooks/logger_hook.h"
+#include "polyak/hooks/param_scheduler_hook.h"
+#include "polyak/hooks/precise_bn_hook.h"
+#include "polyak/hooks/runtime_info_hook.h"
+#include "polyak/loader/plugin.h"
+
+namespace polyak {
+namespace {
+
+template <class H, class O>
+void add(Registry<Hook>& hooks, const char* name, const char* doc) {
+  hooks.add<O>(name, doc,
+               [](const O& options, const Hook::Context&) { return std::make_shared<H>(options); });
+}
+
+}  // namespace
+}  // namespace polyak
+
+POLYAK_PLUGIN(catalog) {
+  using namespace polyak;
+  auto& hooks = catalog.of<Hook>();
+  hooks.add<EMAHookOptions>(
+      "EMAHook", "Keeps an average of the weights, evaluates it and saves it.",
+      [](const EMAHookOptions& options, const Hook::Context& context) {
+        return std::make_shared<EMAHook>(options, context.catalog->of<AveragedModel>());
+      });
+  add<PreciseBNHook, PreciseBNHookOptions>(
+      hooks, "PreciseBNHook",
+      "Re-estimates BatchNorm statistics for the averaged weights before their use.");
+  add<RuntimeInfoHook, RuntimeInfoHookOptions>(hooks, "RuntimeInfoHook",
+                                               "Gives learning rate and losses to the logs.");
+  add<IterTimerHook, IterTimerHookOptions>(hooks, "IterTimerHook",
+                                           "Logs how long iterations take.");
+  add<LoggerHook, LoggerHookOptions>(hooks, "LoggerHook",
+                                     "Writes log lines, scalars.json and a progress bar.");
+  add<ParamSchedulerHook, ParamSchedulerHookOptions>(hooks, "ParamSchedulerHook",
+                                                     "Steps the parameter schedulers.");
+  add<CheckpointHook, CheckpointHookOptions>(hooks, "CheckpointHook", "Writes checkpoints.");
+}

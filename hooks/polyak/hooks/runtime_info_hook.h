@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct POLYAK_API RuntimeInfoHookOptions : Options {
+  void visit(OptionVisitor&) override {}
+};
+
+/// Gives every iteration's learning rate and losses to the logs. Runs before all others.
+class POLYAK_API RuntimeInfoHook : public Hook {
+ public:
+  explicit RuntimeInfoHook(const RuntimeInfoHookOptions& /*options*/ = {}) {}
+
+  std::string name() const override { return "RuntimeInfoHook"; }
+  int priority() const override { return kVeryHigh; }
+
+  void before_train_iter(Runner& runner, int64_t batch) override;
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+};
+
+}  // namespace polyak

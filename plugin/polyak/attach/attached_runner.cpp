@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/attach/attached_runner.h"
+
+#include <ATen/ATen.h>
+
+#include "polyak/version.h"
+
+namespace polyak {
+
+AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalog,
+                               std::vector<NamedTensor> tensors, int64_t steps)
+    : model_(std::move(tensors)) {
+  progress_.by_epoch = false;
+  progress_.max_iters = config.max_iters.value_or(0);
+  progress_.max_optimizer_steps = progress_.max_iters;
+  progress_.optimizer_steps = progress_.iter = steps;
+  for (const Node& hook : config.custom_hooks.items()) {
+    hooks_.add(hook, catalog.of<Hook>(), {&catalog});
+  }
+  hooks_.call([&](Hook& hook) { hook.before_run(*this); });
+  hooks_.call([&](Hook& hook) { hook.before_train(*this); });
+}
+
+void AttachedRunner::set_tensors(std::vector<NamedTensor> tensors) {
+  model_ = Model(std::move(tensors));
+  // At once: the next list may stand at the address of one that an average knows.
+  for (const NamedAverage& item : averages()) item.average->rebind(model_);
+}
+
+void AttachedRunner::step() {
+  static const Scalars& kNoLosses = *new Scalars;  // never destroyed, as threads may outlive main
+  ++progress_.optimizer_steps;
+  hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, progress_.iter, kNoLosses); });
+  ++progress_.iter;
+}
+
+Value AttachedRunner::make_checkpoint(bool /*with_optimizer*/, bool /*with_schedulers*/) {
+  Value meta = Value::dict();
+  meta.set("iter", progress_.iter);
+  meta.set("polyak_version", POLYAK_VERSION);
+  Value state_dict = Value::dict({}, /*ordered=*/true);
+  for (const NamedTensor& item : model_.tensors()) state_dict.set(item.name, item.tensor.detach());
+  Value checkpoint = Value::dict();
+  checkpoint.set("meta", std::move(meta));
+  checkpoint.set("state_dict", std::move(state_dict));
+  return checkpoint;
+}
+
+Value AttachedRunner::checkpoint() {
+  Value checkpoint = make_checkpoint(false, false);
+  hooks_.call([&](Hook& hook) { hook.before_save_checkpoint(*this, checkpoint); });
+  return checkpoint;
+}
+
+void check_attached_hooks(const AttachConfig& config, const Catalog& catalog) {
+  const AttachedRunner runner(config, catalog, {{"number", at::zeros({1}), false}});
+}
+
+}  // namespace polyak

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/attach/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <nlohmann/json.hpp>
+#include <set>
+
+namespace polyak {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json json_of(const Node& node) {
+  if (node.is_null()) return nullptr;
+  if (node.is_bool()) return node.as_bool();
+  if (node.is_int()) return node.as_int();
+  if (node.is_number()) return node.as_double();
+  if (node.is_scalar()) return node.text();
+  Json json = node.is_sequence() ? Json::array() : Json::object();
+  if (node.is_sequence()) {
+    for (const Node& item : node.items()) json.push_back(json_of(item));
+  } else {
+    for (const auto& [key, value] : node.entries()) json[key] = json_of(value);
+  }
+  return json;
+}
+
+Node node_of(const Json& json) {
+  if (json.is_null()) return {};
+  if (json.is_boolean()) return json.get<bool>();
+  if (json.is_number_integer()) return json.get<int64_t>();
+  if (json.is_number()) return json.get<double>();
+  if (json.is_string()) return json.get<std::string>();
+  Node node = json.is_array() ? Node::sequence() : Node::mapping();
+  for (const auto& [key, value] : json.items()) {
+    json.is_array() ? node.append(node_of(value)) : void(node.set(key, node_of(value)));
+  }
+  return node;
+}
+
+}  // namespace
+
+void AttachConfig::visit(OptionVisitor& visitor) {
+  visitor.required("custom_hooks", &custom_hooks, "A list of EMAHooks.");
+  visitor.key("output_dir", &output_dir,
+              "Where the averages are written; null: ./work_dirs/<name of the config>.");
+  visitor.key("every", &every,
+              "Optimizer steps between two writes of the averages; 0: only when the program ends.",
+              steps_from(0));
+  visitor.key("max_iters", &max_iters,
+              "Optimizer steps of the whole run; CosineEMA needs it, as a program does not say.",
+              steps_from(1));
+  visitor.key("names", &names,
+              "What to call the averages, optimizer by optimizer in the order in which the program "
+              "makes them.");
+  visitor.key("siblings", &siblings,
+              "Where averaged weights go that belong to a file of the program: beside it, or a "
+              "folder.");
+  visitor.key(
+      "streams", &streams,
+      "Averaged copies of what the program saves to streams: {keep: N} the newest, none, or "
+      "all; null: {keep: 2}.");
+  visitor.choice("format", &format, {"pth", "pt"},
+                 "pt: write averages*.pt too, which torch::load reads.");
+}
+
+std::optional<int64_t> AttachConfig::streams_kept() const {
+  constexpr int64_t kDefault = 2;
+  if (streams.is_null()) return kDefault;
+  if (streams.is_scalar()) {
+    const std::string text = streams.text();
+    if (text == "all") return std::nullopt;
+    if (text == "none") return 0;
+  }
+  if (streams.is_mapping() && streams.entries().size() == 1 && streams.find("keep") &&
+      streams.find("keep")->is_int() && streams.find("keep")->as_int() >= 1) {
+    return streams.find("keep")->as_int();
+  }
+  fail<ConfigError>("streams: must be {{keep: N}} with N of 1 or more, none, or all");
+}
+
+void AttachConfig::validate() const {
+  if (output_dir && output_dir->empty()) {
+    fail<ConfigError>("output_dir: must not be empty; name a folder, or leave it out");
+  }
+  if (siblings.empty()) fail<ConfigError>("siblings: must be beside, or the name of a folder");
+  streams_kept();
+  std::set<std::string> known;
+  for (const std::string& name : names) {
+    const bool plain = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
+    });
+    if (!plain) {
+      fail<ConfigError>(
+          "names: '{}' cannot be part of a file's name; take letters, digits, _ and -", name);
+    }
+    if (!known.insert(name).second) fail<ConfigError>("names: '{}' stands there twice", name);
+  }
+  if (custom_hooks.items().empty()) custom_hooks.fail("is empty; name at least one EMAHook");
+  for (const Node& hook : custom_hooks.items()) {
+    const Node& type = hook.at("type");
+    if (type.as_string() != "EMAHook") {
+      type.fail(fmt::format(
+          "'{}' cannot work in a compiled program, which shows neither data nor epochs; attach "
+          "takes EMAHook",
+          type.text()));
+    }
+    const Node* epoch = hook.find("begin_epoch");
+    if (epoch && epoch->as_int() != 0) {
+      epoch->fail("attach sees no epochs; use begin_iter, which counts optimizer steps");
+    }
+  }
+}
+
+AttachConfig read_attach_config(const Node& config) {
+  AttachConfig options;
+  read_options(config, options, "attach");
+  return options;
+}
+
+std::string to_json(const AttachConfig& config) {
+  return json_of(options_to_node(config)).dump();
+}
+
+AttachConfig attach_config_from(const std::string& json) {
+  return read_attach_config(node_of(Json::parse(json)));
+}
+
+}  // namespace polyak

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// fmt for the preloaded library, which must not need libfmt.so. The sources that it shares with
+// libpolyak.so call fmt as a library; here its header makes those functions, compiled without
+// inlining so that each has a symbol.
+#define FMT_HEADER_ONLY
+#include <fmt/format.h>
+
+namespace {
+
+[[gnu::used]] std::string (*const kFormat)(fmt::string_view, fmt::format_args) = fmt::vformat;
+[[gnu::used]] void (*const kPrint)(std::FILE*, fmt::string_view, fmt::format_args) = fmt::vprint;
+
+}  // namespace

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/attach/program.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <fcntl.h>
+#include <link.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <torch/version.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <vector>
+
+#include "polyak/core/error.h"
+#include "polyak/version.h"
+
+namespace polyak {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view kLibTorch = "libtorch_cpu.so";
+
+bool can_be_executed(const fs::path& path) {
+  std::error_code error;
+  return fs::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
+}
+
+template <class T>
+T read_at(std::ifstream& file, std::streamoff offset) {
+  T value{};
+  file.seekg(offset);
+  file.read(reinterpret_cast<char*>(&value), sizeof value);
+  return value;
+}
+
+/// The loader that a dynamically linked program names.
+std::string interpreter_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const auto header = read_at<ElfW(Ehdr)>(file, 0);
+  if (std::memcmp(header.e_ident, "#!", 2) == 0) {
+    fail<ConfigError>(
+        "{}: is a script; attach to the program that it starts: write `polyak attach CONFIG --` "
+        "before that program's name in the script",
+        path);
+  }
+  if (!file || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
+    fail<ConfigError>("{}: is no program that Linux can start (no ELF file)", path);
+  }
+  const auto own = read_at<ElfW(Ehdr)>(*std::make_unique<std::ifstream>("/proc/self/exe"), 0);
+  if (header.e_ident[EI_CLASS] != own.e_ident[EI_CLASS] || header.e_machine != own.e_machine) {
+    fail<ConfigError>("{}: is a program for another kind of machine than this one", path);
+  }
+  for (int i = 0; i < header.e_phnum; ++i) {
+    const auto part = read_at<ElfW(Phdr)>(
+        file, static_cast<std::streamoff>(header.e_phoff + size_t(i) * header.e_phentsize));
+    if (!file || part.p_type != PT_INTERP) continue;
+    std::string name(part.p_filesz, '\0');
+    file.seekg(static_cast<std::streamoff>(part.p_offset));
+    file.read(name.data(), static_cast<std::streamsize>(name.size()));
+    return name.c_str();
+  }
+  fail<ConfigError>(
+      "{}: is linked statically, so nothing can be loaded into it; link LibTorch as shared "
+      "libraries",
+      path);
+}
+
+/// What `command` prints.
+std::string output_of(std::vector<std::string> command) {
+  std::array<int, 2> pipe{};
+  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) return "";
+  std::vector<char*> arguments;
+  for (std::string& word : command) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, pipe[1], STDOUT_FILENO);
+  pid_t child = 0;
+  const int failed =
+      posix_spawn(&child, arguments[0], &actions, nullptr, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  ::close(pipe[1]);
+  std::string text;
+  std::array<char, 4096> buffer{};
+  for (ssize_t size; (size = ::read(pipe[0], buffer.data(), buffer.size())) > 0;) {
+    text.append(buffer.data(), static_cast<size_t>(size));
+  }
+  ::close(pipe[0]);
+  if (failed == 0) ::waitpid(child, nullptr, 0);
+  return text;
+}
+
+/// The version that a LibTorch says it has. It is loaded for that, apart from the one that is here.
+std::string libtorch_version(const std::string& path) {
+  void* library = dlmopen(LM_ID_NEWLM, path.c_str(), RTLD_LAZY);
+  if (!library) fail<ConfigError>("{}: cannot be loaded: {}", path, dlerror());
+  using BuildOptions = const std::map<std::string, std::string>&();
+  auto* options =
+      reinterpret_cast<BuildOptions*>(dlsym(library, "_ZN6caffe215GetBuildOptionsB5cxx11Ev"));
+  if (!options) return "of an unknown version";
+  const auto version = options().find("TORCH_VERSION");
+  return version == options().end() ? "of an unknown version" : version->second;
+}
+
+/// The LibTorch of this very process.
+std::string own_libtorch() {
+  std::string path;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* found) {
+        const std::string name = info->dlpi_name;
+        if (fs::path(name).filename().string().rfind(kLibTorch, 0) != 0) return 0;
+        *static_cast<std::string*>(found) = name;
+        return 1;
+      },
+      &path);
+  return path;
+}
+
+}  // namespace
+
+std::string find_program(const std::string& name) {
+  if (name.find('/') != std::string::npos) {
+    std::error_code error;
+    if (!fs::exists(name, error)) fail<ConfigError>("{}: there is no such program", name);
+    if (!can_be_executed(name)) {
+      fail<ConfigError>("{}: cannot be executed; `chmod +x` makes a program of a file", name);
+    }
+    return name;
+  }
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path ? path : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    const fs::path file = fs::path(folder.empty() ? "." : folder) / name;
+    if (can_be_executed(file)) return file.string();
+  }
+  fail<ConfigError>("{}: no folder of PATH has such a program; write ./{} for one that is here",
+                    name, name);
+}
+
+void check_program(const std::string& path) {
+  const std::string interpreter = interpreter_of(path);
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && (status.st_mode & (S_ISUID | S_ISGID)) != 0) {
+    fail<ConfigError>("{}: is setuid or setgid, into which Linux loads nothing; remove that bit",
+                      path);
+  }
+  // The dynamic linker itself says what it would load, and starts nothing.
+  std::istringstream lines(output_of({interpreter, "--list", path}));
+  std::string found;  // where it is
+  std::string asked;  // the name by which the program asks for it
+  for (std::string line; std::getline(lines, line);) {
+    const size_t name = line.find_first_not_of(" \t");
+    if (name == std::string::npos || line.compare(name, kLibTorch.size(), kLibTorch) != 0) continue;
+    const size_t arrow = line.find("=> ");
+    asked = line.substr(name, line.find(' ', name) - name);
+    found = arrow == std::string::npos ? asked : line.substr(arrow + 3);
+    found = found.substr(0, found.rfind(" ("));
+  }
+  if (found.empty()) {
+    fail<ConfigError>(
+        "{}: loads no LibTorch ({}) when it starts; it must be linked to LibTorch {} as a shared "
+        "library",
+        path, kLibTorch, TORCH_VERSION);
+  }
+  if (found == "not found") {
+    fail<ConfigError>("{}: needs {}, which is not found; set LD_LIBRARY_PATH to its folder", path,
+                      kLibTorch);
+  }
+  std::error_code error;
+  const std::string own = own_libtorch();
+  if (fs::equivalent(found, own, error)) return;
+  const std::string version = libtorch_version(found);
+  if (version != TORCH_VERSION) {
+    fail<ConfigError>(
+        "{}: uses LibTorch {} ({}), but this Polyak was built with {}; build Polyak with the "
+        "program's LibTorch: -DPOLYAK_TORCH=FOLDER",
+        path, version, found, TORCH_VERSION);
+  }
+  // The linker tells libraries apart by this name, and would load both.
+  if (const std::string wanted = fs::path(own).filename().string(); asked != wanted) {
+    fail<ConfigError>(
+        "{}: loads LibTorch {} as {}, but this Polyak as {}; build both with the same files", path,
+        version, asked, wanted);
+  }
+}
+
+}  // namespace polyak

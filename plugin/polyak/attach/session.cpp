@@ -1,0 +1,626 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/attach/session.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <typeinfo>
+#include <unordered_set>
+
+#include "polyak/attach/archive.h"
+#include "polyak/attach/group_files.h"
+#include "polyak/attach/optimizers.h"
+#include "polyak/attach/sibling.h"
+#include "polyak/averaging/register.h"
+#include "polyak/checkpoint/file.h"
+#include "polyak/checkpoint/pth.h"
+#include "polyak/core/log.h"
+
+// The built-in hooks, through the door that every plugin has.
+extern "C" void polyak_plugin_register(polyak::Catalog& catalog);
+
+namespace polyak {
+namespace {
+
+/// Parameters of modules that no optimizer stepped, as far as they are counted.
+constexpr size_t kMostUnstepped = 10000;
+
+/// This thread is at work for us: what LibTorch calls meanwhile is not the program's doing.
+thread_local bool at_work = false;
+
+class AtWork {
+ public:
+  AtWork() { at_work = true; }
+  ~AtWork() { at_work = false; }
+  AtWork(const AtWork&) = delete;
+  AtWork& operator=(const AtWork&) = delete;
+};
+
+/// Whether two tensors differ in the number of rows alone.
+bool same_but_for_rows(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.dim() > 0 && a.dim() == b.dim() &&
+         a.sizes().slice(1) == b.sizes().slice(1) && a.size(0) != b.size(0);
+}
+
+}  // namespace
+
+void say(std::string_view text) {
+  const std::string line = fmt::format("polyak: {}\n", text);
+  // Nobody is there to be told that nobody can be told.
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+template <class Work>
+void Session::guarded(const char* doing, Work work) {
+  if (at_work) return;
+  const AtWork flag;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (done_) return;
+  try {
+    work();
+  } catch (const std::exception& error) {
+    say(fmt::format("{}: {}", doing, first_line(error)));
+  }
+}
+
+Session::Session(AttachConfig config) : config_(std::move(config)), files_(config_) {
+  set_log_sink([](LogLevel level, std::string_view text) {
+    if (level >= LogLevel::warning) say(fmt::format("warning: {}", text));
+  });
+  register_averages(catalog_);
+  polyak_plugin_register(catalog_);
+  if (config_.format != "pt") return;
+  // The last archives are written while the program exits. What LibTorch needs for that and makes
+  // at its first use goes in the reverse order of its making, so it is made now.
+  const AtWork flag;
+  write_archive({{"module.number", at::zeros({1}), false}}, {},
+                [](const void*, size_t size) { return size; });
+}
+
+// ---- what the program shows
+
+void Session::module_seen(const Model& module, size_t count, const at::Tensor& first) {
+  guarded("looking at a module", [&] {
+    const auto [seen, is_new] = trees_.try_emplace(module.identity(), Tree{count, nullptr});
+    if (!is_new && seen->second.count == count &&
+        seen->second.first == first.unsafeGetTensorImpl()) {
+      return;
+    }
+    seen->second = {count, first.unsafeGetTensorImpl()};
+    const std::vector<NamedTensor> tensors = module.tensors();
+    names_.add_tree(tensors);
+    for (const NamedTensor& item : tensors) {
+      const void* address = item.tensor.unsafeGetTensorImpl();
+      const bool counts = !item.buffer && item.tensor.requires_grad() &&
+                          can_be_averaged(item.tensor) && !group_of_.count(address);
+      if (counts && unstepped_.size() < kMostUnstepped) unstepped_[address] = item.name;
+    }
+    if (!module.nn_module() || config_.format != "pt") return;
+    for (const auto& child : module.nn_module()->named_modules("", /*include_self=*/false)) {
+      if (child.value()->is_serializable()) modules_.insert(child.key());
+    }
+  });
+}
+
+Session::Watched& Session::watched(const Optimizer& optimizer, bool before_step) {
+  Watched& watched = optimizers_[&optimizer];
+  if (!has_parameters(optimizer, watched.parameters)) {
+    const std::vector<WeakTensor> before = std::move(watched.parameters);
+    const std::vector<size_t> sizes_before = std::move(watched.group_sizes);
+    watched.parameters = parameters_of(optimizer);
+    watched.group_sizes = group_sizes_of(optimizer);
+    watched.versions = sum_of_versions(alive(watched.parameters));
+    watched.looked_at = false;
+    see_replaced(watched, in_same_places(before, sizes_before, watched.group_sizes), before_step);
+  }
+  return watched;
+}
+
+/// A tensor in the place of another, in the same optimizer: its average goes on where the program
+/// has the same name for both, or where it begins with the values of the other, and as a copy
+/// elsewhere. An equal shape alone says nothing: rows may stand in another order.
+void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& before,
+                           bool before_step) {
+  const std::vector<at::Tensor> now = alive(watched.parameters);
+  for (size_t i = 0; i < std::min(before.size(), now.size()); ++i) {
+    const at::TensorImpl* old_address = before[i]._unsafe_get_target();
+    if (!before[i].use_count() || old_address == now[i].unsafeGetTensorImpl()) continue;
+    const auto known = group_of_.find(old_address);
+    if (known == group_of_.end() || group_of_.count(now[i].unsafeGetTensorImpl())) continue;
+    const bool shared = std::any_of(optimizers_.begin(), optimizers_.end(), [&](const auto& item) {
+      const std::vector<WeakTensor>& others = item.second.parameters;
+      return &item.second != &watched &&
+             std::any_of(others.begin(), others.end(), [&](const WeakTensor& other) {
+               return other._unsafe_get_target() == old_address;
+             });
+    });
+    auto strong = before[i].lock();
+    if (shared || !strong) continue;
+    const at::Tensor old(std::move(strong));
+    Group* group = known->second;
+    const bool alike = old.sizes() == now[i].sizes() && old.scalar_type() == now[i].scalar_type();
+    const bool same_values = alike && before_step && at::equal(old, now[i].detach());
+    // Models that take turns in an optimizer stay two.
+    if (!same_values && !group->is_orphan(old, /*handles_beside=*/1)) continue;
+    const std::string name = names_.name_of(old);
+    const bool same_name = alike && !name.empty() && name == names_.name_of(now[i]);
+    group->replace(old, now[i], same_values || same_name);
+    group_of_.erase(known);
+    group_of_.emplace(now[i].unsafeGetTensorImpl(), group);
+    unstepped_.erase(now[i].unsafeGetTensorImpl());
+    if (!std::exchange(replaced_, true)) {
+      say(fmt::format(
+          "the program put other tensors in the place of parameters of its {}; an average goes on "
+          "where values or names are the same, and begins as a copy elsewhere",
+          watched.type.empty() ? "optimizer" : watched.type));
+    }
+  }
+  for (Group* group : watched.groups) group->tell_averages(config_, catalog_);
+  watched.groups.clear();  // found anew before the next step counts
+}
+
+void Session::group_added(const Optimizer& optimizer) {
+  guarded("looking at an optimizer", [&] {
+    // Steps of one before it would be in the versions that it begins with.
+    see_steps(not_intercepted_with(alive(parameters_of(optimizer))));
+    // The base class's constructor adds groups: whatever was known of this address is gone. The
+    // second group of one has the place that the first was given.
+    int64_t made = 0;
+    const auto known = optimizers_.find(&optimizer);
+    if (typeid(optimizer) == typeid(Optimizer) && known != optimizers_.end()) {
+      if (begins_with(optimizer, known->second.parameters)) made = known->second.made;
+      optimizers_.erase(known);
+    }
+    Watched& seen = watched(optimizer);
+    if (made > 0) seen.made = made;
+    take_place(seen);
+    for (auto seen = optimizers_.begin(); seen != optimizers_.end();) {
+      const bool dead = alive(seen->second.parameters).empty();
+      seen = dead ? optimizers_.erase(seen) : std::next(seen);
+    }
+  });
+}
+
+/// By the order of making; one over parameters that another has has the other's.
+void Session::take_place(Watched& watched) {
+  if (watched.made > 0) return;
+  std::unordered_set<const void*> own;
+  for (const WeakTensor& parameter : watched.parameters) {
+    own.insert(parameter._unsafe_get_target());
+  }
+  for (const auto& [address, other] : optimizers_) {
+    const bool shares = std::any_of(
+        other.parameters.begin(), other.parameters.end(),
+        [&](const WeakTensor& parameter) { return own.count(parameter._unsafe_get_target()); });
+    if (other.made > 0 && shares && (watched.made == 0 || other.made < watched.made)) {
+      watched.made = other.made;
+    }
+  }
+  if (watched.made == 0) watched.made = ++optimizers_made_;
+}
+
+bool Session::changed(Watched& watched) {
+  const std::vector<at::Tensor> parameters = alive(watched.parameters);
+  const int64_t versions = sum_of_versions(parameters);
+  if (versions == watched.versions) return false;
+  watched.versions = versions;
+  return std::any_of(parameters.begin(), parameters.end(),
+                     [](const at::Tensor& parameter) { return parameter.grad().defined(); });
+}
+
+void Session::zeroing_gradients(const Optimizer& optimizer) {
+  if (is_libtorchs(optimizer)) return;
+  guarded("averaging", [&] {
+    Watched& seen = watched(optimizer);
+    seen.of_program = true;
+    if (seen.type.empty()) seen.type = class_of(optimizer);
+    if (!seen.intercepted && changed(seen)) step(seen);
+  });
+}
+
+/// Loops that zero the gradients of a model instead. What class an optimizer is of is not asked, as
+/// it may be gone; LibTorch's are known by their first step.
+void Session::zeroing_gradients(const torch::nn::Module& module) {
+  guarded("averaging", [&] {
+    if (not_intercepted().empty()) return;
+    const auto optimizers = not_intercepted_with(module.parameters());
+    for (Watched* seen : optimizers) seen->of_program = true;
+    see_steps(optimizers);
+  });
+}
+
+void Session::stepping(const Optimizer& optimizer) {
+  guarded("averaging", [&] {
+    Watched& seen = watched(optimizer, /*before_step=*/true);
+    if (std::exchange(seen.intercepted, true)) return;
+    // One of the program's own may have gone before.
+    see_steps(not_intercepted_with(alive(seen.parameters)));
+  });
+}
+
+void Session::stepped(const Optimizer& optimizer) {
+  guarded("averaging", [&] {
+    Watched& seen = watched(optimizer);
+    seen.intercepted = true;
+    if (seen.type.empty()) seen.type = class_of(optimizer);
+    step(seen);
+  });
+}
+
+std::vector<Session::Watched*> Session::not_intercepted() {
+  std::vector<Watched*> found;
+  for (auto& [address, seen] : optimizers_) {
+    if (!seen.intercepted) found.push_back(&seen);
+  }
+  return found;
+}
+
+/// Those that have one of the tensors.
+std::vector<Session::Watched*> Session::not_intercepted_with(
+    const std::vector<at::Tensor>& tensors) {
+  std::unordered_set<const void*> wanted;
+  for (const at::Tensor& tensor : tensors) wanted.insert(tensor.unsafeGetTensorImpl());
+  std::vector<Watched*> found = not_intercepted();
+  const auto has_none = [&](const Watched* seen) {
+    return std::none_of(
+        seen->parameters.begin(), seen->parameters.end(),
+        [&](const WeakTensor& parameter) { return wanted.count(parameter._unsafe_get_target()); });
+  };
+  found.erase(std::remove_if(found.begin(), found.end(), has_none), found.end());
+  return found;
+}
+
+/// Steps that zeroing_gradients would have seen at the next turn of the loop.
+void Session::see_steps(const std::vector<Watched*>& optimizers) {
+  for (Watched* seen : optimizers) {
+    if (seen->of_program && changed(*seen)) step(*seen);
+  }
+}
+
+// ---- groups
+
+void Session::step(Watched& watched) {
+  stepped_ = true;
+  if (!std::exchange(watched.looked_at, true)) find_groups(watched);
+  for (Group* group : watched.groups) step(*group);
+  if (not_intercepted().empty()) return;
+  // Another optimizer of these parameters must not take this step for its own.
+  for (Watched* other : not_intercepted_with(alive(watched.parameters))) {
+    other->versions = sum_of_versions(alive(other->parameters));
+  }
+}
+
+void Session::find_groups(Watched& watched) {
+  std::vector<NamedTensor> fresh;
+  for (const at::Tensor& parameter : alive(watched.parameters)) {
+    const auto known = group_of_.find(parameter.unsafeGetTensorImpl());
+    if (!can_be_averaged(parameter)) {
+      unstepped_.erase(parameter.unsafeGetTensorImpl());
+      if (!std::exchange(left_out_, true)) {
+        const std::string name = names_.name_of(parameter);
+        say(fmt::format(
+            "{}: is sparse, quantized or a meta tensor and has no average; it is saved as it is",
+            name.empty() ? "a parameter" : name));
+      }
+    } else if (known == group_of_.end()) {
+      fresh.push_back({"", parameter, false});
+    } else if (parameter.requires_grad() &&  // a frozen one may stand beside what another steps
+               std::find(watched.groups.begin(), watched.groups.end(), known->second) ==
+                   watched.groups.end()) {
+      watched.groups.push_back(known->second);
+    }
+  }
+  if (fresh.empty()) return;
+  if (watched.groups.empty()) {
+    drop_groups_of_the_dead();
+    take_place(watched);
+    auto group = std::make_unique<Group>();
+    group->made = watched.made;
+    group->optimizer = watched.type.empty() ? "an optimizer of the program's own" : watched.type;
+    groups_made_ = true;
+    watched.groups.push_back(group.get());
+    groups_.push_back(std::move(group));
+  }
+  add_to(*watched.groups.front(), fresh);
+}
+
+void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {
+  for (const NamedTensor& item : tensors) {
+    if (!group_of_.emplace(item.tensor.unsafeGetTensorImpl(), &group).second) continue;
+    unstepped_.erase(item.tensor.unsafeGetTensorImpl());
+    frozen_of_.erase(item.tensor.unsafeGetTensorImpl());
+    group.add(item);
+  }
+  group.tell_averages(config_, catalog_);
+}
+
+/// So that what is written is the whole model: no optimizer knows of its buffers.
+void Session::add_what_stands_beside(Group& group) {
+  group.generation = names_.generation();
+  std::vector<NamedTensor> buffers;
+  group.frozen.clear();
+  for (const NamedTensor& item : names_.beside(group.tensors)) {
+    const void* address = item.tensor.unsafeGetTensorImpl();
+    if (item.buffer) {
+      buffers.push_back(item);
+    } else if (!group_of_.count(address) &&
+               frozen_of_.try_emplace(address, &group).first->second == &group) {
+      group.frozen.push_back(item);
+    }
+  }
+  add_to(group, buffers);
+}
+
+void Session::step(Group& group) {
+  if (group.broken) return;
+  try {
+    if (group.generation != names_.generation()) add_what_stands_beside(group);
+    group.see_resized();
+    group.tell_averages(config_, catalog_);
+    if (!group.runner) {
+      group.runner = std::make_unique<AttachedRunner>(config_, catalog_, group.tensors);
+    }
+    group.runner->step();
+  } catch (const std::exception& error) {
+    group.broken = true;
+    say(fmt::format("averaging stops, the program goes on: {}", first_line(error)));
+    return;
+  }
+  group.written = false;
+  if (config_.every > 0 && group.runner->progress().iter % config_.every == 0) write(group);
+}
+
+/// Programs that train one model after another do not keep them all, nor do we.
+void Session::drop_groups_of_the_dead() {
+  // Asked once of each: the program's other threads let models go at any time.
+  const auto first_dead =
+      std::stable_partition(groups_.begin(), groups_.end(),
+                            [](const std::unique_ptr<Group>& group) { return !group->is_dead(); });
+  for (auto place = first_dead; place != groups_.end(); ++place) {
+    const std::unique_ptr<Group>& group = *place;
+    write(*group);
+    for (const NamedTensor& item : group->tensors) {
+      group_of_.erase(item.tensor.unsafeGetTensorImpl());
+    }
+    for (const NamedTensor& item : group->frozen) {
+      frozen_of_.erase(item.tensor.unsafeGetTensorImpl());
+    }
+    for (auto& [address, seen] : optimizers_) {
+      seen.groups.erase(std::remove(seen.groups.begin(), seen.groups.end(), group.get()),
+                        seen.groups.end());
+    }
+  }
+  groups_.erase(first_dead, groups_.end());
+}
+
+// ---- files
+
+/// In the order in which the program made optimizers, of those that have stepped.
+void Session::name_files() {
+  std::vector<Group*> fresh;
+  for (const auto& group : groups_) {
+    if (group->file.empty() && group->runner) fresh.push_back(group.get());
+  }
+  std::stable_sort(fresh.begin(), fresh.end(),
+                   [](const Group* a, const Group* b) { return a->made < b->made; });
+  for (Group* group : fresh) group->file = files_.new_averages_file(group->made);
+}
+
+void Session::write(Group& group) {
+  if (group.written || !group.runner) return;
+  name_files();
+  try {
+    const Value checkpoint = named_checkpoint_of(group, names_);
+    write_pth(group.file, checkpoint);
+    if (config_.format == "pt") write_archives(group, names_, modules_);
+    AveragesRecord record;
+    record.file = group.file;
+    record.made = group.made;
+    record.optimizer = group.optimizer;
+    record.parameters = group.count_parameters();
+    record.steps = group.runner->progress().iter;
+    record.saved_as = group.saved_as;
+    for (const auto& [name, value] : checkpoint.at("state_dict").entries()) {
+      record.names.push_back(name.as_string());
+    }
+    files_.averages_written(std::move(record));
+    group.written = true;
+  } catch (const std::exception& error) {
+    say(first_line(error));
+  }
+}
+
+/// What a hook's averages have for the program's tensors; nothing before their first update.
+/// Buffers that are not averaged are the program's own: those of the average are of the last step.
+AveragedTensors Session::averages(const Node& hook) const {
+  const Node *named = hook.find("name"), *buffers = hook.find("update_buffers");
+  const std::string name = named ? named->as_string() : "";
+  const bool with_buffers = buffers && buffers->as_bool();
+  AveragedTensors averages;
+  for (const auto& group : groups_) {
+    if (!group->runner) continue;
+    for (const NamedAverage& item : group->runner->averages()) {
+      if (item.name != name || item.average->steps() == 0) continue;
+      std::unordered_map<std::string, at::Tensor> values;
+      for (const NamedTensor& value : item.average->state()) values[value.name] = value.tensor;
+      for (const NamedTensor& tensor : group->tensors) {
+        if (tensor.buffer && !(with_buffers && tensor.tensor.is_floating_point())) continue;
+        const auto value = values.find(tensor.name);  // not there: came after the last update
+        if (value != values.end()) averages.add(tensor.tensor, value->second);
+      }
+    }
+  }
+  return averages;
+}
+
+void Session::saved(const torch::jit::Module& module, const std::string& path,
+                    const Export& write) {
+  guarded("saving averaged weights", [&] {
+    see_steps(not_intercepted());
+    if (path.empty() && !files_.begin_stream()) return;
+    bool written = false;
+    const bool grown = is_grown(module);
+    const auto succeeds = [&, let_go = orphans()](const at::Tensor& tensor,
+                                                  const std::string& name) {
+      const auto before = let_go.find(name);
+      return (grown && tensor.requires_grad()) ||
+             (before != let_go.end() && (tensor.sizes() == before->second.sizes() ||
+                                         same_but_for_rows(tensor, before->second)));
+    };
+    std::set<Group*> holders;  // of averages that are in it
+    for (const Node& hook : config_.custom_hooks.items()) {
+      const Node* named = hook.find("name");
+      const std::string name = named ? named->as_string() : "";
+      const std::string suffix = name.empty() ? "" : "." + name;
+      const AveragedTensors own = averages(hook);
+      const auto stand_in = [&](const at::Tensor& tensor, const std::string& full_name) {
+        const auto group = group_of_.find(tensor.unsafeGetTensorImpl());
+        if (group != group_of_.end()) {
+          names_.add(tensor, full_name);
+          holders.insert(group->second);
+          return at::Tensor();
+        }
+        return succeeds(tensor, full_name) ? tensor : at::Tensor();
+      };
+      const auto copy = averaged_copy(module, own, stand_in);
+      if (!copy) continue;
+      const std::string target =
+          path.empty() ? files_.stream_file(suffix) : files_.sibling_of(path, suffix);
+      if (!path.empty() && config_.siblings != "beside") {
+        std::filesystem::create_directories(std::filesystem::path(target).parent_path());
+      }
+      replace_file(target, [&](const std::string& beside) {
+        FileSink sink(beside, target);
+        write(*copy, [&](const void* data, size_t size) {
+          sink.write(data, size);
+          return size;
+        });
+        sink.check();
+      });
+      if (!path.empty()) files_.sibling_written(path, target);
+      written = true;
+      for (Group* group : holders) {
+        group->saved_as = target;
+        group->written = false;  // the index names it
+      }
+    }
+    if (path.empty()) {
+      files_.end_stream();
+    } else if (!written && holders.empty() && may_be_copy(module)) {
+      files_.no_sibling(path);
+    }
+  });
+}
+
+/// Averaged parameters that the program has let go, by their names.
+std::unordered_map<std::string, at::Tensor> Session::orphans() const {
+  std::unordered_map<std::string, at::Tensor> found;
+  for (const auto& group : groups_) {
+    if (!group->runner) continue;
+    for (const NamedTensor& item : group->tensors) {
+      const std::string name = names_.name_of(item.tensor);
+      if (!item.buffer && !name.empty() && group->is_orphan(item.tensor)) {
+        found.emplace(name, item.tensor);
+      }
+    }
+  }
+  return found;
+}
+
+/// Whether the parameters in a module are all that some groups average, with another number of rows
+/// since the last step, as points of a scene get: the same old and the same new number in each.
+bool Session::is_grown(const torch::jit::Module& module) const {
+  std::vector<at::Tensor> parameters;
+  for (const c10::IValue& slot : module._ivalue()->slots()) {
+    if (!slot.isTensor() || !slot.toTensor().defined() || !slot.toTensor().requires_grad())
+      continue;
+    parameters.push_back(slot.toTensor());
+    if (group_of_.count(parameters.back().unsafeGetTensorImpl())) return false;
+  }
+  std::set<int64_t> rows_before, rows_now;
+  std::set<const void*> matched;
+  std::set<const Group*> groups;
+  for (const at::Tensor& parameter : parameters) {
+    const void* found = nullptr;
+    for (const auto& group : groups_) {
+      for (const NamedTensor& item : group->tensors) {
+        const void* address = item.tensor.unsafeGetTensorImpl();
+        if (found || !group->runner || item.buffer || matched.count(address)) continue;
+        if (!same_but_for_rows(parameter, item.tensor)) continue;
+        found = address;
+        rows_before.insert(item.tensor.size(0));
+        groups.insert(group.get());
+      }
+    }
+    if (!found) return false;
+    matched.insert(found);
+    rows_now.insert(parameter.size(0));
+  }
+  size_t averaged = 0;
+  for (const Group* group : groups) averaged += static_cast<size_t>(group->count_parameters());
+  return !parameters.empty() && rows_before.size() == 1 && rows_now.size() == 1 &&
+         averaged == parameters.size();
+}
+
+/// Whether a module, none of whose tensors has an average, may hold copies of some that have: there
+/// is one of a shape that an optimizer steps, and it is no optimizer.
+bool Session::may_be_copy(const torch::jit::Module& module) const {
+  if (module.hasattr("param_groups")) return false;
+  std::set<std::vector<int64_t>> shapes;
+  for (const auto& group : groups_) {
+    if (!group->runner) continue;
+    for (const NamedTensor& item : group->tensors) {
+      if (!item.buffer && item.tensor.numel() > 1) shapes.insert(item.tensor.sizes().vec());
+    }
+  }
+  const auto is_like = [&](const at::Tensor& tensor) {
+    return tensor.defined() && tensor.is_floating_point() && shapes.count(tensor.sizes().vec()) > 0;
+  };
+  for (const c10::IValue& slot : module._ivalue()->slots()) {
+    if (slot.isTensor() && is_like(slot.toTensor())) return true;
+    if (slot.isModule() && may_be_copy(slot.toModule())) return true;
+  }
+  return false;
+}
+
+void Session::write_groups() {
+  see_steps(not_intercepted());
+  for (const auto& group : groups_) write(*group);
+}
+
+void Session::write_averages() {
+  if (at_work) {
+    say("the program ends within an update; the averages stay as they were last written");
+  }
+  guarded("writing the averages", [&] { write_groups(); });
+}
+
+std::vector<std::string> Session::last_lines() const {
+  if (!stepped_) return {"no step of an optimizer was seen; nothing was averaged"};
+  if (!groups_made_) return {"what was stepped has no parameters to average; nothing was averaged"};
+  std::vector<std::string> lines = files_.last_lines();
+  std::set<std::string> names;
+  for (const auto& [address, name] : unstepped_) names.insert(name);
+  if (!unstepped_.empty()) {
+    lines.push_back(fmt::format(
+        "left out, since no optimizer stepped it: {}{} (a target that the program updates by hand, "
+        "or a copy)",
+        *names.begin(),
+        unstepped_.size() > 1 ? fmt::format(" and {} more", unstepped_.size() - 1) : ""));
+  }
+  return lines;
+}
+
+void Session::finish() {
+  guarded("writing the averages", [&] {
+    write_groups();
+    for (const std::string& line : last_lines()) say(line);
+    done_ = true;
+  });
+}
+
+}  // namespace polyak

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <c10/util/ArrayRef.h>
+#include <torch/nn/module.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "polyak/averaging/average_options.h"
+#include "polyak/averaging/model.h"
+#include "polyak/averaging/module_tree.h"
+#include "polyak/averaging/refreshable.h"
+#include "polyak/averaging/swap_guard.h"
+#include "polyak/core/error.h"
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+struct Slot;
+class Background;
+class ListWatch;
+class Plan;
+enum class Precision;
+
+/// Makes an empty module of the model's class, for models that cannot be cloned.
+using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
+
+/// What did not fit when values were taken in by name.
+struct LoadReport {
+  std::vector<std::string> missing;     // averaged, but not given
+  std::vector<std::string> unexpected;  // given, but not averaged
+  std::vector<std::string>
+      mismatched;  // "name [2, 3] instead of [2, 4]", "name in Char instead of Float"
+  bool clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+  /// One line that lists them, for a message.
+  POLYAK_API std::string text() const;
+};
+
+/// An average of a model's weights over the course of training: `avg += weight(k) * (source - avg)`
+/// at every update. Subclasses differ only in their weight.
+///
+/// The average holds one tensor for each parameter and buffer of the model, by name, in the model's
+/// dtype, or in float32 where the model is float16 or bfloat16 (an average in half precision stops
+/// moving at usual momenta); the option `precision` keeps more. Integer tensors are copied, never
+/// averaged. A tensor under two names is averaged once. Where the model is cast or moved later, the
+/// average follows it; to() of the average alone holds until the model is cast again.
+///
+/// On the CPU an update of dense real tensors reads every byte once, on all threads of LibTorch's
+/// pool, and allocates nothing; its results are the same bits whatever the number of threads and
+/// the processor (in the default floating-point mode). LibTorch's operations average other tensors.
+///
+/// It is a torch::nn::Module with the buffer `steps` (int64, on the CPU) and the child `module`, a
+/// copy of the model with the averaged weights, and can be registered in another module. When
+/// values are copied into all its tensors, as loading a state dict does, the average goes on from
+/// them; another count of steps tells it. A model that cannot be cloned still averages, swaps and
+/// saves; only module() needs a copy that runs.
+///
+/// Not safe from several threads at once. The model must outlive every call that is given it.
+class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
+ public:
+  static constexpr const char* kKind = "average";
+  /// What a maker of averages receives beside the options.
+  struct Context {
+    std::optional<Model> model;
+    std::optional<int64_t> max_iters;  // updates that the run will make, where it is known
+  };
+
+  ~AveragedModel() override;
+
+  /// Takes the model's present weights in. The first call copies them; call k (counted from 0)
+  /// averages with weight(k) when k is a multiple of `interval`. Call it once after each optimizer
+  /// step. A tensor that was replaced under its name, by itself or with its module, goes on being
+  /// averaged; a list of tensors cannot tell, and integer buffers of TorchScript, which code
+  /// assigns anew in each forward pass, are looked up by rebind() only.
+  /// @throws Error when the model lacks a tensor that is averaged, when a shape or the kind of
+  /// numbers
+  ///   (real, complex, integer) differs, or while the averaged weights are swapped in.
+  void update_parameters(const Model& model);
+
+  /// With `device: cpu` and a model on a GPU, an update copies the weights beside the GPU's other
+  /// work and averages on a thread of its own; every method here waits for that. Unless told
+  /// otherwise, what the GPU's current stream gets after an update waits until the weights are
+  /// copied. With `defer` it goes on, and it is for the caller to call fence() on the stream that
+  /// will write the weights, before it does (before optimizer.step()).
+  void defer_fence(bool defer) { defer_fence_ = defer; }
+  void fence();
+
+  /// For CUDA graphs. update_parameters and update_together can be captured, after the first
+  /// update, which copies: then they neither count nor set a weight. Before each replay this sets,
+  /// on the current stream, the weight of the update that the replay makes, and counts it; each
+  /// average of an update_together needs its own call. The graph works on the tensors that were
+  /// captured: swap with SwapMode::copy. Needs a build with our CUDA kernel, and a model and an
+  /// average of dense real tensors on GPUs; capturing anything else is refused.
+  /// @throws Error when no update was captured, or the model's tensors were moved since
+  void prepare_replay();
+
+  /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
+  int64_t steps() const;
+  /// Calls that changed nothing, since the model held a NaN or an infinity (skip_nonfinite).
+  int64_t skipped() const { return skipped_; }
+  /// The weight of the new value at call k >= 1, whatever the interval; 1 at k = 0, since it
+  /// copies.
+  double weight(int64_t k) const;
+  /// The rule on one tensor, in place: `averaged += rule(k) * (source - averaged)`, with the
+  /// formula's own value at k = 0 too (the method `avg_func` of MMEngine's averaged models).
+  void avg_func(const at::Tensor& averaged, const at::Tensor& source, int64_t k) const;
+
+  /// Puts the averaged weights into the model until the guard goes, by exchanging storage, not
+  /// values, unless `mode` says so or the model is a list of tensors (an average in another dtype
+  /// than the model's is rounded to it first). Before the first update nothing changes: the average
+  /// is a copy until then. A swap inside a swap does nothing. Guards of several averages over one
+  /// model go in reverse order. Optimizer state, tied tensors and handles stay valid. A backward
+  /// pass whose forward ran before the swap fails with LibTorch's "modified by an inplace
+  /// operation".
+  [[nodiscard]] SwapGuard swap(const Model& model, SwapMode mode = SwapMode::exchange);
+  bool is_swapped() const;
+  /// The raw weights that an active swap put aside, by name; empty without one.
+  std::vector<NamedTensor> swapped_out() const;
+
+  /// The averaged parameters and buffers under the model's own names and order; float32 for those
+  /// of a half precision model, float64 where the option `precision` says so. Handles to the
+  /// averages, not copies.
+  torch::OrderedDict<std::string, at::Tensor> named_averages() const;
+  /// The same in the model's dtypes: what a checkpoint stores.
+  std::vector<NamedTensor> state();
+  /// Takes values in by name and sets steps. What does not fit stays as it was and is reported.
+  LoadReport load_state(const std::vector<NamedTensor>& values, int64_t steps);
+  /// With `precision: compensated`, what float32 cannot hold of the averages: int16 tensors of
+  /// their shapes, in units of 2^-16 of the last place. Empty otherwise. For an exact resume, taken
+  /// in after load_state.
+  std::vector<NamedTensor> compensation() const;
+  void load_compensation(const std::vector<NamedTensor>& values);
+  /// Becomes a copy of the model again, with no update counted.
+  void reset(const Model& model);
+  /// Copies the averaged values into the model (parameters and buffers).
+  void copy_to(const Model& model);
+  /// Looks the model's tensors up again: after parameters were added, or replaced where an update
+  /// does not see it.
+  void rebind(const Model& model);
+
+  /// The copy of the model that holds the averaged weights, for forward passes.
+  /// @throws Error when the model could not be cloned; the message names its class and the ways
+  /// out.
+  std::shared_ptr<torch::nn::Module> module();
+  template <class Net>
+  std::shared_ptr<Net> module() {
+    auto typed = std::dynamic_pointer_cast<Net>(module());
+    if (!typed) throw_wrong_module();
+    return typed;
+  }
+
+  /// Gives the tensors of the child `module` the averages' values, where those are kept in another
+  /// dtype: for who reads them as the tensors of a larger model. Model::tensors() does it, an
+  /// update of an average of the larger model does not.
+  void refresh_module() const override;
+
+  /// The rule's name and options, as a config would give them.
+  virtual std::string rule_name() const = 0;
+  virtual Node rule_options() const = 0;
+
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
+  void to(torch::Dtype dtype, bool non_blocking = false) override;
+  void to(torch::Device device, bool non_blocking = false) override;
+  void save(torch::serialize::OutputArchive& archive) const override;
+  /// The archive holds values in the model's dtype, and the average goes on from those: what
+  /// float32 beside a half precision model, `precision: float64` and `compensated` keep more is
+  /// lost.
+  void load(torch::serialize::InputArchive& archive) override;
+
+ protected:
+  struct Settings {
+    int64_t interval = 1;
+    bool update_buffers = false;
+    std::optional<std::string> device;
+    std::string precision = "default";
+    bool skip_nonfinite = false;
+  };
+  /// Checks a rule's options and gives what concerns this class. @throws ConfigError
+  template <class O>
+  static Settings checked(const O& options, const char* rule_name) {
+    check_options(options, rule_name);
+    if constexpr (std::is_base_of_v<MomentumOptions<O>, O>) {
+      warn_if_decay(options.momentum(), rule_name);
+    }
+    return {options.interval(), options.update_buffers(), options.device(), options.precision(),
+            options.skip_nonfinite()};
+  }
+  AveragedModel(const Model& model, Settings settings, ModuleFactory factory = nullptr);
+
+  /// The formula: the weight of the new value at call k >= 0.
+  virtual double rule(int64_t k) const = 0;
+  /// The weight that the rule works with for long, after a fast start and before an end at 0: what
+  /// a warning that the average cannot move is judged by.
+  virtual double lasting_weight() const { return rule(1); }
+
+ private:
+  friend void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
+  static void warn_if_decay(double momentum, const char* rule_name);
+  void bind(const Model& model);
+  void bind_to(const Model& model);
+  void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
+  void gather_averages() const;
+  void catch_up() const;
+  void follow_model() const;
+  void check_kind(const Slot& slot, const at::Tensor& source) const;
+  bool could_follow(const Slot& slot, const at::Tensor& source) const;
+  void settle_precision() const;
+  void settle_precision(Slot& slot) const;
+  void take_module_in() const;
+  void take_in_what_was_loaded() const;
+  void count(int64_t steps);
+  void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
+  void finish() const;
+  void prepare(const Model& model);
+  void average_in_background(double weight, bool averages);
+  void keep_for_replays();
+  void check_capture() const;
+  void copy_model();
+  void count_skipped();
+  void check_writable(const char* what, const char* instead) const;
+  void warn_if_stalled();
+  void warn_of_orphans(bool look_at_gradients);
+  [[noreturn]] void throw_wrong_module() const;
+
+  Settings settings_;
+  Precision precision_;
+  ModuleFactory factory_;
+  std::string model_class_;
+  std::string clone_error_;  // why there is no module that runs; empty when there is one
+  std::shared_ptr<torch::nn::Module> module_;
+  at::Tensor steps_;
+  mutable const void* steps_at_ = nullptr;  // in memory
+  mutable int64_t counted_ = 0;             // what it should hold
+  int64_t skipped_ = 0;
+  bool defer_fence_ = false;
+  bool stall_checked_ = false;
+  bool orphans_told_ = false;
+  mutable bool half_checked_ = false;
+  mutable std::vector<Slot> slots_;  // mutable: what reads them lets them follow the model first
+  std::vector<std::pair<std::string, size_t>>
+      names_;  // every name in the model's order, and its slot
+  mutable std::shared_ptr<Plan> plan_;
+  struct Captured;
+  std::unique_ptr<Captured> captured_;
+  std::unique_ptr<Background> background_;  // uses the plan: goes first
+  const void* bound_to_ = nullptr;
+  ModuleTree tree_;                        // of the model that this is bound to
+  std::unique_ptr<ListWatch> list_watch_;  // where that is a list
+  std::weak_ptr<SwapState> swap_;
+};
+
+/// update_parameters for several averages over one model in one pass: the model's weights are read
+/// from memory once, whatever the rules, intervals and precisions. Allocates nothing for up to 8.
+/// @throws Error as update_parameters does, before any of them changed; for a null pointer, and for
+///   an average that is given twice.
+POLYAK_API void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
+
+}  // namespace polyak

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// One thread that does one job at a time. start() and wait() belong to one caller; what a job
+/// wrote is there for the caller after wait().
+class POLYAK_API Background {
+ public:
+  Background() = default;
+  Background(const Background&) = delete;
+  Background& operator=(const Background&) = delete;
+  /// Waits for the job; what it threw is lost.
+  ~Background();
+
+  /// Starts a job, after the one before is done. The first call starts the thread.
+  void start(std::function<void()> job);
+  /// Waits until the job is done. Throws what the job threw, once.
+  void wait();
+
+ private:
+  void run();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::function<void()> job_;  // empty when there is none
+  std::exception_ptr error_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace polyak

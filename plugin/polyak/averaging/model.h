@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "polyak/core/export.h"
+
+namespace torch {
+namespace nn {
+class Module;
+template <typename Contained>
+class ModuleHolder;
+}  // namespace nn
+namespace jit {
+struct Module;
+}
+}  // namespace torch
+
+namespace polyak {
+
+/// A parameter or buffer under its dotted name in the model.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+  bool buffer = false;
+};
+
+/// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the
+/// caller, or shared), a module holder such as `torch::nn::Sequential`, a `torch::jit::Module`, or
+/// a list of named tensors, for trainers that own flat buffers. Copies refer to the same model.
+class POLYAK_API Model {
+ public:
+  // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
+  Model(torch::nn::Module& module);
+  Model(std::shared_ptr<torch::nn::Module> module);
+  Model(const torch::jit::Module& module);
+  /// Tensors that may be views of one buffer: a swap writes values into them, and their addresses
+  /// stay. Every handle made of a list is another model: make one and keep it, and make a new one
+  /// where a tensor is replaced by another: a list holds those that it was made of. A list has no
+  /// train mode; `train` does nothing.
+  /// @throws Error for an undefined tensor, and for an empty name or one that stands there twice
+  explicit Model(std::vector<NamedTensor> tensors);
+  template <class Net>
+  Model(const std::shared_ptr<Net>& module) : Model(std::shared_ptr<torch::nn::Module>(module)) {}
+  template <class Net>
+  Model(const torch::nn::ModuleHolder<Net>& holder)
+      : Model(std::shared_ptr<torch::nn::Module>(holder.ptr())) {}
+
+  /// Parameters and buffers in the order of Python's state_dict: each module's own parameters, its
+  /// own buffers, then its children. A tensor that stands under several names is listed under each.
+  std::vector<NamedTensor> tensors() const;
+
+  /// Equal for handles to the same model.
+  const void* identity() const;
+  /// The nn module, or nullptr for another kind.
+  torch::nn::Module* nn_module() const { return module_; }
+  /// The TorchScript module, or nullptr for another kind.
+  const torch::jit::Module* script() const { return script_.get(); }
+  /// Whether the model is a list of tensors.
+  bool is_list() const { return list_ != nullptr; }
+  bool is_training() const;
+  void train(bool on) const;
+  /// The class's name, for messages.
+  std::string class_name() const;
+
+ private:
+  friend class AveragedModel;
+  struct List;
+  std::shared_ptr<torch::nn::Module> owner_;
+  torch::nn::Module* module_ = nullptr;
+  std::shared_ptr<torch::jit::Module> script_;
+  std::shared_ptr<const List> list_;
+};
+
+struct Model::List {
+  std::vector<NamedTensor> tensors;
+  std::shared_ptr<const void> averages = std::make_shared<char>();  // held by each that is bound
+};
+
+}  // namespace polyak

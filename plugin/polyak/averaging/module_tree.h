@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace torch {
+namespace nn {
+class Module;
+}
+namespace jit {
+struct Module;
+}
+}  // namespace torch
+
+namespace c10 {
+namespace ivalue {
+struct Object;
+}
+}  // namespace c10
+
+namespace polyak {
+
+/// Which tensors and modules a tree of modules is made of, to notice that one was replaced: by
+/// pointers alone, so that asking allocates nothing and looks no name up.
+class ModuleTree {
+ public:
+  /// Of nothing; never changes.
+  ModuleTree() = default;
+  /// Keeps nothing alive.
+  explicit ModuleTree(const torch::nn::Module& root);
+  /// Without integer buffers, which TorchScript's BatchNorm assigns anew in each forward pass.
+  explicit ModuleTree(const torch::jit::Module& root);
+
+  /// Whether every dictionary of parameters, buffers or children that had an entry still has the
+  /// same ones. The root must live; what else is gone is noticed.
+  bool is_current() const;
+
+ private:
+  enum class Kind { tensors, modules, script };
+  /// A dictionary of tensors or of modules, or a script's object, and how many of `seen_` are its
+  /// entries.
+  struct Part {
+    const void* holder;
+    Kind kind;
+    size_t size;
+  };
+  void add(const torch::nn::Module& module);
+  void add(const c10::ivalue::Object& script);
+
+  std::vector<Part> parts_;        // those of parents first
+  std::vector<const void*> seen_;  // null: may change
+};
+
+}  // namespace polyak

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "polyak/averaging/swap_mode.h"
+
+namespace polyak {
+
+/// What a SwapGuard holds: the model's tensors and the raw values that they had.
+struct SwapState {
+  struct Item {
+    at::Tensor live;  // the model's tensor
+    at::Tensor raw;   // what it held
+  };
+
+  explicit SwapState(SwapMode mode) : mode(mode) {}
+  SwapState(const SwapState&) = delete;
+  SwapState& operator=(const SwapState&) = delete;
+  ~SwapState();
+
+  /// Puts the raw value aside and `data` into the model. In copy mode, call keep() for all first:
+  /// tensors may overlap.
+  void keep(const at::Tensor& live);
+  void put(size_t i, const at::Tensor& data);
+
+  SwapMode mode;
+  std::vector<Item> items;
+};
+
+}  // namespace polyak

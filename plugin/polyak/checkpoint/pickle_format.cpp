@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/checkpoint/pickle_format.h"
+
+#include <algorithm>
+#include <array>
+
+#include "polyak/core/error.h"
+
+namespace polyak::pickle {
+namespace {
+
+constexpr size_t kMaxShown = 120;
+
+constexpr std::array<StorageType, 12> kStorageTypes{{
+    {c10::ScalarType::Float, "FloatStorage"},
+    {c10::ScalarType::Double, "DoubleStorage"},
+    {c10::ScalarType::Half, "HalfStorage"},
+    {c10::ScalarType::BFloat16, "BFloat16Storage"},
+    {c10::ScalarType::Long, "LongStorage"},
+    {c10::ScalarType::Int, "IntStorage"},
+    {c10::ScalarType::Short, "ShortStorage"},
+    {c10::ScalarType::Char, "CharStorage"},
+    {c10::ScalarType::Byte, "ByteStorage"},
+    {c10::ScalarType::Bool, "BoolStorage"},
+    {c10::ScalarType::ComplexFloat, "ComplexFloatStorage"},
+    {c10::ScalarType::ComplexDouble, "ComplexDoubleStorage"},
+}};
+
+template <class Match>
+const StorageType* find_type(Match match) {
+  const auto found = std::find_if(kStorageTypes.begin(), kStorageTypes.end(), match);
+  return found == kStorageTypes.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+const StorageType* find_storage_type(c10::ScalarType dtype) {
+  return find_type([&](const StorageType& type) { return type.dtype == dtype; });
+}
+
+const StorageType* find_storage_type(std::string_view name) {
+  return find_type([&](const StorageType& type) { return type.name == name; });
+}
+
+std::optional<int64_t> elements_needed(int64_t offset, c10::IntArrayRef sizes,
+                                       c10::IntArrayRef strides) {
+  if (offset < 0 || sizes.size() != strides.size()) return std::nullopt;
+  int64_t count = 1;  // only to see that it fits: a stride of 0 makes it larger than the storage
+  int64_t last = offset;
+  bool empty = false;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] < 0 || strides[i] < 0) return std::nullopt;
+    if (sizes[i] == 0) {
+      empty = true;
+      continue;
+    }
+    int64_t step = 0;
+    if (__builtin_mul_overflow(count, sizes[i], &count) ||
+        __builtin_mul_overflow(sizes[i] - 1, strides[i], &step) ||
+        __builtin_add_overflow(last, step, &last)) {
+      return std::nullopt;
+    }
+  }
+  int64_t needed = offset;
+  if (!empty && __builtin_add_overflow(last, 1, &needed)) return std::nullopt;
+  return needed;
+}
+
+bool is_utf8(std::string_view text) {
+  const auto* next = reinterpret_cast<const unsigned char*>(text.data());
+  const auto* const end = next + text.size();
+  while (next < end) {
+    const unsigned char first = *next++;
+    if (first < 0x80) continue;
+    const int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+    if (first < 0xc2 || first > 0xf4 || end - next < more) return false;
+    // The first byte of a character narrows the second: no overlong forms, nothing past U+10FFFF.
+    const unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    const unsigned char high = first == 0xf4 ? 0x8f : 0xbf;
+    if (*next < low || *next > high) return false;
+    for (int i = 1; i < more; ++i) {
+      if ((next[i] & 0xc0) != 0x80) return false;
+    }
+    next += more;
+  }
+  return true;
+}
+
+std::string printable(std::string_view text) {
+  size_t shown = text.size();
+  if (shown > kMaxShown) {
+    shown = kMaxShown;
+    while (shown > 0 && (text[shown] & 0xc0) == 0x80) --shown;  // not in the middle of a character
+  }
+  std::string result(text.substr(0, shown));
+  for (char& c : result) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  return shown < text.size() ? result + "..." : result;
+}
+
+std::string KeyPath::text() const {
+  std::string text;
+  for (const auto& part : parts_) {
+    if (const auto* index = std::get_if<int64_t>(&part)) {
+      text += fmt::format("[{}]", *index);
+    } else {
+      text += text.empty() ? "" : ".";
+      text += printable(std::get<std::string_view>(part));
+    }
+  }
+  return text;
+}
+
+void KeyPath::fail_here(const std::string& message) const {
+  fail<CheckpointError>("{}{}{}", text(), parts_.empty() ? "" : ": ", message);
+}
+
+}  // namespace polyak::pickle

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <c10/core/ScalarType.h>
+#include <c10/util/ArrayRef.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+// What the pickle writer and the pickle reader agree upon. Neither is installed.
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "Checkpoints hold little-endian numbers, and this code does not swap bytes."
+#endif
+
+namespace polyak::pickle {
+
+/// The opcodes of pickle protocol 2 that torch.save writes for plain values and tensors.
+enum class Op : unsigned char {
+  mark = '(',
+  stop = '.',
+  none = 'N',
+  new_true = 0x88,
+  new_false = 0x89,
+  bin_int = 'J',
+  bin_int1 = 'K',
+  bin_int2 = 'M',
+  long1 = 0x8a,
+  bin_float = 'G',
+  bin_unicode = 'X',
+  empty_list = ']',
+  append = 'a',
+  appends = 'e',
+  empty_tuple = ')',
+  tuple = 't',
+  tuple1 = 0x85,
+  tuple2 = 0x86,
+  tuple3 = 0x87,
+  empty_dict = '}',
+  set_item = 's',
+  set_items = 'u',
+  global = 'c',
+  reduce = 'R',
+  build = 'b',
+  bin_persid = 'Q',
+  bin_put = 'q',
+  long_bin_put = 'r',
+  bin_get = 'h',
+  long_bin_get = 'j',
+  proto = 0x80,
+};
+
+constexpr unsigned char kProtocol = 2;
+
+/// Lists in lists in dicts go no deeper: each level costs a stack frame here, in Value and in
+/// Python.
+constexpr size_t kMaxDepth = 100;
+
+/// Python names the dtype of a storage by a class, `torch.FloatStorage`.
+struct StorageType {
+  c10::ScalarType dtype;
+  const char* name;
+};
+const StorageType* find_storage_type(c10::ScalarType dtype);
+const StorageType* find_storage_type(std::string_view name);
+
+/// How many elements a storage must have to hold such a tensor. Nothing for what no tensor can
+/// have: negative numbers, or more than 64 bits count.
+std::optional<int64_t> elements_needed(int64_t offset, c10::IntArrayRef sizes,
+                                       c10::IntArrayRef strides);
+
+/// Whether Python could make a str of it. Lone surrogates are taken, as Python's pickle does.
+bool is_utf8(std::string_view text);
+
+/// Text of a file as a message may show it: no control characters, and not without end.
+std::string printable(std::string_view text);
+
+/// Where in a tree of values a walk stands; `state_dict.conv.weight`, `optimizer.groups[0].lr`. It
+/// only borrows the keys, so it costs nothing until a message needs its text.
+class KeyPath {
+ public:
+  void push(std::string_view key) { parts_.emplace_back(key); }
+  void push(int64_t index) { parts_.emplace_back(index); }
+  void pop() { parts_.pop_back(); }
+  size_t depth() const { return parts_.size(); }
+  std::string text() const;
+
+  /// Throws a CheckpointError that starts with this path.
+  [[noreturn]] void fail_here(const std::string& message) const;
+
+ private:
+  std::vector<std::variant<int64_t, std::string_view>> parts_;
+};
+
+}  // namespace polyak::pickle

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <optional>  // LibTorch 2.11's inline_container.h uses it without including it
+
+#include <ATen/ATen.h>
+#include <c10/core/CPUAllocator.h>
+#include <caffe2/serialize/inline_container.h>
+#include <sys/stat.h>
+#include <zlib.h>
+
+#include <array>
+#include <cerrno>
+#include <fstream>
+#include <system_error>
+#include <unordered_map>
+
+#include "polyak/checkpoint/pickle_format.h"
+#include "polyak/checkpoint/pickle_reader.h"
+#include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/zip_directory.h"
+#include "polyak/core/log.h"
+
+namespace polyak {
+namespace {
+
+using caffe2::serialize::PyTorchStreamReader;
+
+/// Tells apart, before LibTorch sees the file, what its zip reader would all call "failed".
+void check_is_zip(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) {
+    fail<CheckpointError>("cannot be read: {}", std::generic_category().message(errno));
+  }
+  if (S_ISDIR(status.st_mode)) fail<CheckpointError>("is a folder, not a checkpoint");
+  if (!S_ISREG(status.st_mode)) fail<CheckpointError>("is not a regular file");
+  if (status.st_size == 0) fail<DamagedCheckpointError>("is empty");
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail<CheckpointError>("cannot be read: {}", std::generic_category().message(errno));
+  std::array<char, 4> start{};
+  file.read(start.data(), start.size());
+  const std::string_view head(start.data(), static_cast<size_t>(file.gcount()));
+  if (head.substr(0, 2) == "\x80\x02") {
+    fail<CheckpointError>(
+        "is in the format of PyTorch before 1.6; in Python, torch.load it and torch.save it again");
+  }
+  if (head != "PK\x03\x04") {
+    fail<DamagedCheckpointError>("is not a checkpoint: a .pth file is a zip archive, this is not");
+  }
+}
+
+void check_is_checkpoint(const ZipDirectory& directory) {
+  if (directory.find("constants.pkl")) {
+    fail<CheckpointError>(
+        "is a TorchScript archive, not a checkpoint; load it by torch::jit::load");
+  }
+  if (!directory.find("data.pkl")) {
+    fail<CheckpointError>("is a zip archive without data.pkl, not a checkpoint");
+  }
+  if (!directory.find("version") && !directory.find(".data/version")) {
+    fail<CheckpointError>(
+        "is a zip archive without a record 'version', not a checkpoint; torch.save writes one");
+  }
+}
+
+/// The records of an archive, each compared with its checksum.
+class Archive {
+ public:
+  explicit Archive(const std::string& path) : directory_(path), reader_(checked(path)) {
+    read(directory_.find("version") ? "version" : ".data/version");
+    if (!directory_.has_checksums()) {
+      log_info("{}: was written without checksums (CRC32), so damage to it is not noticed", path);
+    }
+  }
+
+  bool has(const std::string& record) const { return directory_.find(record) != nullptr; }
+
+  std::pair<at::DataPtr, size_t> read(const std::string& record) {
+    auto [data, size] = reader_.getRecord(record);
+    if (directory_.has_checksums()) {
+      const uint32_t stated = directory_.find(record)->crc;
+      const auto found =
+          static_cast<uint32_t>(crc32_z(0, static_cast<const unsigned char*>(data.get()), size));
+      if (found != stated) {
+        fail<DamagedCheckpointError>(
+            "is damaged: the checksum (CRC32) of its record '{}' is {:08x}, it should be {:08x}",
+            pickle::printable(record), found, stated);
+      }
+    }
+    return {std::move(data), size};
+  }
+
+  std::string read_text(const std::string& record) {
+    const auto [data, size] = read(record);
+    return std::string(static_cast<const char*>(data.get()), size);
+  }
+
+ private:
+  const std::string& checked(const std::string& path) const {
+    check_is_checkpoint(directory_);
+    return path;
+  }
+
+  ZipDirectory directory_;
+  PyTorchStreamReader reader_;
+};
+
+Value read_archive(const std::string& path) {
+  check_is_zip(path);
+  Archive archive(path);
+  if (archive.has("byteorder") && archive.read_text("byteorder") != "little") {
+    fail<CheckpointError>("was written on a big-endian machine, which this reader does not take");
+  }
+  std::unordered_map<std::string, c10::Storage> storages;
+  const auto load = [&](const std::string& key, size_t bytes) {
+    auto found = storages.find(key);
+    if (found == storages.end()) {
+      const std::string record = "data/" + key;
+      if (!archive.has(record)) {
+        fail<CheckpointError>("the archive has no '{}'", pickle::printable(record));
+      }
+      auto [data, size] = archive.read(record);
+      c10::Storage storage(c10::Storage::use_byte_size_t(), size, std::move(data),
+                           c10::GetCPUAllocator(), /*resizable=*/true);
+      found = storages.emplace(key, std::move(storage)).first;
+    }
+    if (found->second.nbytes() != bytes) {
+      fail<CheckpointError>("'data/{}' has {} bytes where {} are announced", pickle::printable(key),
+                            found->second.nbytes(), bytes);
+    }
+    return found->second;
+  };
+  return pickle::read(archive.read_text("data.pkl"), load);
+}
+
+}  // namespace
+
+DamagedCheckpointError::~DamagedCheckpointError() = default;
+
+Value read_pth(const std::string& path) {
+  try {
+    return read_archive(path);
+  } catch (const DamagedCheckpointError& error) {
+    fail<DamagedCheckpointError>("{}: {}", path, error.what());
+  } catch (const CheckpointError& error) {
+    fail<CheckpointError>("{}: {}", path, error.what());
+  } catch (const std::exception& error) {
+    // LibTorch's zip reader and its allocator: what they say of a file that is cut off or damaged.
+    fail<DamagedCheckpointError>("{}: cannot be read, it may be truncated or damaged: {}", path,
+                                 first_line(error));
+  }
+}
+
+}  // namespace polyak

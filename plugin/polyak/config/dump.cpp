@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cctype>
+#include <optional>
+
+#include "polyak/config/node.h"
+#include "polyak/config/scalar.h"
+
+namespace polyak {
+namespace {
+
+constexpr size_t kFlowWidth = 80;
+
+bool is_control(char c) {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+}
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+// Whether a string may stand without quotes for us and for readers of YAML 1.1, PyYAML among them,
+// which see more booleans (yes, off), dates and numbers in base 60. In doubt: no.
+bool may_stand_plain(const std::string& text) {
+  if (scalar_type(text) != ScalarType::string) return false;
+  for (const char* word : {"yes", "no", "on", "off"}) {
+    if (lower(text) == word) return false;
+  }
+  const char first = text.front(), last = text.back();
+  if (std::string_view(" -?:#&*!|>'\"%@`+=<~0123456789").find(first) != std::string_view::npos) {
+    return false;
+  }
+  return last != ' ' && last != ':' && text.compare(0, 3, "...") != 0 &&
+         text.find_first_of(",[]{}") == std::string::npos && text.find(": ") == std::string::npos &&
+         text.find(" #") == std::string::npos && std::none_of(text.begin(), text.end(), is_control);
+}
+
+std::string string_text(const std::string& text) {
+  if (may_stand_plain(text)) return text;
+  const bool escaped = std::any_of(text.begin(), text.end(), is_control);
+  std::string quoted;
+  for (char c : text) {
+    if (!escaped) {
+      quoted += c == '\'' ? "''" : std::string(1, c);
+    } else if (c == '\n') {
+      quoted += "\\n";
+    } else if (is_control(c)) {
+      quoted += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
+    } else {
+      if (c == '"' || c == '\\') quoted += '\\';
+      quoted += c;
+    }
+  }
+  return escaped ? fmt::format("\"{}\"", quoted) : fmt::format("'{}'", quoted);
+}
+
+// The node on one line, when it is one that reads well there.
+std::optional<std::string> one_line(const Node& node) {
+  if (node.is_null()) return "null";
+  if (node.is_scalar()) {
+    return node.is_bool() || node.is_number() ? node.text() : string_text(node.text());
+  }
+  if (node.is_mapping()) {
+    if (node.entries().empty()) return "{}";
+    return std::nullopt;
+  }
+  std::string text;
+  for (const Node& item : node.items()) {
+    const auto part = one_line(item);
+    if (!part) return std::nullopt;
+    if (!text.empty()) text += ", ";
+    text += *part;
+    if (text.size() > kFlowWidth) return std::nullopt;
+  }
+  return fmt::format("[{}]", text);
+}
+
+// Writes a mapping or a list as a block. `indent` is that of each line; the first one has it
+// already.
+void write_block(const Node& node, size_t indent, std::string& out) {
+  const std::string next_line(indent, ' ');
+  bool first = true;
+  auto start_line = [&] {
+    if (!first) out += next_line;
+    first = false;
+  };
+  if (node.is_sequence()) {
+    for (const Node& item : node.items()) {
+      start_line();
+      out += "- ";
+      if (const auto line = one_line(item)) {
+        out += *line + "\n";
+      } else {
+        write_block(item, indent + 2, out);
+      }
+    }
+    return;
+  }
+  for (const auto& [key, value] : node.entries()) {
+    start_line();
+    out += string_text(key) + ":";
+    if (const auto line = one_line(value)) {
+      out += " " + *line + "\n";
+    } else {
+      out += "\n" + std::string(indent + 2, ' ');
+      write_block(value, indent + 2, out);
+    }
+  }
+}
+
+}  // namespace
+
+std::string Node::dump() const {
+  if (const auto line = one_line(*this)) return *line + "\n";
+  std::string out;
+  write_block(*this, 0, out);
+  return out;
+}
+
+}  // namespace polyak

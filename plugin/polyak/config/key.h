@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// The values that a number may take. NaN is outside of every range; infinity too, unless a bound
+/// is it.
+struct POLYAK_API Bounds {
+  double low = -std::numeric_limits<double>::max();
+  double high = std::numeric_limits<double>::max();
+  bool low_open = false;
+  bool high_open = false;
+
+  bool contains(double value) const;
+  /// "in (0, 1)", "at least 1", "above 0", or "" for every finite number.
+  std::string text() const;
+};
+POLYAK_API Bounds open_interval(double low, double high);
+POLYAK_API Bounds closed_interval(double low, double high);
+POLYAK_API Bounds at_least(double low);
+POLYAK_API Bounds above(double low);
+constexpr double kMaxCount = 2147483647;          // 2^31 - 1
+constexpr double kMaxSteps = 9007199254740992.0;  // 2^53
+/// From `low` to 2^31 - 1, for counts and sizes: the product of two of them fits into 64 bits.
+POLYAK_API Bounds count_from(double low);
+/// From `low` to 2^53, up to which a double counts exactly, for the steps of a program's own loop.
+POLYAK_API Bounds steps_from(double low);
+
+/// One key of an Options struct.
+struct Key {
+  const char* name;
+  const char* doc;  // one line of prose
+  Bounds bounds;
+  std::vector<std::string> choices;  // for strings; empty: any
+  bool required = false;
+};
+
+}  // namespace polyak

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "polyak/config/check.h"
+#include "polyak/config/options.h"
+
+namespace polyak {
+namespace {
+
+void convert(const Node& node, bool& value) {
+  value = node.as_bool();
+}
+void convert(const Node& node, int64_t& value) {
+  value = node.as_int();
+}
+void convert(const Node& node, double& value) {
+  value = node.as_double();
+}
+void convert(const Node& node, std::string& value) {
+  value = node.as_string();
+}
+void convert(const Node& node, Node& value) {
+  value = node;
+}
+
+template <class T>
+void read_value(const Node& node, const Key& key, T& value) {
+  T read{};
+  convert(node, read);
+  const std::string problem = problem_of(read, key);
+  if (!problem.empty()) node.fail(problem);
+  value = std::move(read);
+}
+
+template <class T>
+void read_value(const Node& node, const Key& key, std::optional<T>& value) {
+  std::optional<T> read;
+  if (!node.is_null()) read_value(node, key, read.emplace());
+  value = std::move(read);
+}
+
+template <class T>
+void read_value(const Node& node, const Key& key, std::vector<T>& value) {
+  std::vector<T> read;
+  if (node.is_scalar()) {  // `save_best: accuracy`: one value is a list of one, as in MMEngine
+    read_value(node, key, read.emplace_back());
+  } else {
+    for (const Node& item : node.items()) read_value(item, key, read.emplace_back());
+  }
+  value = std::move(read);
+}
+
+// Which keys there are.
+class NameCollector : public OptionVisitor {
+ public:
+  std::vector<std::string> names;
+  bool takes_rest = false;
+
+  void rest(Node*, const char*) override { takes_rest = true; }
+
+ protected:
+  void visit(const Key& key, OptionValue) override { names.push_back(key.name); }
+};
+
+class Reader : public OptionVisitor {
+ public:
+  Reader(const Node& node, const std::string& owner) : node_(node), owner_(owner) {}
+
+  void rest(Node* value, const char*) override {
+    *value = node_.without(claimed_);
+    if (!node_.is_null()) return;
+    *value = Node::mapping();
+    value->set_place(node_.place());
+    value->set_path(node_.path());
+  }
+
+ protected:
+  void visit(const Key& key, OptionValue target) override {
+    claimed_.push_back(key.name);
+    if (const Node* found = node_.find(key.name)) {
+      std::visit([&](auto* value) { read_value(*found, key, *value); }, target);
+    } else if (key.required) {
+      Node missing;
+      missing.set_place(node_.place());
+      missing.set_path(node_.path_of(key.name));
+      missing.fail(fmt::format("is missing; {} requires it", owner_));
+    }
+  }
+
+ private:
+  const Node& node_;
+  const std::string& owner_;
+  std::vector<std::string> claimed_;
+};
+
+class Checker : public OptionVisitor {
+ public:
+  explicit Checker(const std::string& owner) : owner_(owner) {}
+
+  void rest(Node*, const char*) override {}
+
+ protected:
+  void visit(const Key& key, OptionValue target) override {
+    std::visit([&](const auto* value) { check(*value, key, key.name); }, target);
+  }
+
+ private:
+  template <class T>
+  void check(const T& value, const Key& key, const std::string& name) const {
+    const std::string problem = problem_of(value, key);
+    if (!problem.empty()) fail<ConfigError>("{}: {}: {}", owner_, name, problem);
+  }
+
+  template <class T>
+  void check(const std::optional<T>& value, const Key& key, const std::string& name) const {
+    if (value) check(*value, key, name);
+  }
+
+  template <class T>
+  void check(const std::vector<T>& values, const Key& key, const std::string& name) const {
+    for (size_t i = 0; i < values.size(); ++i) {
+      check(values[i], key, fmt::format("{}[{}]", name, i));
+    }
+  }
+
+  const std::string& owner_;
+};
+
+// Before anything is read: a misspelt key is then not taken for a missing one.
+void refuse_unknown_keys(const Node& node, Options& options, const std::string& owner) {
+  NameCollector known;
+  options.visit(known);
+  if (known.takes_rest || node.is_null()) return;
+  for (const auto& [name, value] : node.entries()) {
+    if (std::find(known.names.begin(), known.names.end(), name) != known.names.end()) continue;
+    if (known.names.empty()) value.fail(fmt::format("unknown key; {} takes no keys", owner));
+    const std::string nearest = nearest_name(name, known.names);
+    std::sort(known.names.begin(), known.names.end());
+    value.fail(fmt::format("unknown key; {}{} takes: {}",
+                           nearest.empty() ? "" : fmt::format("did you mean '{}'? ", nearest),
+                           owner, fmt::join(known.names, ", ")));
+  }
+}
+
+}  // namespace
+
+void read_options(const Node& node, Options& options, const std::string& owner) {
+  refuse_unknown_keys(node, options, owner);
+  Reader reader(node, owner);
+  options.visit(reader);
+  try {
+    options.validate();
+  } catch (const ConfigError& error) {
+    const std::string prefix = node.prefix();
+    fail<ConfigError>("{}{}", prefix.empty() ? owner + ": " : prefix, error.what());
+  }
+}
+
+void check_options(const Options& options, const std::string& owner) {
+  Checker checker(owner);
+  const_cast<Options&>(options).visit(checker);  // the checker changes nothing
+  try {
+    options.validate();
+  } catch (const ConfigError& error) {
+    fail<ConfigError>("{}: {}", owner, error.what());
+  }
+}
+
+}  // namespace polyak

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/Version.h>
+#include <torch/version.h>
+
+#include <string>
+
+#include "polyak/core/export.h"
+#include "polyak/registry/registry.h"
+#include "polyak/version.h"
+
+/// The C++ library and its modes, in words: what objects of a plugin and of Polyak must agree on.
+/// g++ and clang agree on everything else, so the compiler itself is named but not compared.
+#if defined(_LIBCPP_VERSION)
+#define POLYAK_CXX_ABI "libc++"
+#elif defined(_GLIBCXX_DEBUG)
+#define POLYAK_CXX_ABI "libstdc++ in debug mode (_GLIBCXX_DEBUG)"
+#elif !_GLIBCXX_USE_CXX11_ABI
+#define POLYAK_CXX_ABI "libstdc++ with the old ABI (_GLIBCXX_USE_CXX11_ABI=0)"
+#else
+#define POLYAK_CXX_ABI "libstdc++ with the C++11 ABI"
+#endif
+
+#if defined(__clang__)
+#define POLYAK_COMPILER "clang " __clang_version__
+#else
+#define POLYAK_COMPILER "g++ " __VERSION__
+#endif
+
+namespace polyak {
+
+/// Counts changes of the plugin interface: of PluginInfo, Catalog, Registry and the classes that
+/// plugins derive from.
+constexpr int kPluginApi = 3;
+
+/// What a plugin was built with; the loader compares it with its own before it calls anything else.
+struct PluginInfo {
+  int api;  // stays the first member: with another number the rest is not looked at
+  const char* polyak_version;
+  const char* libtorch_version;
+  const char* cxx_abi;
+  const char* compiler;  // for the message
+};
+
+}  // namespace polyak
+
+/// Makes a shared library a plugin: its body receives the Catalog and registers what it brings.
+///
+///     POLYAK_PLUGIN(catalog) {
+///       catalog.of<polyak::Hook>().add<MyOptions>("MyHook", "What it does.", ...);
+///     }
+#define POLYAK_PLUGIN(catalog)                                                              \
+  extern "C" POLYAK_API const polyak::PluginInfo* polyak_plugin_info() {                    \
+    static const polyak::PluginInfo info{polyak::kPluginApi, POLYAK_VERSION, TORCH_VERSION, \
+                                         POLYAK_CXX_ABI, POLYAK_COMPILER};                  \
+    return &info;                                                                           \
+  }                                                                                         \
+  extern "C" POLYAK_API void polyak_plugin_register(polyak::Catalog& catalog)

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/registry/registry.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+namespace polyak {
+
+RegistryBase::~RegistryBase() = default;
+Catalog::Catalog() = default;
+Catalog::~Catalog() = default;
+
+std::vector<std::string> RegistryBase::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, describe] : descriptions_) names.push_back(name);
+  return names;
+}
+
+RegistryBase::Description RegistryBase::describe(const std::string& name) const {
+  auto found = descriptions_.find(name);
+  if (found == descriptions_.end()) fail<ConfigError>("no {} is named '{}'", kind_, name);
+  return found->second();
+}
+
+void RegistryBase::add_description(const std::string& name, std::function<Description()> describe) {
+  if (!descriptions_.emplace(name, std::move(describe)).second) {
+    fail<ConfigError>("a {} named '{}' is registered already; take another name", kind_, name);
+  }
+}
+
+std::string RegistryBase::type_of(const Node& node) const {
+  if (!node.is_mapping())
+    node.fail(fmt::format("must be a mapping with a 'type', got {}", node.kind_name()));
+  const Node* type = node.find("type");
+  if (!type) {
+    node.fail(fmt::format("'type' is missing; the {}s are: {}", kind_, fmt::join(names(), ", ")));
+  }
+  // MMEngine's scopes ("mmpretrain.CosineEMA") mean nothing here, but configs carry them.
+  std::string name = type->as_string();
+  if (contains(name)) return name;
+  name = name.substr(name.rfind('.') + 1);
+  if (contains(name)) return name;
+  const std::string near = nearest_name(name, names());
+  type->fail(fmt::format("no {} is named '{}'; {}the {}s are: {}", kind_, name,
+                         near.empty() ? "" : fmt::format("did you mean '{}'? ", near), kind_,
+                         fmt::join(names(), ", ")));
+}
+
+void RegistryBase::refuse_size(const Node& node, const std::exception& error) {
+  const Node* type = node.is_mapping() ? node.find("type") : nullptr;
+  const std::string name = type && type->is_scalar() ? type->text() : "it";
+  if (dynamic_cast<const SizeError*>(&error)) node.fail(fmt::format("{}: {}", name, error.what()));
+  if (is_out_of_memory(error)) {
+    node.fail(fmt::format("{} needs more memory than there is ({}); choose smaller sizes", name,
+                          first_line(error)));
+  }
+}
+
+void Catalog::absorb(Catalog& other) {
+  for (const auto& [type, registry] : other.registries_) {
+    auto mine = registries_.find(type);
+    if (mine == registries_.end()) continue;
+    for (const std::string& name : registry->names()) {
+      if (mine->second->contains(name)) {
+        fail<ConfigError>("a {} named '{}' is registered already; take another name",
+                          registry->kind(), name);
+      }
+    }
+  }
+  for (auto& [type, registry] : other.registries_) {
+    std::unique_ptr<RegistryBase>& mine = registries_[type];
+    mine ? mine->absorb(*registry) : mine.swap(registry);
+  }
+  other.registries_.clear();
+}
+
+std::vector<const RegistryBase*> Catalog::all() const {
+  std::vector<const RegistryBase*> all;
+  for (const auto& [type, registry] : registries_) all.push_back(registry.get());
+  std::sort(all.begin(), all.end(), [](auto* a, auto* b) { return a->kind() < b->kind(); });
+  return all;
+}
+
+}  // namespace polyak

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "polyak/checkpoint/pth.h"
+#include "polyak/runtime/run_checkpoint.h"
+
+namespace polyak {
+namespace fs = std::filesystem;
+namespace {
+
+/// The .pth files beside `file`, the newest first.
+std::vector<std::string> files_beside(const std::string& file) {
+  fs::path folder = fs::path(file).parent_path();
+  if (folder.empty()) folder = ".";
+  std::vector<std::pair<fs::file_time_type, std::string>> found;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    std::error_code ignored;
+    if (entry.path().extension() != ".pth" || fs::equivalent(entry.path(), file, ignored)) continue;
+    found.emplace_back(entry.last_write_time(ignored), entry.path().lexically_normal().string());
+  }
+  std::sort(found.rbegin(), found.rend());
+  std::vector<std::string> files;
+  files.reserve(found.size());
+  for (auto& [time, name] : found) files.push_back(std::move(name));
+  return files;
+}
+
+/// The newest whole checkpoint beside `file`, one that a run can go on from where there is one; ""
+/// for none.
+std::string newest_whole(const std::string& file) {
+  std::string newest;
+  for (const std::string& other : files_beside(file)) {
+    try {
+      const Value checkpoint = read_pth(other);
+      if (checkpoint.is_dict() && checkpoint.contains("optimizer")) return other;
+      if (newest.empty()) newest = other;
+    } catch (const CheckpointError&) {
+      continue;  // damaged as well, or none of ours
+    }
+  }
+  return newest;
+}
+
+Value read_whole(const std::string& file) {
+  try {
+    return read_pth(file);
+  } catch (const DamagedCheckpointError& error) {
+    const std::string other = newest_whole(file);
+    fail<DamagedCheckpointError>(
+        "{}; {}", error.what(),
+        other.empty() ? "no whole checkpoint lies beside it"
+                      : fmt::format("the newest whole checkpoint beside it is {}", other));
+  }
+}
+
+}  // namespace
+
+Value read_checkpoint(const std::string& file) {
+  Value checkpoint = read_whole(file);
+  if (!checkpoint.is_dict()) {
+    fail<CheckpointError>("{}: holds a {}, expected a dict", file, checkpoint.kind_name());
+  }
+  if (!checkpoint.contains("state_dict")) {  // Python's plain `model.state_dict()`
+    Value whole = Value::dict();
+    whole.set("state_dict", std::move(checkpoint));
+    return whole;
+  }
+  name_file_in_errors(file, [&] {
+    const Value& state_dict = checkpoint.at("state_dict");
+    if (!state_dict.is_dict()) {
+      fail<CheckpointError>("its 'state_dict' is a {}, expected a dict", state_dict.kind_name());
+    }
+    const Value* extra = checkpoint.find("polyak");
+    const int64_t format = extra ? extra->at("format").as_int() : kCheckpointFormat;
+    if (format > kCheckpointFormat) {
+      fail<CheckpointError>("its entry 'polyak' has format {}, this version reads up to {}", format,
+                            kCheckpointFormat);
+    }
+  });
+  return checkpoint;
+}
+
+}  // namespace polyak

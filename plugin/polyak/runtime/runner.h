@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/averaging/averaged_model.h"
+#include "polyak/averaging/model.h"
+#include "polyak/checkpoint/value.h"
+#include "polyak/core/export.h"
+#include "polyak/runtime/progress.h"
+
+namespace polyak {
+
+class HookList;
+
+/// An average over the runner's model, under the name that its checkpoint entries carry. "" is the
+/// first and nameless one.
+struct NamedAverage {
+  std::string name;
+  std::shared_ptr<AveragedModel> average;
+};
+
+/// A normalisation layer with running statistics, registered in the model's tree of modules, that
+/// is none of LibTorch's BatchNorm layers: what PreciseBNHook sets so that they become plain means.
+class POLYAK_API RunningStatistics {
+ public:
+  virtual ~RunningStatistics();
+  /// From here on, the statistics are the plain mean over the forward passes in train mode since
+  /// now. Until the first such pass, and in eval mode, the layer computes with those that it has.
+  /// Not called for a layer that is in eval mode.
+  virtual void begin_mean() = 0;
+  /// The statistics stay as they are, and follow later batches as before begin_mean().
+  virtual void end_mean() = 0;
+};
+
+/// Thrown out of a validation, or out of forward passes for a hook, when the run is to end soon.
+/// Hooks let it pass; the loop makes up for what was broken off when the run goes on.
+class POLYAK_API Interrupted : public Error {
+ public:
+  using Error::Error;
+  ~Interrupted() override;
+};
+
+/// What hooks see of a training loop. A host with a runner class of its own implements it; the
+/// reference runner is one such. All calls come from the training thread.
+class POLYAK_API Runner {
+ public:
+  virtual ~Runner();
+
+  virtual Model model() = 0;
+  virtual const Progress& progress() const = 0;
+  virtual HookList& hooks() = 0;
+  /// Whether this run trains; false when it only evaluates.
+  virtual bool training() const { return true; }
+  /// Whether this run goes on from a checkpoint (raw weights, counters) instead of starting from
+  /// weights.
+  virtual bool resuming() const { return false; }
+
+  /// Where files go, and what names this run. Empty: nowhere.
+  virtual std::string work_dir() const { return ""; }
+  virtual std::string timestamp() const { return ""; }
+
+  /// The optimizer's learning rate (of its first parameter group), where there is one.
+  virtual std::optional<double> learning_rate() const { return std::nullopt; }
+
+  /// Whether the epoch or iteration that hooks are told of began before that: a loop that does not
+  /// tell where they begin is noticed at its first call from inside, when time has passed.
+  virtual bool began_unseen() const { return false; }
+
+  /// A number for the logs, valid for this iteration: `lr`, `ema_momentum`, `time`.
+  virtual void log(const std::string& /*name*/, double /*value*/) {}
+  /// Numbers logged in this iteration: losses of the step and what hooks logged.
+  virtual const Scalars& logged() const;
+
+  /// Evaluates the model as it is now over the data of the running validation or test, without
+  /// hooks.
+  /// @return metrics, e.g. `accuracy`, each name followed by `suffix`.
+  virtual Scalars validate(const std::string& suffix);
+  /// The names of the metrics that validate() gives, without a suffix; empty where that is not
+  /// known.
+  virtual std::vector<std::string> metric_names() const { return {}; }
+  /// Runs forward passes over training batches until `num_samples` samples went through: no
+  /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
+  /// data undisturbed.
+  virtual void run_training_forward(int64_t num_samples);
+  /// Whether run_training_forward() works: so that a hook which needs it can refuse before
+  /// training.
+  virtual bool has_training_forward() const { return true; }
+
+  /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
+  virtual Value make_checkpoint(bool with_optimizer, bool with_schedulers);
+  /// Whether a run of this kind could go on from such a checkpoint; `last_checkpoint` names only
+  /// those.
+  virtual bool can_resume_from(const Value& checkpoint) const;
+  /// One step of every parameter scheduler that counts in epochs, or in iterations.
+  virtual void step_schedulers(bool by_epoch);
+  /// Whether schedules are this runner's to step; false in a loop that steps its own.
+  virtual bool has_schedulers() const { return true; }
+  /// Values that belong to the run and survive a resume (best scores, kept checkpoints, the last
+  /// validation): a dict.
+  virtual Value& run_info() { return run_info_; }
+  /// Ends training after the present iteration.
+  virtual void request_stop() = 0;
+  /// Whether somebody asked for that.
+  virtual bool stop_requested() const { return false; }
+  /// Whether a signal asked for it, so that a validation and forward passes for hooks end by
+  /// Interrupted at their next batch.
+  virtual bool interrupted() const { return false; }
+
+  /// Averages over this runner's model, in the order in which hooks added them.
+  std::vector<NamedAverage>& averages() { return averages_; }
+
+ private:
+  std::vector<NamedAverage> averages_;
+  Value run_info_ = Value::dict();
+};
+
+}  // namespace polyak

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "polyak/averaging/model.h"
+#include "polyak/checkpoint/value.h"
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// Names for a message: the first few, and how many more there are.
+POLYAK_API std::string list_names(const std::vector<std::string>& names, size_t shown = 8);
+
+/// The longest `a.b.` that all these names begin with; "" for none.
+POLYAK_API std::string common_prefix(const std::vector<std::string>& names);
+
+/// Gives a state dict's tensors the names that the model has. A prefix that all of them share
+/// (`module.`, `model.`) is taken off, with a line that says so, where only that makes names fit.
+/// @throws CheckpointError for a key that is no str, for one tensor under two names (`x` and
+/// `module.x`), for a prefix that only some have, and where more than one prefix would do
+POLYAK_API void match_names(Value& state_dict, const Model& model);
+
+/// How a state dict differs from a model.
+struct POLYAK_API StateDifference {
+  std::vector<std::string> missing;
+  std::vector<std::string> unexpected;
+  std::vector<std::string> mismatched;     // of another shape
+  std::vector<std::string> other_numbers;  // float for int, real for complex, ...
+  size_t fitting = 0;
+
+  bool empty() const {
+    return missing.empty() && unexpected.empty() && mismatched.empty() && other_numbers.empty();
+  }
+  /// One line that lists them, for a message.
+  std::string text() const;
+};
+POLYAK_API StateDifference compare_state_dict(const Model& model, const Value& state_dict);
+
+/// Copies the tensors that fit into the model.
+POLYAK_API void load_state_dict(const Model& model, const Value& state_dict);
+
+/// "[2, 3]".
+POLYAK_API std::string shape_text(const at::Tensor& tensor);
+
+/// Whether values of one dtype can stand for those of the other, but for rounding: both floating,
+/// both complex, both integers, or both bool.
+POLYAK_API bool same_numbers(at::ScalarType a, at::ScalarType b);
+
+}  // namespace polyak

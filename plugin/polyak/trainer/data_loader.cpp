@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/trainer/data_loader.h"
+
+#include <ATen/Functions.h>
+
+#include <algorithm>
+
+#include "polyak/registry/registry.h"
+#include "polyak/trainer/random_stream.h"
+
+namespace polyak {
+namespace {
+
+// Separates the streams that share a seed.
+enum Stream : uint64_t { kOrder = 1, kTransforms = 2 };
+
+constexpr double kGigabyte = 1e9;
+constexpr double kMostBytes = 16 * kGigabyte;  // of a batch
+
+}  // namespace
+
+Sampler::~Sampler() = default;
+
+void DefaultSamplerOptions::visit(OptionVisitor& visitor) {
+  visitor.key("shuffle", &shuffle, "Whether each epoch has an order of its own.");
+  visitor.key("seed", &seed, "Seed of the order; null: that of the run.", at_least(0));
+}
+
+DefaultSampler::DefaultSampler(const DefaultSamplerOptions& options, const Context& context)
+    : shuffle_(options.shuffle),
+      seed_(options.seed ? static_cast<uint64_t>(*options.seed) : context.seed) {
+  check_options(options, "DefaultSampler");
+}
+
+at::Tensor DefaultSampler::order(int64_t size, int64_t epoch) const {
+  if (!shuffle_) return at::arange(size, at::kLong);
+  return at::randperm(size, make_random_stream({seed_, kOrder, static_cast<uint64_t>(epoch)}),
+                      at::kLong);
+}
+
+void DataLoaderOptions::visit(OptionVisitor& visitor) {
+  visitor.key("batch_size", &batch_size, "Samples in a batch.", count_from(1));
+  visitor.key("drop_last", &drop_last, "Leave out a last batch that is smaller than the others.");
+  visitor.key("sampler", &sampler,
+              "The order of samples; null: DefaultSampler, shuffled for training only.");
+  visitor.required("dataset", &dataset, "The dataset.");
+}
+
+DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed)
+    : training_(training), seed_(seed) {
+  DataLoaderOptions options;
+  read_options(node, options, "a dataloader");
+  batch_size_ = options.batch_size;
+  if (options.sampler.is_null()) {
+    DefaultSamplerOptions sampler;
+    sampler.shuffle = training;
+    sampler_ = std::make_shared<DefaultSampler>(sampler, Sampler::Context{seed});
+  } else {
+    sampler_ = catalog.of<Sampler>().build(options.sampler, {seed});
+  }
+  dataset_ = catalog.of<Dataset>().build(options.dataset, {&catalog});
+  samples_ = sampler_->order(dataset_->size(), 0).size(0);
+  const bool part = samples_ % batch_size_ != 0 && !options.drop_last;
+  size_ = samples_ / batch_size_ + (part ? 1 : 0);
+  if (samples_ == 0) node.fail("gives no batch: its sampler chooses no sample");
+  if (size_ == 0) {
+    node.fail(
+        fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
+                    samples_, batch_size_));
+  }
+  check_memory(node);
+}
+
+/// Before the first batch is read: only one sample is.
+void DataLoader::check_memory(const Node& node) const {
+  const int64_t images = std::min(batch_size_, samples_);
+  ImageShape shape;
+  try {
+    shape = dataset_->image_shape();
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error)) throw;
+    node.fail(
+        fmt::format("one image of it needs more memory than there is ({}); choose smaller "
+                    "sizes in its pipeline",
+                    first_line(error)));
+  }
+  const double bytes = sizeof(float) * static_cast<double>(images) *
+                       static_cast<double>(shape.channels * shape.height * shape.width);
+  if (bytes <= kMostBytes) return;
+  const Node* size = node.find("batch_size");
+  (size ? *size : node)
+      .fail(fmt::format("makes batches of {} images of {} x {} x {}, {:.3g} GB; a batch may take "
+                        "{:.3g} GB",
+                        images, shape.channels, shape.height, shape.width, bytes / kGigabyte,
+                        kMostBytes / kGigabyte));
+}
+
+Batch DataLoader::batch(int64_t epoch, int64_t index) {
+  if (epoch != order_epoch_) {
+    order_ = sampler_->order(dataset_->size(), epoch);
+    order_epoch_ = epoch;
+  }
+  const int64_t first = index * batch_size_;
+  const at::Tensor indices = order_.slice(0, first, first + batch_size_);
+  return dataset_->batch(indices,
+                         make_random_stream({seed_, kTransforms, static_cast<uint64_t>(epoch),
+                                             static_cast<uint64_t>(index)}),
+                         training_ ? Unreadable::replace : Unreadable::leave_out);
+}
+
+}  // namespace polyak

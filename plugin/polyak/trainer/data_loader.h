@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+#include "polyak/trainer/dataset.h"
+
+namespace polyak {
+
+/// The order in which an epoch reads a dataset.
+class POLYAK_API Sampler {
+ public:
+  static constexpr const char* kKind = "sampler";
+  struct Context {
+    uint64_t seed = 0;
+  };
+  virtual ~Sampler();
+  /// @return int64 [N], indices below `size`; a function of the arguments alone
+  virtual at::Tensor order(int64_t size, int64_t epoch) const = 0;
+};
+
+struct POLYAK_API DefaultSamplerOptions : Options {
+  bool shuffle = true;
+  std::optional<int64_t> seed;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Every sample once, in order or shuffled anew in each epoch.
+class POLYAK_API DefaultSampler : public Sampler {
+ public:
+  DefaultSampler(const DefaultSamplerOptions& options, const Context& context);
+  at::Tensor order(int64_t size, int64_t epoch) const override;
+
+ private:
+  bool shuffle_;
+  uint64_t seed_;
+};
+
+struct POLYAK_API DataLoaderOptions : Options {
+  int64_t batch_size = 1;
+  bool drop_last = false;
+  Node sampler;
+  Node dataset;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Cuts a dataset into batches. Any batch of any epoch can be asked for at any time and is always
+/// the same, so a resumed run goes on where it was without reading what lies before. Of a dataset
+/// that skips samples which cannot be read, training takes the next one in the place of such a one,
+/// so that batches keep their size; otherwise batches are smaller by them, or empty.
+class POLYAK_API DataLoader {
+ public:
+  /// @param node the keys of DataLoaderOptions
+  /// @param training whether the samples are to be learned from: shuffled without a `sampler`
+  /// @param seed of the order and of the transforms
+  /// @throws ConfigError, and DataError when the dataset cannot be read or gives no batch
+  DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed);
+
+  /// Batches in an epoch.
+  int64_t size() const { return size_; }
+  /// Samples in the last of them, and in each of the others.
+  int64_t last_batch_size() const {
+    return std::min(samples_ - (size_ - 1) * batch_size_, batch_size_);
+  }
+  int64_t batch_size() const { return batch_size_; }
+  const Dataset& dataset() const { return *dataset_; }
+  /// See Dataset.
+  void number_classes_by(const std::vector<std::string>& classes) {
+    dataset_->number_classes_by(classes);
+  }
+  /// Batch `index` (below size()) of an epoch, on the CPU.
+  Batch batch(int64_t epoch, int64_t index);
+
+ private:
+  void check_memory(const Node& node) const;
+
+  bool training_;
+  int64_t batch_size_ = 1;
+  int64_t samples_ = 0;  // in an epoch
+  int64_t size_ = 0;
+  uint64_t seed_;
+  std::shared_ptr<Dataset> dataset_;
+  std::shared_ptr<Sampler> sampler_;
+  int64_t order_epoch_ = -1;  // the epoch that order_ belongs to
+  at::Tensor order_;
+};
+
+}  // namespace polyak

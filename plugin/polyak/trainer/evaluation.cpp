@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/trainer/evaluation.h"
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+
+#include "polyak/core/error.h"
+
+namespace polyak {
+
+Scalars Evaluation::run(Algorithm& model, c10::Device device, EvaluationScope* scope,
+                        const std::function<void()>& before_batch) const {
+  const torch::NoGradGuard no_grad;
+  for (const auto& metric : metrics) metric->reset();
+  int64_t num_labelled = 0;
+  for (int64_t index = 0; index < loader->size(); ++index) {
+    before_batch();
+    const Batch batch = loader->batch(/*epoch=*/0, index);
+    if (scope) scope->before_iter(index);
+    if (batch.labels.numel() > 0) {  // none: all images of the batch are bad ones that are skipped
+      const at::Tensor logits = model.predict(batch.images().to(device));
+      const at::Tensor labels = batch.labels.to(device);
+      for (const auto& metric : metrics) metric->add(logits, labels);
+    }
+    num_labelled += batch.labels.ge(0).sum().item<int64_t>();
+    if (scope) scope->after_iter(index);
+  }
+  if (num_labelled == 0 && std::any_of(metrics.begin(), metrics.end(),
+                                       [](const auto& metric) { return metric->needs_labels(); })) {
+    fail<DataError>("none of the samples that a validation or test read has a label to measure by");
+  }
+  Scalars found;
+  for (const auto& metric : metrics) found.merge(metric->compute());
+  return found;
+}
+
+std::vector<std::string> Evaluation::metric_names() const {
+  std::vector<std::string> names;
+  for (const auto& metric : metrics) {
+    for (const auto& [name, value] : metric->compute()) names.push_back(name);
+  }
+  return names;
+}
+
+}  // namespace polyak

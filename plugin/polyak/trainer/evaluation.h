@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "polyak/core/export.h"
+#include "polyak/runtime/hook_list.h"
+#include "polyak/trainer/data_loader.h"
+#include "polyak/trainer/metrics.h"
+#include "polyak/trainer/network.h"
+
+namespace polyak {
+
+/// Data and metrics of validation or test.
+struct POLYAK_API Evaluation {
+  std::shared_ptr<DataLoader> loader;
+  std::vector<std::shared_ptr<Metric>> metrics;
+
+  /// Runs the model, which is in eval mode, over all data.
+  /// @param scope where its hooks are called; null: nowhere
+  /// @param before_batch is called before each batch; what it throws ends the pass
+  /// @throws DataError when metrics need labels and no sample has one
+  Scalars run(Algorithm& model, c10::Device device, EvaluationScope* scope,
+              const std::function<void()>& before_batch) const;
+  std::vector<std::string> metric_names() const;
+};
+
+}  // namespace polyak

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/trainer/model_checks.h"
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include "polyak/core/log.h"
+#include "polyak/runtime/state_dict.h"
+#include "polyak/trainer/process.h"
+
+namespace polyak {
+
+void check_forward(const std::shared_ptr<Algorithm>& model, const ImageShape& shape,
+                   c10::Device device, const Node& node) {
+  const auto module = as_module(model);
+  const torch::NoGradGuard no_grad;
+  const bool training = module->is_training();
+  module->eval();
+  try {
+    model->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device));
+  } catch (const std::exception& error) {
+    if (is_out_of_memory(error)) {
+      node.fail(fmt::format(
+          "the model needs more memory than there is for one image of {} x {} x {} (channels, "
+          "height, width): {}; choose smaller sizes",
+          shape.channels, shape.height, shape.width, first_line(error)));
+    }
+    node.fail(
+        fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
+                    shape.channels, shape.height, shape.width, first_line(error)));
+  }
+  module->train(training);
+}
+
+std::optional<std::string> training_failure(const torch::nn::Module& model, const ImageShape& shape,
+                                            c10::Device device, int64_t samples) {
+  const torch::NoGradGuard no_grad;
+  const RandomStateGuard cpu_state(c10::kCPU);
+  const RandomStateGuard device_state(device);
+  std::shared_ptr<torch::nn::Module> module;
+  try {
+    module = model.clone();
+    module->train();
+  } catch (const std::exception&) {
+    return std::nullopt;  // there is nothing to try it on
+  }
+  const auto copy = std::dynamic_pointer_cast<Algorithm>(module);
+  if (!copy) return std::nullopt;
+  Batch batch{{}, at::zeros({samples}, at::TensorOptions(device).dtype(at::kLong))};
+  for (int64_t view = 0; view < copy->num_views(); ++view) {
+    batch.views.push_back(at::zeros({samples, shape.channels, shape.height, shape.width}, device));
+  }
+  try {
+    copy->loss(batch);
+  } catch (const std::exception& error) {
+    return first_line(error);
+  }
+  return std::nullopt;
+}
+
+void check_fit(const Model& model, const Value& state_dict, bool whole, const std::string& file) {
+  const StateDifference found = compare_state_dict(model, state_dict);
+  if (found.empty()) return;
+  if (whole) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
+  if (!found.other_numbers.empty()) {
+    fail<CheckpointError>("{}: holds other numbers than the model; {}; convert them first", file,
+                          found.text());
+  }
+  if (found.fitting == 0) {
+    fail<CheckpointError>("{}: nothing in it fits the model; {}", file, found.text());
+  }
+  log_warning("load_from: {} fits the model in part; {}", file, found.text());
+}
+
+}  // namespace polyak

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/linear.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// Projects features: what stands between a backbone and a head. An interface beside
+/// torch::nn::Module, as those of network.h are.
+class POLYAK_API Neck {
+ public:
+  static constexpr const char* kKind = "neck";
+  struct Context {
+    int64_t in_channels = 0;  // features that it is given
+  };
+  virtual ~Neck();
+  /// @param features float [N, F]
+  /// @return float [N, out_channels()]
+  virtual at::Tensor forward(const at::Tensor& features) = 0;
+  virtual int64_t out_channels() const = 0;
+};
+
+struct POLYAK_API NonLinearNeckOptions : Options {
+  std::optional<int64_t> in_channels;
+  int64_t hid_channels = 0;
+  int64_t out_channels = 0;
+  int64_t num_layers = 2;
+  bool with_bias = false;
+  bool with_last_bn = true;
+  bool with_last_bn_affine = true;
+  bool with_last_bias = false;
+  bool with_avg_pool = true;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Fully connected layers with batch normalisation, ReLU between them: the projectors and
+/// predictors of SimCLR, BYOL, SimSiam and MoCo v3, as mmpretrain's NonLinearNeck. Layers are named
+/// fc0, bn0, fc1, ... `with_bias` is about all layers but the last.
+class POLYAK_API NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, public Neck {
+ public:
+  /// @throws ConfigError when in_channels differs from what the backbone gives
+  NonLinearNeck(NonLinearNeckOptions options, const Context& context);
+  void reset() override;
+  /// Takes maps [N, F, H, W] too, whose mean over H and W it works on (with_avg_pool).
+  at::Tensor forward(const at::Tensor& features) override;
+  int64_t out_channels() const override { return options_.out_channels; }
+
+ private:
+  NonLinearNeckOptions options_;
+  int64_t in_channels_;
+  std::vector<torch::nn::Linear> layers_;
+  std::vector<torch::nn::BatchNorm1d> norms_;  // one less than layers_ without a last one
+};
+
+struct POLYAK_API ClsBatchNormNeckOptions : Options {
+  std::optional<int64_t> input_features;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Batch normalisation without weights of its own: brings features to one scale before a linear
+/// probe (He et al. 2022, arXiv:2111.06377, appendix A), as mmpretrain's ClsBatchNormNeck.
+class POLYAK_API ClsBatchNormNeck : public torch::nn::Cloneable<ClsBatchNormNeck>, public Neck {
+ public:
+  /// @throws ConfigError when input_features differs from what the backbone gives
+  ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context);
+  void reset() override;
+  at::Tensor forward(const at::Tensor& features) override { return bn_(features); }
+  int64_t out_channels() const override { return channels_; }
+
+ private:
+  int64_t channels_;
+  torch::nn::BatchNorm1d bn_{nullptr};
+};
+
+}  // namespace polyak

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/trainer/optim_wrapper.h"
+
+#include <ATen/Functions.h>
+#include <torch/types.h>  // clip_grad.h uses it without including it
+
+#include <torch/nn/utils/clip_grad.h>
+
+#include <algorithm>
+
+#include "polyak/core/log.h"
+#include "polyak/registry/registry.h"
+
+namespace polyak {
+
+void ClipGradOptions::visit(OptionVisitor& visitor) {
+  visitor.key("max_norm", &max_norm, "Scale all gradients so that their norm is at most this.",
+              above(0));
+  visitor.key("norm_type", &norm_type, "Which norm: 2, 1, or .inf for the largest entry.",
+              Bounds{0.0, std::numeric_limits<double>::infinity(), true, false});
+  visitor.key("max_value", &max_value, "Clamp each entry of each gradient to plus or minus this.",
+              above(0));
+}
+
+void ClipGradOptions::validate() const {
+  if (max_norm.has_value() == max_value.has_value()) {
+    fail<ConfigError>("clip_grad takes one of max_norm and max_value");
+  }
+}
+
+void ParameterRuleOptions::visit(OptionVisitor& visitor) {
+  visitor.key("decay_mult", &rule.decay_mult, "Factor of the optimizer's weight decay.",
+              at_least(0));
+  visitor.key("lars_exclude", &rule.lars_exclude,
+              "Whether LARS takes the plain learning rate; other optimizers do anyway.");
+}
+
+void ParamwiseOptions::visit(OptionVisitor& visitor) {
+  visitor.key("custom_keys", &custom_keys,
+              "Rules by parts of parameters' names; of several that fit, the longest counts.");
+}
+
+void OptimWrapperOptions::visit(OptionVisitor& visitor) {
+  visitor.choice("type", &type, {"OptimWrapper"}, "The kind of wrapper.");
+  visitor.required("optimizer", &optimizer, "The optimizer.");
+  visitor.key("accumulative_counts", &accumulative_counts,
+              "Iterations whose gradients make one optimizer step.", count_from(1));
+  visitor.key("clip_grad", &clip_grad, "Limits of gradients: max_norm or max_value; null: none.");
+  visitor.key("paramwise_cfg", &paramwise_cfg,
+              "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: all alike.");
+}
+
+namespace {
+
+/// The rule of each parameter: that of the longest key that its name contains, as in MMEngine.
+std::vector<ParameterRule> rules_for(const Node& paramwise_cfg,
+                                     const std::vector<NamedTensor>& parameters) {
+  ParamwiseOptions options;
+  read_options(paramwise_cfg, options, "paramwise_cfg");
+  if (options.custom_keys.is_null()) return {};
+  struct Entry {
+    std::string key;
+    ParameterRule rule;
+    bool used = false;
+  };
+  std::vector<Entry> entries;
+  for (const auto& [key, node] : options.custom_keys.entries()) {
+    ParameterRuleOptions entry;
+    read_options(node, entry, "custom_keys");
+    entries.push_back({key, entry.rule});
+  }
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return a.key.size() != b.key.size() ? a.key.size() > b.key.size() : a.key < b.key;
+  });
+  std::vector<ParameterRule> rules;
+  for (const NamedTensor& parameter : parameters) {
+    const auto found = std::find_if(entries.begin(), entries.end(), [&](const Entry& entry) {
+      return parameter.name.find(entry.key) != std::string::npos;
+    });
+    rules.push_back(found == entries.end() ? ParameterRule() : found->rule);
+    if (found != entries.end()) found->used = true;
+  }
+  for (const Entry& entry : entries) {
+    if (entry.used) continue;
+    log_warning("{}no parameter's name contains '{}', or a longer key takes each that does",
+                options.custom_keys.prefix(), entry.key);
+  }
+  return rules;
+}
+
+}  // namespace
+
+OptimWrapper::OptimWrapper(const Node& node, const Catalog& catalog,
+                           const std::vector<NamedTensor>& parameters) {
+  read_options(node, options_, "optim_wrapper");
+  if (!options_.clip_grad.is_null()) {
+    clip_grad_.emplace();
+    read_options(options_.clip_grad, *clip_grad_, "clip_grad");
+  }
+  Optimizer::Context context;
+  for (const NamedTensor& parameter : parameters) {
+    context.parameters.push_back(parameter.tensor);
+    context.names.push_back(parameter.name);
+  }
+  context.rules = rules_for(options_.paramwise_cfg, parameters);
+  optimizer_ = catalog.of<Optimizer>().build(options_.optimizer, context);
+}
+
+void OptimWrapper::start(int64_t iter, int64_t max_iters) {
+  iter_ = iter;
+  max_iters_ = max_iters;
+  const std::vector<at::Tensor>& parameters = optimizer_->parameters();
+  const bool gathered = std::any_of(parameters.begin(), parameters.end(),
+                                    [](const at::Tensor& p) { return p.grad().defined(); });
+  if (between_steps() && !gathered) {
+    log_warning(
+        "the run goes on after iteration {}, between two optimizer steps of {} iterations each; "
+        "the gradients that were gathered there are lost",
+        iter, options_.accumulative_counts);
+  }
+}
+
+bool OptimWrapper::between_steps() const {
+  return iter_ % options_.accumulative_counts != 0 && iter_ < max_iters_;
+}
+
+bool OptimWrapper::update(const at::Tensor& loss) {
+  const int64_t remainder = max_iters_ % options_.accumulative_counts;
+  const int64_t count = iter_ < max_iters_ - remainder ? options_.accumulative_counts : remainder;
+  (count == 1 ? loss : loss / count).backward();
+  ++iter_;
+  if (between_steps()) return false;
+  if (clip_grad_) clip();
+  optimizer_->step();
+  optimizer_->zero_grad();
+  return true;
+}
+
+void OptimWrapper::clip() {
+  if (clip_grad_->max_norm) {
+    grad_norm_ = torch::nn::utils::clip_grad_norm_(optimizer_->parameters(), *clip_grad_->max_norm,
+                                                   clip_grad_->norm_type);
+  }
+  if (clip_grad_->max_value) {
+    torch::nn::utils::clip_grad_value_(optimizer_->parameters(), *clip_grad_->max_value);
+  }
+}
+
+}  // namespace polyak

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "polyak/averaging/model.h"
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+#include "polyak/trainer/optimizer.h"
+
+namespace polyak {
+
+class Catalog;
+
+struct POLYAK_API ClipGradOptions : Options {
+  std::optional<double> max_norm;
+  double norm_type = 2;
+  std::optional<double> max_value;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+/// One entry of `custom_keys`.
+struct POLYAK_API ParameterRuleOptions : Options {
+  ParameterRule rule;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API ParamwiseOptions : Options {
+  Node custom_keys;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API OptimWrapperOptions : Options {
+  std::string type = "OptimWrapper";
+  Node optimizer;
+  int64_t accumulative_counts = 1;
+  Node clip_grad;
+  Node paramwise_cfg;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
+/// `accumulative_counts` iterations are averaged into one step; the last iterations of a run, when
+/// fewer are left, make a step of their own.
+class POLYAK_API OptimWrapper {
+ public:
+  /// @param node the keys of OptimWrapperOptions
+  /// @param parameters under the names that paramwise_cfg.custom_keys is compared with
+  OptimWrapper(const Node& node, const Catalog& catalog,
+               const std::vector<NamedTensor>& parameters);
+
+  Optimizer& optimizer() { return *optimizer_; }
+  /// Says where the run is: `iter` iterations are done of `max_iters`. Between two steps, the
+  /// gradients that were gathered are in the parameters.
+  void start(int64_t iter, int64_t max_iters);
+  int64_t accumulative_counts() const { return options_.accumulative_counts; }
+  /// Whether gradients were gathered for a step that is still to come.
+  bool between_steps() const;
+  /// Backward pass of one iteration's loss (a scalar tensor); a step when it is due.
+  /// @return whether the optimizer stepped
+  bool update(const at::Tensor& loss);
+  /// The norm of all gradients before the last step, where clip_grad has a max_norm.
+  std::optional<double> grad_norm() const { return grad_norm_; }
+
+ private:
+  void clip();
+
+  std::shared_ptr<Optimizer> optimizer_;
+  OptimWrapperOptions options_;
+  std::optional<ClipGradOptions> clip_grad_;
+  std::optional<double> grad_norm_;
+  int64_t iter_ = 0;
+  int64_t max_iters_ = 0;
+};
+
+}  // namespace polyak

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "polyak/checkpoint/value.h"
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// How a parameter differs from the others: an entry of MMEngine's paramwise_cfg.
+struct ParameterRule {
+  double decay_mult = 1;      // factor of the weight decay
+  bool lars_exclude = false;  // LARS takes the plain learning rate
+  bool operator==(const ParameterRule& other) const {
+    return decay_mult == other.decay_mult && lars_exclude == other.lars_exclude;
+  }
+};
+
+/// Changes parameters from their gradients. Parameters of one rule form a group.
+class POLYAK_API Optimizer {
+ public:
+  static constexpr const char* kKind = "optimizer";
+  struct Context {
+    std::vector<at::Tensor> parameters;
+    std::vector<ParameterRule> rules = {};  // of each parameter; empty: they are all alike
+    std::vector<std::string> names = {};    // of each parameter; empty: unknown
+  };
+  virtual ~Optimizer();
+
+  /// One step over the parameters that have a gradient.
+  virtual void step() = 0;
+  /// Drops all gradients.
+  void zero_grad();
+  virtual double lr() const = 0;
+  virtual void set_lr(double lr) = 0;
+  /// The learning rate of the config: where schedules start.
+  double initial_lr() const { return initial_lr_; }
+  /// All parameters, group by group; groups and what is in them stand in the order of the context.
+  const std::vector<at::Tensor>& parameters() const { return parameters_; }
+  /// Their names; empty where the context gave none.
+  const std::vector<std::string>& names() const { return names_; }
+  /// What it is registered as; "" where it does not say.
+  virtual std::string type() const { return ""; }
+  /// What the state of a parameter that was stepped holds, for a group with such numbers; without
+  /// it the optimizer cannot go on. Empty: nothing is needed.
+  virtual std::vector<std::string> state_names(const Value& /*group*/) const { return {}; }
+
+  /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]},
+  /// where indices count the parameters, and groups list names in `param_names` where they are
+  /// known. Tensors are handles, not copies.
+  Value state_dict() const;
+  /// Whose numbers (lr, momentum, ...) go on with a state that is taken in.
+  enum class Numbers { saved, own };
+  /// Takes in what state_dict() or Python gave: the parameters' state and, unless its own stay, the
+  /// groups' numbers.
+  /// @throws CheckpointError as check_state_dict() does; nothing changes then
+  void load_state_dict(const Value& saved, Numbers numbers = Numbers::saved);
+  /// @throws CheckpointError when the groups, their numbers of parameters or a shape differ
+  void check_state_dict(const Value& saved) const;
+
+ protected:
+  struct Group {
+    ParameterRule rule;
+    std::vector<at::Tensor> parameters;
+    std::vector<std::string> names;
+  };
+
+  Optimizer(const Context& context, double lr);
+  const std::vector<Group>& groups() const { return groups_; }
+  /// A group's numbers under Python's names.
+  virtual Value group(size_t index) const = 0;
+  virtual void load_group(size_t index, const Value& group) = 0;
+  /// The state of one parameter, a dict; empty before its first step.
+  virtual Value state_of(const at::Tensor& parameter) const = 0;
+  virtual void load_state_of(const at::Tensor& parameter, const Value& state) = 0;
+  virtual void clear_state() = 0;
+
+ private:
+  std::vector<Group> groups_;
+  std::vector<at::Tensor> parameters_;
+  std::vector<std::string> names_;
+  double initial_lr_;
+};
+
+struct POLYAK_API SgdOptions : Options {
+  double lr = 0;
+  double momentum = 0;
+  double dampening = 0;
+  double weight_decay = 0;
+  bool nesterov = false;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+struct POLYAK_API AdamOptions : Options {
+  double lr = 1e-3;
+  std::vector<double> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 0;
+  bool amsgrad = false;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+struct POLYAK_API AdamWOptions : AdamOptions {
+  AdamWOptions() { weight_decay = 1e-2; }
+};
+
+struct POLYAK_API LarsOptions : Options {
+  double lr = 0;
+  double momentum = 0;
+  double weight_decay = 0;
+  double dampening = 0;
+  double eta = 0.001;
+  bool nesterov = false;
+  double eps = 1e-8;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+POLYAK_API std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options,
+                                               const Optimizer::Context& context);
+POLYAK_API std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,
+                                                const Optimizer::Context& context);
+POLYAK_API std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
+                                                 const Optimizer::Context& context);
+/// SGD whose rate for each parameter is scaled by eta |w| / (|g| + weight_decay |w| + eps) (You et
+/// al. 2017, "Large Batch Training of Convolutional Networks"), as mmpretrain's: the rate is inside
+/// of the momentum. A parameter whose rule says lars_exclude, or whose weights or gradient are all
+/// 0, takes the plain rate.
+POLYAK_API std::shared_ptr<Optimizer> make_lars(const LarsOptions& options,
+                                                const Optimizer::Context& context);
+
+}  // namespace polyak

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/cloneable.h>
+
+#include <memory>
+
+#include "polyak/config/options.h"
+#include "polyak/trainer/neck.h"
+#include "polyak/trainer/network.h"
+
+namespace polyak {
+
+/// Compares what an online branch makes of one view with what another branch makes of a second
+/// view of the same images.
+class POLYAK_API PairHead {
+ public:
+  static constexpr const char* kKind = "pair_head";
+  struct Context {
+    const Catalog* catalog = nullptr;
+    int64_t in_channels = 0;  // width of both projections
+  };
+  virtual ~PairHead();
+  /// @param online float [N, D], projections of one view
+  /// @param target float [N, D], projections of the other; no gradient goes into them
+  /// @return a scalar tensor
+  virtual at::Tensor loss(const at::Tensor& online, const at::Tensor& target) = 0;
+};
+
+struct POLYAK_API CosineSimilarityLossOptions : Options {
+  double shift_factor = 0.0;
+  double scale_factor = 1.0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Mean over the batch of shift_factor - scale_factor * cos(prediction, target); both are [N, D].
+/// With the defaults in [-1, 1].
+class POLYAK_API CosineSimilarityLoss : public Loss {
+ public:
+  explicit CosineSimilarityLoss(CosineSimilarityLossOptions options);
+  at::Tensor compute(const at::Tensor& prediction, const at::Tensor& target) const override;
+
+ private:
+  CosineSimilarityLossOptions options_;
+};
+
+struct POLYAK_API LatentPredictHeadOptions : Options {
+  Node predictor;
+  Node loss;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Predicts the target's projection from the online one: the head of BYOL and SimSiam. The
+/// predictor's tensors are named `predictor.*`.
+class POLYAK_API LatentPredictHead : public torch::nn::Cloneable<LatentPredictHead>,
+                                     public PairHead {
+ public:
+  LatentPredictHead(const LatentPredictHeadOptions& options, const Context& context);
+  void reset() override;
+  at::Tensor loss(const at::Tensor& online, const at::Tensor& target) override;
+
+ private:
+  std::shared_ptr<Neck> predictor_;
+  std::shared_ptr<Loss> loss_;
+};
+
+struct POLYAK_API MoCoV3HeadOptions : Options {
+  Node predictor;
+  Node loss;
+  double temperature = 1.0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Finds each prediction's own image among the targets of the batch: cross entropy over cosine
+/// similarities divided by `temperature` (InfoNCE; Chen, Xie, He 2021, arXiv:2104.02057). Without a
+/// `loss` it is CrossEntropyLoss with loss_weight 2 * temperature, as in the paper.
+class POLYAK_API MoCoV3Head : public torch::nn::Cloneable<MoCoV3Head>, public PairHead {
+ public:
+  MoCoV3Head(const MoCoV3HeadOptions& options, const Context& context);
+  void reset() override;
+  at::Tensor loss(const at::Tensor& online, const at::Tensor& target) override;
+
+ private:
+  std::shared_ptr<Neck> predictor_;
+  std::shared_ptr<Loss> loss_;
+  double temperature_;
+};
+
+}  // namespace polyak

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "polyak/checkpoint/value.h"
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+#include "polyak/trainer/optimizer.h"
+
+namespace polyak {
+
+/// The keys that every schedule takes. Units are epochs or, with by_epoch off, iterations.
+struct POLYAK_API ParamSchedulerOptions : Options {
+  bool by_epoch = true;
+  int64_t begin = 0;
+  std::optional<int64_t> end;
+  bool convert_to_iter_based = false;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
+/// Changes the learning rate in the units begin <= unit < end, starting from what the rate is at
+/// that time, so that schedules can follow each other or act together. The recursive formulas are
+/// MMEngine's.
+class POLYAK_API ParamScheduler {
+ public:
+  static constexpr const char* kKind = "parameter scheduler";
+  struct Context {
+    Optimizer* optimizer = nullptr;
+    int64_t epoch_length = 0;  // iterations in an epoch
+    int64_t max_epochs = 0;
+    int64_t max_iters = 0;
+  };
+  virtual ~ParamScheduler();
+
+  bool by_epoch() const { return by_epoch_; }
+  /// Goes on by one unit. The first call, for unit 0, belongs to construction: see start().
+  void step();
+  /// Sets the rate of unit 0. Called once, after construction.
+  void start() { step(); }
+
+  /// What of the schedule has no effect in this run, by the key that says it; empty for most.
+  struct Doubt {
+    const char* key;
+    std::string text;
+  };
+  const std::vector<Doubt>& doubts() const { return doubts_; }
+
+  /// The attributes of MMEngine's scheduler of the same kind: counters, begin, end, base_values and
+  /// what settings() gives.
+  Value state_dict() const;
+  /// Takes the counters and the base value; begin, end and settings stay the config's.
+  void load_state_dict(const Value& state);
+
+ protected:
+  ParamScheduler(const ParamSchedulerOptions& options, const Context& context);
+  /// The rate of unit `last_step` (0 at `begin`) after the rate `lr` of the unit before.
+  virtual double next(double lr, int64_t last_step) const = 0;
+  /// The numbers of this kind alone, under MMEngine's names, which tell the kind: a dict.
+  virtual Value settings() const { return Value::dict(); }
+  double initial_lr() const { return base_value_; }
+  /// Units between begin and end.
+  int64_t length() const { return end_ - begin_; }
+  /// A number of the config in this schedule's units.
+  int64_t units(int64_t value) const { return value * factor_; }
+  /// The units between begin and end that the run has; at most length().
+  int64_t units_in_run() const { return std::min(end_, run_) - begin_; }
+  /// "epochs" or "iterations".
+  const char* unit_name() const { return by_epoch_ ? "epochs" : "iterations"; }
+  template <class... Args>
+  void doubt(const char* key, fmt::format_string<Args...> text, Args&&... args) {
+    doubts_.push_back({key, fmt::format(text, std::forward<Args>(args)...)});
+  }
+
+ private:
+  Optimizer* optimizer_;
+  bool by_epoch_;
+  int64_t factor_ = 1;  // units in one unit of the config
+  int64_t begin_;
+  int64_t end_;
+  int64_t run_;  // units in the run
+  double base_value_;
+  std::vector<Doubt> doubts_;
+  int64_t last_step_ = -1;    // steps inside of begin to end
+  int64_t global_step_ = -1;  // all steps
+};
+
+struct POLYAK_API StepLrOptions : ParamSchedulerOptions {
+  int64_t step_size = 0;
+  double gamma = 0.1;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API MultiStepLrOptions : ParamSchedulerOptions {
+  std::vector<int64_t> milestones;
+  double gamma = 0.1;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API CosineAnnealingLrOptions : ParamSchedulerOptions {
+  std::optional<int64_t> T_max;
+  double eta_min = 0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API LinearLrOptions : ParamSchedulerOptions {
+  double start_factor = 1.0 / 3;
+  double end_factor = 1.0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// Multiplies by gamma every step_size units.
+POLYAK_API std::shared_ptr<ParamScheduler> make_step_lr(const StepLrOptions& options,
+                                                        const ParamScheduler::Context& context);
+/// Multiplies by gamma at each milestone, counted from begin.
+POLYAK_API std::shared_ptr<ParamScheduler> make_multi_step_lr(
+    const MultiStepLrOptions& options, const ParamScheduler::Context& context);
+/// eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2 (Loshchilov and Hutter 2017, "SGDR").
+POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(
+    const CosineAnnealingLrOptions& options, const ParamScheduler::Context& context);
+/// lr * factor, the factor going linearly from start_factor at begin to end_factor at end - 1.
+POLYAK_API std::shared_ptr<ParamScheduler> make_linear_lr(const LinearLrOptions& options,
+                                                          const ParamScheduler::Context& context);
+
+}  // namespace polyak

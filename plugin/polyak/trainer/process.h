@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "polyak/config/node.h"
+#include "polyak/core/export.h"
+
+// What a training run sets for the whole process: threads, determinism, random numbers, the device.
+namespace polyak {
+
+/// The state of a device's random numbers, put back when this goes.
+class POLYAK_API RandomStateGuard {
+ public:
+  explicit RandomStateGuard(c10::Device device);
+  ~RandomStateGuard();
+  RandomStateGuard(const RandomStateGuard&) = delete;
+  RandomStateGuard& operator=(const RandomStateGuard&) = delete;
+
+ private:
+  at::Generator generator_;
+  at::Tensor state_;
+};
+
+/// The state of a device's random numbers, a byte tensor on the CPU.
+POLYAK_API at::Tensor random_state(c10::Device device);
+POLYAK_API void set_random_state(c10::Device device, const at::Tensor& state);
+
+/// The device that a config's key `device` names; without a name CUDA's where there is one.
+/// @throws ConfigError
+POLYAK_API c10::Device find_device(const Node& config, const std::optional<std::string>& name);
+
+/// Sets LibTorch's threads: `env_cfg.num_threads`, or all cores.
+POLYAK_API void set_up_threads(const Node& env_cfg);
+
+/// Sets determinism as `randomness` says.
+/// @return its seed; that of the checkpoint, where a run goes on from one; a drawn one without both
+POLYAK_API int64_t set_up_randomness(const Node& randomness, std::optional<int64_t> resumed_seed);
+
+}  // namespace polyak

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/cloneable.h>
+
+#include <memory>
+
+#include "polyak/config/options.h"
+#include "polyak/trainer/neck.h"
+#include "polyak/trainer/network.h"
+#include "polyak/trainer/pair_heads.h"
+#include "polyak/trainer/target_network.h"
+
+namespace polyak {
+
+/// A backbone and a neck in a row, as children `0` and `1`: what target networks average, under the
+/// names of mmpretrain's nn.Sequential.
+class POLYAK_API Encoder : public torch::nn::Cloneable<Encoder> {
+ public:
+  Encoder(std::shared_ptr<Backbone> backbone, std::shared_ptr<Neck> neck);
+  void reset() override;
+  /// @param images float [N, C, H, W]
+  /// @return float [N, the neck's out_channels()]
+  at::Tensor forward(const at::Tensor& images);
+
+ private:
+  std::shared_ptr<Backbone> backbone_;
+  std::shared_ptr<Neck> neck_;
+};
+
+/// What algorithms over pairs of views consist of.
+struct POLYAK_API PairOptions {
+  Node backbone;
+  Node neck;
+  Node head;
+  void visit(OptionVisitor& visitor);
+};
+
+struct POLYAK_API TargetLearnerOptions : TargetOptions {
+  using TargetOptions::TargetOptions;
+  PairOptions parts;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API ByolOptions : TargetLearnerOptions {
+  ByolOptions() : TargetLearnerOptions(0.004) {}
+};
+
+struct POLYAK_API MoCoV3Options : TargetLearnerOptions {
+  MoCoV3Options() : TargetLearnerOptions(0.01) {}
+};
+
+struct POLYAK_API SimSiamOptions : Options {
+  PairOptions parts;
+  void visit(OptionVisitor& visitor) override { parts.visit(visitor); }
+};
+
+/// The networks that algorithms over pairs of views train.
+struct POLYAK_API PairNetworks {
+  PairNetworks(const PairOptions& options, const Algorithm::Context& context);
+  /// Makes them children of the algorithm: `backbone`, `neck`, `head`.
+  void register_in(torch::nn::Module& owner) const;
+  /// Exchanges them for copies, which become children of the algorithm that a copy is made for.
+  void clone_into(torch::nn::Module& owner);
+
+  std::shared_ptr<Backbone> backbone;
+  std::shared_ptr<Neck> neck;
+  std::shared_ptr<PairHead> head;
+  std::shared_ptr<Encoder> encoder;  // backbone and neck, shared with these
+};
+
+/// BYOL (Grill et al. 2020, arXiv:2006.07733) and MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057):
+/// an online network predicts from one view what a target network, its CosineEMA, makes of the
+/// other view of the same images, and the reverse:
+///
+///     loss = factor * (L(online(view 1), target(view 2)) + L(online(view 2), target(view 1)))
+///
+/// The target is updated inside the loss, after the online forward passes and before its own, with
+/// the weights that the last optimizer step gave. Tensors are named `backbone.*`, `neck.*`,
+/// `head.*`, and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. mmpretrain's SyncBN is
+/// plain batch normalisation here: one process.
+class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
+ public:
+  /// What the two differ in.
+  struct Form {
+    const char* target_name;
+    double factor;
+  };
+  TargetLearner(const TargetLearnerOptions& options, Form form, const Context& context);
+  void reset() override;
+  int64_t num_views() const override { return 2; }
+  bool learns_without_labels() const override { return true; }
+  Losses loss(const Batch& batch) override;
+  /// @return the backbone's features, float [N, F]
+  at::Tensor predict(const at::Tensor& images) override;
+  void after_load(bool resuming) override { target_.after_load(resuming); }
+  TargetNetwork& target() { return target_; }
+
+ private:
+  Form form_;
+  PairNetworks networks_;
+  TargetNetwork target_;
+};
+
+POLYAK_API std::shared_ptr<TargetLearner> make_byol(const ByolOptions& options,
+                                                    const Algorithm::Context& context);
+POLYAK_API std::shared_ptr<TargetLearner> make_moco_v3(const MoCoV3Options& options,
+                                                       const Algorithm::Context& context);
+
+/// SimSiam (Chen and He 2021, arXiv:2011.10566): as BYOL without a target network. Each branch
+/// predicts what the other makes of its view, where no gradient goes:
+///
+///     loss = (L(online(view 1), online(view 2)) + L(online(view 2), online(view 1))) / 2
+class POLYAK_API SimSiam : public torch::nn::Cloneable<SimSiam>, public Algorithm {
+ public:
+  SimSiam(const SimSiamOptions& options, const Context& context);
+  void reset() override;
+  int64_t num_views() const override { return 2; }
+  bool learns_without_labels() const override { return true; }
+  Losses loss(const Batch& batch) override;
+  /// @return the backbone's features, float [N, F]
+  at::Tensor predict(const at::Tensor& images) override;
+
+ private:
+  PairNetworks networks_;
+};
+
+}  // namespace polyak

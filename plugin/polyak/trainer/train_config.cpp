@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/trainer/train_config.h"
+
+#include <algorithm>
+
+namespace polyak {
+
+void TrainConfig::visit(OptionVisitor& visitor) {
+  visitor.required("model", &model, "The model.");
+  visitor.key("train_dataloader", &train_dataloader, "Batches of training data.");
+  visitor.key("train_cfg", &train_cfg, "The training loop: its length, when it validates.");
+  visitor.key("optim_wrapper", &optim_wrapper,
+              "The optimizer, accumulation and clipping of gradients.");
+  visitor.key("param_scheduler", &param_scheduler,
+              "A schedule of the learning rate, or a list of them.");
+  visitor.key("val_dataloader", &val_dataloader,
+              "Batches of validation data; null: no validation.");
+  visitor.key("val_cfg", &val_cfg, "The validation loop.");
+  visitor.key("val_evaluator", &val_evaluator, "A metric, or a list of them.");
+  visitor.key("test_dataloader", &test_dataloader,
+              "Batches of test data; null: those of validation.");
+  visitor.key("test_cfg", &test_cfg, "The test loop.");
+  visitor.key("test_evaluator", &test_evaluator, "A metric, or a list; null: those of validation.");
+  visitor.key("default_hooks", &default_hooks,
+              "Replaces default hooks by name; null under a name removes that hook.");
+  visitor.key("custom_hooks", &custom_hooks, "More hooks, a list.");
+  visitor.key("load_from", &load_from, "A checkpoint to start from.");
+  visitor.key("resume", &resume, "Go on from load_from, or from work_dir's last checkpoint.");
+  visitor.choice(
+      "resume_options", &resume_options, {"checkpoint", "config"},
+      "Whose numbers a resumed optimizer goes on with (lr, momentum, weight decay, ...).");
+  visitor.key("work_dir", &work_dir, "Where files go; null: ./work_dirs/<name of the config>.");
+  visitor.key("randomness", &randomness, "Seed and determinism.");
+  visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda where there is one.");
+  visitor.key("env_cfg", &env_cfg, "The process: num_threads.");
+  visitor.key("plugins", &plugins,
+              "Paths or names of shared libraries with more hooks and models.");
+}
+
+void TrainLoopOptions::visit(OptionVisitor& visitor) {
+  visitor.key("type", &type, "EpochBasedTrainLoop or IterBasedTrainLoop; null: as by_epoch says.");
+  visitor.key("by_epoch", &by_epoch, "Whether the loop counts epochs; null: yes.");
+  visitor.key("max_epochs", &max_epochs, "Epochs of the run, for a loop that counts them.",
+              count_from(1));
+  visitor.key("max_iters", &max_iters, "Iterations of the run, for a loop that counts them.",
+              count_from(1));
+  visitor.key("val_interval", &val_interval,
+              "Epochs or iterations between validations; null: 1 epoch, 1000 iterations.",
+              count_from(1));
+  visitor.key(
+      "val_begin", &val_begin,
+      "First epoch or iteration after which a validation may run; 0: one before training too.",
+      count_from(0));
+  visitor.key("dynamic_intervals", &dynamic_intervals,
+              "Changes of val_interval: a list of [epoch or iteration, interval from there on].");
+}
+
+void TrainLoopOptions::validate() const {
+  if (type && *type != "EpochBasedTrainLoop" && *type != "IterBasedTrainLoop") {
+    fail<ConfigError>("type: must be EpochBasedTrainLoop or IterBasedTrainLoop, got '{}'", *type);
+  }
+  if (type && by_epoch && *by_epoch != (*type == "EpochBasedTrainLoop")) {
+    fail<ConfigError>("by_epoch: {} contradicts type: {}", *by_epoch, *type);
+  }
+  const char* wanted = counts_epochs() ? "max_epochs" : "max_iters";
+  const char* other = counts_epochs() ? "max_iters" : "max_epochs";
+  if (!(counts_epochs() ? max_epochs : max_iters)) fail<ConfigError>("{} is missing", wanted);
+  if (counts_epochs() ? max_iters : max_epochs) {
+    fail<ConfigError>("{}: this loop counts {}; leave {} out or set by_epoch: {}", other,
+                      counts_epochs() ? "epochs" : "iterations", other, !counts_epochs());
+  }
+  if (dynamic_intervals.is_null()) return;
+  const auto is_count = [](const Node& node, int64_t least) {
+    return count_from(static_cast<double>(least)).contains(static_cast<double>(node.as_int()));
+  };
+  for (const Node& pair : dynamic_intervals.items()) {
+    const std::vector<Node>& numbers = pair.items();
+    if (numbers.size() != 2 || !is_count(numbers[0], 0) || !is_count(numbers[1], 1)) {
+      pair.fail(
+          "must be [epoch or iteration, interval], from 0 and 1 on and at most 2147483647 each");
+    }
+  }
+}
+
+bool TrainLoopOptions::counts_epochs() const {
+  return type ? *type == "EpochBasedTrainLoop" : by_epoch.value_or(true);
+}
+
+int64_t TrainLoopOptions::interval_at(int64_t done) const {
+  int64_t interval = val_interval.value_or(counts_epochs() ? 1 : 1000);
+  if (dynamic_intervals.is_null()) return interval;
+  for (const Node& pair : dynamic_intervals.items()) {
+    // One early, as MMEngine does: a milestone is compared with the unit that comes next.
+    if (done + 1 >= pair.items()[0].as_int()) interval = pair.items()[1].as_int();
+  }
+  return interval;
+}
+
+bool TrainLoopOptions::validates_after(int64_t done, int64_t max) const {
+  return done >= val_begin && (done % interval_at(done) == 0 || done == max);
+}
+
+void EvaluationLoopOptions::visit(OptionVisitor& visitor) {
+  visitor.choice("type", &type, {"ValLoop", "TestLoop"}, "The kind of loop.");
+}
+
+void RandomnessOptions::visit(OptionVisitor& visitor) {
+  visitor.key("seed", &seed, "Seed of weights, order and transforms; null: drawn, and logged.",
+              at_least(0));
+  visitor.key("deterministic", &deterministic,
+              "Use deterministic algorithms only; an operation that has none is an error.");
+}
+
+void EnvOptions::visit(OptionVisitor& visitor) {
+  visitor.key("num_threads", &num_threads, "Threads of an operation; null: all cores.",
+              closed_interval(1, 1024));
+}
+
+std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch) {
+  auto of_type = [](const char* type) { return Node::mapping({{"type", type}}); };
+  Node checkpoint = of_type("CheckpointHook");
+  checkpoint.set("interval", by_epoch ? 1 : -1);  // not a file an iteration
+  const std::vector<std::pair<std::string, Node>> defaults = {
+      {"runtime_info", of_type("RuntimeInfoHook")},
+      {"timer", of_type("IterTimerHook")},
+      {"logger", of_type("LoggerHook")},
+      {"param_scheduler", of_type("ParamSchedulerHook")},
+      {"checkpoint", std::move(checkpoint)},
+  };
+  std::vector<Node> result;
+  std::vector<std::string> names;
+  for (const auto& [name, node] : defaults) {
+    names.push_back(name);
+    const Node* given = default_hooks.find(name);
+    if (!given) result.push_back(node);
+    if (given && !given->is_null()) result.push_back(*given);
+  }
+  if (!default_hooks.is_null()) {
+    const Node others = default_hooks.without(names);
+    for (const auto& [name, node] : others.entries()) {
+      if (!node.is_null()) result.push_back(node);
+    }
+  }
+  if (!custom_hooks.is_null()) {
+    for (const Node& node : custom_hooks.items()) result.push_back(node);
+  }
+  return result;
+}
+
+bool has_hook(const std::vector<Node>& hooks, const std::string& type) {
+  return std::any_of(hooks.begin(), hooks.end(), [&](const Node& hook) {
+    const std::string name = hook.at("type").as_string();
+    return name.substr(name.rfind('.') + 1) == type;  // as mmengine.ParamSchedulerHook
+  });
+}
+
+}  // namespace polyak

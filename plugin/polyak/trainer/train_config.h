@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "polyak/config/options.h"
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// The top-level keys of a training config, with MMEngine's names.
+struct POLYAK_API TrainConfig : Options {
+  Node model;
+  Node train_dataloader, train_cfg, optim_wrapper, param_scheduler;
+  Node val_dataloader, val_cfg, val_evaluator;
+  Node test_dataloader, test_cfg, test_evaluator;
+  Node default_hooks, custom_hooks;
+  std::optional<std::string> load_from;
+  bool resume = false;
+  std::string resume_options = "checkpoint";
+  std::optional<std::string> work_dir;
+  Node randomness;
+  std::optional<std::string> device;
+  Node env_cfg;
+  std::vector<std::string> plugins;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// `train_cfg`: how long training lasts and when it validates.
+struct POLYAK_API TrainLoopOptions : Options {
+  std::optional<std::string> type;
+  std::optional<bool> by_epoch;
+  std::optional<int64_t> max_epochs;
+  std::optional<int64_t> max_iters;
+  std::optional<int64_t> val_interval;
+  int64_t val_begin = 1;
+  Node dynamic_intervals;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+
+  /// Whether the loop counts epochs: `type`, else `by_epoch`, else yes.
+  bool counts_epochs() const;
+  /// Whether validation follows unit `done` (counted from 1) of `max` epochs or iterations.
+  bool validates_after(int64_t done, int64_t max) const;
+
+ private:
+  int64_t interval_at(int64_t done) const;
+};
+
+/// `val_cfg` and `test_cfg`.
+struct POLYAK_API EvaluationLoopOptions : Options {
+  std::string type = "ValLoop";
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API RandomnessOptions : Options {
+  std::optional<int64_t> seed;
+  bool deterministic = false;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API EnvOptions : Options {
+  std::optional<int64_t> num_threads;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// The hooks of a config in the order of their registration: MMEngine's defaults, where an entry of
+/// `default_hooks` replaces the default of its name and null removes it, then other names of
+/// `default_hooks`, then `custom_hooks`. By default a checkpoint is saved after each epoch, or at
+/// the end of a loop that counts iterations.
+POLYAK_API std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks,
+                                        bool by_epoch);
+
+/// Whether one of these hooks is of a type.
+POLYAK_API bool has_hook(const std::vector<Node>& hooks, const std::string& type);
+
+}  // namespace polyak
