@@ -11,6 +11,7 @@
 
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/pth.h"
+#include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"

@@ -8,6 +8,7 @@
 #include <set>
 #include <typeinfo>
 
+#include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"

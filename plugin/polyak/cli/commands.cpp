@@ -25,6 +25,7 @@
 #include "polyak/cli/streams.h"
 #include "polyak/cli/table.h"
 #include "polyak/config/load.h"
+#include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/registry.h"

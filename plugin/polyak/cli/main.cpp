@@ -11,7 +11,7 @@
 
 #include "polyak/cli/commands.h"
 #include "polyak/cli/streams.h"
-#include "polyak/config/options.h"
+#include "polyak/config/nearest.h"
 #include "polyak/core/error.h"
 #include "polyak/version.h"
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "polyak/config/nearest.h"
+
 #include <algorithm>
 #include <cctype>
-
-#include "polyak/config/options.h"
 
 namespace polyak {
 namespace {

@@ -71,8 +71,4 @@ struct KeyDescription {
 };
 POLYAK_API std::vector<KeyDescription> describe_options(const Options& options);
 
-/// The candidate nearest to a misspelt name, or "" when none is near.
-POLYAK_API std::string nearest_name(const std::string& name,
-                                    const std::vector<std::string>& candidates);
-
 }  // namespace polyak

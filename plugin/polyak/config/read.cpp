@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "polyak/config/check.h"
+#include "polyak/config/nearest.h"
 #include "polyak/config/options.h"
 
 namespace polyak {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "polyak/config/nearest.h"
+
 namespace polyak {
 
 RegistryBase::~RegistryBase() = default;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
+#include "polyak/config/nearest.h"
 #include "polyak/core/cleanup.h"
 #include "polyak/core/log.h"
 #include "unit/config/testing.h"

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "polyak/core/export.h"
+
+namespace polyak {
+
+/// The candidate nearest to a misspelt name, or "" when none is near.
+POLYAK_API std::string nearest_name(const std::string& name,
+                                    const std::vector<std::string>& candidates);
+
+}  // namespace polyak
