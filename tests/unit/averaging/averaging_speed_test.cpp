@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What makes an update fast must not make it wrong: sharing, precision, skipping, copying swaps.
+// What makes an update fast must not make it wrong: sharing, precision, skipping.
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/csrc/jit/api/module.h>
 #include <torch/nn/modules/linear.h>
-#include <torch/optim/adam.h>
 #include <torch/utils.h>
 
 #include <cmath>
@@ -14,7 +12,6 @@
 #include "polyak/averaging/plan.h"
 #include "polyak/polyak.h"
 #include "support/averages.h"
-#include "support/tiny_net.h"
 
 namespace polyak::test {
 namespace {
@@ -487,117 +484,7 @@ TEST(SkipNonfinite, OffPoisonsAsTheReferenceDoes) {
   EXPECT_EQ(average.skipped(), 0);
 }
 
-// ---- swaps that copy
-
-TEST(CopySwap, KeepsAddressesAndPutsTheRawWeightsBack) {
-  TinyNet net;
-  ExponentialMovingAverage average(net, ema(0.5));
-  average.update_parameters(net);
-  {
-    torch::NoGradGuard no_grad;
-    for (const at::Tensor& parameter : net->parameters()) parameter.add_(2);
-  }
-  average.update_parameters(net);
-  const void* address = net->fc->weight.data_ptr();
-  const at::Tensor raw = net->fc->weight.detach().clone();
-  try {
-    auto guard = average.swap(net, SwapMode::copy);
-    EXPECT_TRUE(average.is_swapped());
-    EXPECT_EQ(net->fc->weight.data_ptr(), address);
-    EXPECT_TRUE(at::equal(net->fc->weight, average_of(average, "fc.weight")));
-    for (const NamedTensor& item : average.swapped_out()) {
-      if (item.name != "fc.weight") continue;
-      EXPECT_TRUE(at::equal(item.tensor, raw));
-    }
-    throw std::runtime_error("evaluation failed");
-  } catch (const std::runtime_error&) {
-  }
-  EXPECT_EQ(net->fc->weight.data_ptr(), address);
-  EXPECT_TRUE(at::equal(net->fc->weight, raw));
-  EXPECT_FALSE(average.is_swapped());
-  EXPECT_TRUE(net->fc->weight.requires_grad());
-}
-
-TEST(CopySwap, WhatIsWrittenToTheModelMeanwhileDoesNotReachTheAverage) {
-  torch::nn::Linear net(2, 2);
-  ExponentialMovingAverage average(net, ema(0.5));
-  average.update_parameters(net);
-  const at::Tensor before = average_of(average, "weight").clone();
-  {
-    auto guard = average.swap(net, SwapMode::copy);
-    torch::nn::init::constant_(net->weight, 9);
-  }
-  EXPECT_TRUE(at::equal(average_of(average, "weight"), before));
-}
-
-TEST(CopySwap, BetweenForwardAndBackwardMakesTheBackwardFail) {
-  torch::nn::Linear first(2, 2), second(2, 2);
-  ExponentialMovingAverage average(second, ema(0.5));
-  average.update_parameters(second);
-  const at::Tensor loss = second(first(at::ones({1, 2}))).sum();
-  { auto guard = average.swap(second, SwapMode::copy); }
-  EXPECT_THAT([&] { loss.backward(); }, ThrowsMessage<c10::Error>(HasSubstr("inplace operation")));
-}
-
-TEST(CopySwap, WorksOnATorchScriptModule) {
-  torch::jit::Module net("net");
-  net.register_parameter("weight", at::ones({2}), false);
-  ExponentialMovingAverage average(net, ema(0.5));
-  average.update_parameters(net);
-  net.attr("weight").toTensor().fill_(3);
-  average.update_parameters(net);
-  {
-    auto guard = average.swap(net, SwapMode::copy);
-    EXPECT_EQ(net.attr("weight").toTensor()[0].item<float>(), 2);
-  }
-  EXPECT_EQ(net.attr("weight").toTensor()[0].item<float>(), 3);
-}
-
-/// A weight and its transpose, both registered: two tensors over one storage.
-struct Overlapping : torch::nn::Module {
-  Overlapping() {
-    weight = register_parameter("weight", at::randn({3, 5}));
-    view = register_parameter("view", weight.detach().t());
-  }
-  at::Tensor weight, view;
-};
-
-TEST(Swap, OfOverlappingViewsPutsBothBackInBothModes) {
-  for (const SwapMode mode : {SwapMode::exchange, SwapMode::copy}) {
-    Overlapping net;
-    ExponentialMovingAverage average(net, ema(0.5));
-    average.update_parameters(net);
-    torch::nn::init::constant_(net.weight, 4);
-    average.update_parameters(net);
-    EXPECT_TRUE(at::equal(average_of(average, "weight"), average_of(average, "view").t()));
-    {
-      auto guard = average.swap(net, mode);
-      EXPECT_TRUE(at::equal(net.view.t(), average_of(average, "weight")));
-    }
-    EXPECT_EQ(net.weight.min().item<float>(), 4);
-    EXPECT_EQ(net.view.max().item<float>(), 4);
-    EXPECT_EQ(net.weight.data_ptr(), net.view.data_ptr());
-  }
-}
-
-/// One number seen several times, as expand() makes it.
-struct Expanded : torch::nn::Module {
-  Expanded() { scale = register_parameter("scale", at::ones({1}).expand({4})); }
-  at::Tensor scale;
-};
-
-TEST(Swap, OfAnExpandedTensorExchangesButRefusesToCopy) {
-  Expanded net;
-  ExponentialMovingAverage average(net, ema(0.5));
-  average.update_parameters(net);
-  { auto guard = average.swap(net); }
-  const at::Tensor before = net.scale.detach().clone();
-  EXPECT_THAT([&] { auto guard = average.swap(net, SwapMode::copy); },
-              ThrowsMessage<Error>(AllOf(HasSubstr("scale"), HasSubstr("exchange"))));
-  EXPECT_THAT([&] { average.copy_to(net); }, ThrowsMessage<Error>(HasSubstr("scale")));
-  EXPECT_TRUE(at::equal(net.scale, before));
-  EXPECT_FALSE(average.is_swapped());
-}
+// ---- tensors that are not averaged, devices that are not there
 
 TEST(Average, PreparesNoReplayWhereNothingIsOnAGpu) {
   torch::nn::Linear net(2, 2);

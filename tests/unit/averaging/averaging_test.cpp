@@ -3,15 +3,13 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/nn/modules/container/sequential.h>
-#include <torch/optim/adam.h>
 #include <torch/serialize.h>
 #include <torch/utils.h>
 
 #include <cmath>
 
 #include "polyak/polyak.h"
-#include "support/averages.h"
-#include "support/golden.h"
+#include "unit/averaging/averaging_testing.h"
 
 namespace polyak::test {
 namespace {
@@ -28,20 +26,6 @@ struct Plain : torch::nn::Module {
   at::Tensor weight;
   torch::nn::Linear inner{nullptr};
 };
-
-struct Tied : torch::nn::Cloneable<Tied> {
-  Tied() { Tied::reset(); }
-  void reset() override {
-    embedding = register_parameter("embedding", at::zeros({3}));
-    output = register_parameter("output", embedding);
-  }
-  at::Tensor embedding, output;
-};
-
-void fill(torch::nn::Module& module, double value) {
-  torch::NoGradGuard no_grad;
-  for (const NamedTensor& item : Model(module).tensors()) item.tensor.fill_(value);
-}
 
 // ---- semantics
 
@@ -454,92 +438,6 @@ TEST(Average, SeesTensorsThatWereTiedSinceAtRebind) {
     EXPECT_EQ(net.attr("y").toTensor().item<float>(), 4);
   }
   EXPECT_EQ(net.attr("x").toTensor().item<float>(), 8);
-}
-
-// ---- swap
-
-TEST(Swap, BeforeTheFirstUpdateChangesNothing) {
-  torch::nn::Linear net(1, 1);
-  fill(*net, 1);
-  ExponentialMovingAverage average(net);
-  fill(*net, 2);
-  auto guard = average.swap(net);
-  EXPECT_EQ(net->weight.item<float>(), 2);
-}
-
-TEST(Swap, PutsTheRawWeightsBackWhenAnExceptionPasses) {
-  torch::nn::Linear net(1, 1);
-  ExponentialMovingAverage average(net, ema(0.5));
-  fill(*net, 0);
-  average.update_parameters(net);
-  fill(*net, 1);
-  average.update_parameters(net);
-  const void* address = net->weight.data_ptr();
-  try {
-    auto guard = average.swap(net);
-    EXPECT_EQ(net->weight.item<float>(), 0.5F);
-    throw std::runtime_error("evaluation failed");
-  } catch (const std::runtime_error&) {
-  }
-  EXPECT_EQ(net->weight.item<float>(), 1);
-  EXPECT_EQ(net->weight.data_ptr(), address);
-  EXPECT_EQ(average_of(average, "weight").item<float>(), 0.5F);
-}
-
-TEST(Swap, InsideASwapDoesNothingAndTheOuterGuardRestores) {
-  torch::nn::Linear net(1, 1);
-  ExponentialMovingAverage average(net, ema(0.5));
-  fill(*net, 0);
-  average.update_parameters(net);
-  fill(*net, 1);
-  average.update_parameters(net);
-  {
-    auto outer = average.swap(net);
-    { auto inner = average.swap(net); }
-    EXPECT_EQ(net->weight.item<float>(), 0.5F);
-    EXPECT_THAT([&] { average.update_parameters(net); }, ThrowsMessage<Error>(HasSubstr("guard")));
-  }
-  EXPECT_EQ(net->weight.item<float>(), 1);
-}
-
-TEST(Swap, KeepsOptimizerStateAndTiedTensors) {
-  Tied net;
-  torch::optim::Adam optimizer({net.embedding}, torch::optim::AdamOptions(0.1));
-  ExponentialMovingAverage average(net, ema(0.5));
-  for (int i = 0; i < 3; ++i) {
-    optimizer.zero_grad();
-    (net.output - 1).pow(2).sum().backward();
-    optimizer.step();
-    average.update_parameters(net);
-    auto guard = average.swap(net);
-    EXPECT_EQ(net.embedding.data_ptr(), net.output.data_ptr());
-  }
-  EXPECT_EQ(optimizer.state().size(), 1u);
-  EXPECT_EQ(net.embedding.data_ptr(), net.output.data_ptr());
-}
-
-TEST(Swap, BetweenForwardAndBackwardMakesTheBackwardFail) {
-  torch::nn::Linear first(2, 2), second(2, 1);
-  torch::nn::Sequential net(first, second);
-  ExponentialMovingAverage average(net, ema(0.5));
-  average.update_parameters(net);
-  const at::Tensor loss = net->forward(at::ones({3, 2})).sum();
-  { auto guard = average.swap(net); }
-  EXPECT_THROW(loss.backward(), std::exception);  // silent wrong gradients otherwise
-}
-
-TEST(Swap, GuardOutlivesTheAverageSafely) {
-  torch::nn::Linear net(1, 1);
-  auto average = std::make_unique<ExponentialMovingAverage>(net, ema(0.5));
-  fill(*net, 0);
-  average->update_parameters(net);
-  fill(*net, 1);
-  average->update_parameters(net);
-  SwapGuard guard = average->swap(net);
-  average.reset();
-  EXPECT_EQ(net->weight.item<float>(), 0.5F);
-  guard.release();
-  EXPECT_EQ(net->weight.item<float>(), 1);
 }
 
 // ---- state, rebind
