@@ -3,47 +3,23 @@
 //
 // scenario NAME [ARG ...]: files are written to the current folder; STEPS.bin holds the weights
 // after each step.
-#include <fcntl.h>
-#include <sys/wait.h>
 #include <torch/script.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
-#include <csignal>
-#include <cstdlib>
 #include <fstream>
-#include <functional>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "weights_dump.h"
+#include "scenario.h"
 
 namespace {
 
-using Arguments = std::vector<std::string>;
 using OptimizerPtr = std::unique_ptr<torch::optim::Optimizer>;
-
-struct Net : torch::nn::Module {
-  explicit Net(int64_t width = 16) : first(8, width), norm(width), second(width, 4) {
-    register_module("first", first);
-    register_module("norm", norm);
-    register_module("second", second);
-    second->bias.set_requires_grad(false);  // as in fine-tuning
-  }
-  torch::Tensor forward(const torch::Tensor& x) {
-    return second->forward(torch::relu(norm->forward(first->forward(x))));
-  }
-  torch::nn::Linear first;
-  torch::nn::BatchNorm1d norm;
-  torch::nn::Linear second;
-};
 
 /// An optimizer of the program's own: gradient descent, and nothing that LibTorch brings.
 class Descent : public torch::optim::Optimizer {
@@ -78,26 +54,7 @@ OptimizerPtr make_optimizer(const std::string& name, const std::vector<torch::Te
   throw std::invalid_argument(name);
 }
 
-class Steps {
- public:
-  explicit Steps(const std::string& name) : file_(name + ".bin", std::ios::binary) {}
-  /// What has a name that starts so.
-  void add(const torch::nn::Module& module, const std::string& start = "") {
-    dump_weights(file_, module, start);
-  }
-  void add(const torch::jit::Module& module) { dump_weights(file_, module); }
-
- private:
-  std::ofstream file_;
-};
-
-template <class Model>
-torch::Tensor loss_of(Model& model) {
-  const auto x = torch::randn({32, 8});
-  return (model.forward(x) - x.slice(1, 0, 4).tanh()).square().mean();
-}
-
-/// One turn of the usual loop.
+/// One turn of the usual loop, by a closure.
 void turn(Net& model, torch::optim::Optimizer& optimizer) {
   const auto x = torch::randn({32, 8});
   optimizer.step([&] {
@@ -108,33 +65,12 @@ void turn(Net& model, torch::optim::Optimizer& optimizer) {
   });
 }
 
-/// The same where a step takes no closure.
-void plain_turn(Net& model, torch::optim::Optimizer& optimizer) {
-  optimizer.zero_grad();
-  loss_of(model).backward();
-  optimizer.step();
-}
-
-void train(Net& model, torch::optim::Optimizer& optimizer, int steps, Steps& dump) {
-  for (int i = 0; i < steps; ++i) {
-    plain_turn(model, optimizer);
-    dump.add(model);
-  }
-}
-
 std::vector<torch::Tensor> trainable(const torch::nn::Module& model) {
   std::vector<torch::Tensor> result;
   for (const auto& parameter : model.parameters()) {
     if (parameter.requires_grad()) result.push_back(parameter);
   }
   return result;
-}
-
-template <class Saved>
-void save(const Saved& saved, const std::string& path) {
-  torch::serialize::OutputArchive archive;
-  saved.save(archive);
-  archive.save_to(path);
 }
 
 // ---- optimizers and models
@@ -422,185 +358,10 @@ int streams(const Arguments&) {
   return 0;
 }
 
-// ---- ends
-
-using Run = std::function<int(Net&, torch::optim::Optimizer&, Steps&)>;
-
-int ten_steps(const Run& end) {
-  Net model;
-  torch::optim::SGD sgd(model.parameters(), 0.05);
-  Steps dump("steps");
-  train(model, sgd, 10, dump);
-  return end(model, sgd, dump);
-}
-
-int forks(const Arguments&) {
-  return ten_steps([](Net& model, torch::optim::Optimizer& sgd, Steps& dump) {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      torch::set_num_threads(1);
-      for (int i = 0; i < 3; ++i) plain_turn(model, sgd);
-      save(model, "child.pt");
-      std::exit(7);
-    }
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    train(model, sgd, 2, dump);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-  });
-}
-
-/// Any lock of LibTorch or the C library that the thread holds stays locked in a child. Those of
-/// their first use and of exit's handlers hang children without attach, too: neither is asked for
-/// here.
-int forks_beside_a_training_thread(const Arguments&) {
-  Net model;
-  torch::optim::SGD sgd(model.parameters(), 0.05);
-  std::atomic<bool> stop{false};
-  std::atomic<int> turns{0};
-  std::thread trainer([&] {
-    for (; !stop; ++turns) plain_turn(model, sgd);
-  });
-  while (turns < 2) std::this_thread::yield();
-  int wrong = 0;
-  for (int i = 0; i < 20; ++i) {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::alarm(10);  // a child that hangs dies of it
-      torch::optim::SGD own({torch::zeros({2}, torch::requires_grad())}, 0.1);
-      own.step();
-      ::_exit(0);
-    }
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    wrong += status == 0 ? 0 : 1;
-  }
-  stop = true;
-  trainer.join();
-  return wrong;
-}
-
-int threads(const Arguments&) {
-  const auto work = [](const std::string& name) {
-    Net model;
-    torch::optim::SGD sgd(model.parameters(), 0.05);
-    Steps dump(name);
-    train(model, sgd, 50, dump);
-    save(model, name + ".pt");
-  };
-  std::thread a(work, "a"), b(work, "b");
-  a.join();
-  b.join();
-  return 0;
-}
-
-int exits_in_a_step(const Arguments&) {
-  return ten_steps([](Net&, torch::optim::Optimizer& sgd, Steps&) {
-    sgd.step([]() -> torch::Tensor { std::exit(5); });
-    return 0;
-  });
-}
-
-int throws_in_a_step(const Arguments&) {
-  return ten_steps([](Net& model, torch::optim::Optimizer& sgd, Steps& dump) {
-    try {
-      sgd.step([]() -> torch::Tensor { throw std::runtime_error("no data"); });
-    } catch (const std::runtime_error&) {
-      train(model, sgd, 2, dump);
-    }
-    return 0;
-  });
-}
-
-int exits_while_a_thread_trains(const Arguments&) {
-  auto* model = new Net;
-  auto* sgd = new torch::optim::SGD(model->parameters(), 0.05);
-  std::atomic<int> steps{0};
-  std::thread([model, sgd, &steps] {
-    while (true) {
-      plain_turn(*model, *sgd);
-      ++steps;
-    }
-  }).detach();
-  while (steps < 5) std::this_thread::yield();
-  std::exit(9);
-}
-
-int ends(const Arguments& arguments) {
-  return ten_steps([&](Net&, torch::optim::Optimizer&, Steps&) -> int {
-    const std::string& how = arguments.at(0);
-    if (how == "exit") std::exit(4);
-    if (how == "_exit") ::_exit(6);
-    if (how == "quick_exit") std::quick_exit(8);
-    if (how == "throw") throw std::runtime_error("the disk is full");
-    if (how == "SIGTERM") ::raise(SIGTERM);
-    if (how == "SIGKILL") ::raise(SIGKILL);
-    if (how == "SIGINT") ::raise(SIGINT);
-    if (how == "abort") std::abort();
-    if (how == "thread") std::thread([] { std::exit(12); }).join();
-    if (how == "terminate") {
-      std::set_terminate([] { ::_exit(11); });
-      throw std::runtime_error("the disk is full");
-    }
-    if (how == "handler") {
-      std::signal(SIGTERM, [](int) { std::exit(3); });
-      ::raise(SIGTERM);
-    }
-    return 2;
-  });
-}
-
-int saves_at_exit(const Arguments&) {
-  static Net& model = *new Net;
-  std::atexit([] { save(model, "model.pt"); });
-  torch::optim::SGD sgd(model.parameters(), 0.05);
-  Steps dump("steps");
-  train(model, sgd, 10, dump);
-  return 0;
-}
-
-int no_step(const Arguments&) {
-  Net model;
-  save(model, "model.pt");
-  return 0;
-}
-
-int environment(const Arguments&) {
-  const char* preload = std::getenv("LD_PRELOAD");
-  std::cout << "LD_PRELOAD=" << (preload ? preload : "(unset)") << std::endl;
-  return std::system("env | grep -c -e ^POLYAK_ATTACH -e libpolyak_attach; true");
-}
-
-/// Which standard streams are open and which signals are ignored.
-int inheritance(const Arguments&) {
-  std::ostringstream found;
-  for (int i = 0; i <= 2; ++i) found << (::fcntl(i, F_GETFD) < 0 ? "closed " : "open ");
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind("SigIgn", 0) == 0) found << line;
-  }
-  std::ofstream("inheritance.txt") << found.str() << "\n";
-  return 0;
-}
-
-/// For measuring: a model so small that a step takes microseconds.
-int tiny(const Arguments& arguments) {
-  torch::set_num_threads(1);
-  torch::nn::Linear net(4, 1);
-  torch::optim::SGD sgd(net->parameters(), 0.01);
-  const auto x = torch::randn({8, 4}), y = torch::randn({8, 1});
-  for (int i = 0; i < std::stoi(arguments.at(0)); ++i) {
-    sgd.zero_grad();
-    (net->forward(x) - y).square().mean().backward();
-    sgd.step();
-  }
-  return 0;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::map<std::string, std::function<int(const Arguments&)>> all = {
+  Scenarios all = {
       {"optimizer", optimizer},
       {"load", load},
       {"step_before_zero_grad", step_before_zero_grad},
@@ -618,19 +379,8 @@ int main(int argc, char** argv) {
       {"bare_tensors", bare_tensors},
       {"script", script},
       {"streams", streams},
-      {"forks", forks},
-      {"forks_beside_a_training_thread", forks_beside_a_training_thread},
-      {"threads", threads},
-      {"exits_in_a_step", exits_in_a_step},
-      {"throws_in_a_step", throws_in_a_step},
-      {"exits_while_a_thread_trains", exits_while_a_thread_trains},
-      {"ends", ends},
-      {"saves_at_exit", saves_at_exit},
-      {"no_step", no_step},
-      {"environment", environment},
-      {"inheritance", inheritance},
-      {"tiny", tiny},
   };
+  all.merge(scenarios_of_ends());
   torch::manual_seed(1);
   return all.at(argv[1])(Arguments(argv + 2, argv + argc));
 }
