@@ -69,7 +69,7 @@ void Group::see_resized() {
   }
 }
 
-bool Group::is_dead() const {
+bool Group::is_expired() const {
   return std::all_of(tensors.begin(), tensors.end(),
                      [&](const NamedTensor& item) { return is_orphan(item.tensor); });
 }

@@ -32,7 +32,7 @@ struct Group {
   /// Lets the averages know of what was added and replaced.
   void tell_averages(const AttachConfig& config, const Catalog& catalog);
   /// Whether the program holds none of the tensors any more.
-  bool is_dead() const;
+  bool is_expired() const;
   /// Whether the program has let this one of the tensors go; a loss that was computed with it may
   /// still hold it.
   /// @param handles_beside that the caller holds

@@ -40,12 +40,6 @@ class AtWork {
   AtWork& operator=(const AtWork&) = delete;
 };
 
-/// Whether two tensors differ in the number of rows alone.
-bool same_but_for_rows(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.dim() > 0 && a.dim() == b.dim() &&
-         a.sizes().slice(1) == b.sizes().slice(1) && a.size(0) != b.size(0);
-}
-
 }  // namespace
 
 void say(std::string_view text) {
@@ -96,7 +90,7 @@ void Session::module_seen(const Model& module, size_t count, const at::Tensor& f
     for (const NamedTensor& item : tensors) {
       const void* address = item.tensor.unsafeGetTensorImpl();
       const bool counts = !item.buffer && item.tensor.requires_grad() &&
-                          can_be_averaged(item.tensor) && !group_of_.count(address);
+                          can_be_averaged(item.tensor) && !groups_.find(address);
       if (counts && unstepped_.size() < kMostUnstepped) unstepped_[address] = item.name;
     }
     if (!module.nn_module() || config_.format != "pt") return;
@@ -129,8 +123,8 @@ void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& befo
   for (size_t i = 0; i < std::min(before.size(), now.size()); ++i) {
     const at::TensorImpl* old_address = before[i]._unsafe_get_target();
     if (!before[i].use_count() || old_address == now[i].unsafeGetTensorImpl()) continue;
-    const auto known = group_of_.find(old_address);
-    if (known == group_of_.end() || group_of_.count(now[i].unsafeGetTensorImpl())) continue;
+    const Group* group = groups_.find(old_address);
+    if (!group || groups_.find(now[i].unsafeGetTensorImpl())) continue;
     const bool shared = std::any_of(optimizers_.begin(), optimizers_.end(), [&](const auto& item) {
       const std::vector<WeakTensor>& others = item.second.parameters;
       return &item.second != &watched &&
@@ -141,16 +135,13 @@ void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& befo
     auto strong = before[i].lock();
     if (shared || !strong) continue;
     const at::Tensor old(std::move(strong));
-    Group* group = known->second;
     const bool alike = old.sizes() == now[i].sizes() && old.scalar_type() == now[i].scalar_type();
     const bool same_values = alike && before_step && at::equal(old, now[i].detach());
     // Models that take turns in an optimizer stay two.
     if (!same_values && !group->is_orphan(old, /*handles_beside=*/1)) continue;
     const std::string name = names_.name_of(old);
     const bool same_name = alike && !name.empty() && name == names_.name_of(now[i]);
-    group->replace(old, now[i], same_values || same_name);
-    group_of_.erase(known);
-    group_of_.emplace(now[i].unsafeGetTensorImpl(), group);
+    groups_.replace(old, now[i], same_values || same_name);
     unstepped_.erase(now[i].unsafeGetTensorImpl());
     if (!std::exchange(replaced_, true)) {
       say(fmt::format(
@@ -297,7 +288,7 @@ void Session::step(Watched& watched) {
 void Session::find_groups(Watched& watched) {
   std::vector<NamedTensor> fresh;
   for (const at::Tensor& parameter : alive(watched.parameters)) {
-    const auto known = group_of_.find(parameter.unsafeGetTensorImpl());
+    Group* known = groups_.find(parameter.unsafeGetTensorImpl());
     if (!can_be_averaged(parameter)) {
       unstepped_.erase(parameter.unsafeGetTensorImpl());
       if (!std::exchange(left_out_, true)) {
@@ -306,59 +297,44 @@ void Session::find_groups(Watched& watched) {
             "{}: is sparse, quantized or a meta tensor and has no average; it is saved as it is",
             name.empty() ? "a parameter" : name));
       }
-    } else if (known == group_of_.end()) {
+    } else if (!known) {
       fresh.push_back({"", parameter, false});
     } else if (parameter.requires_grad() &&  // a frozen one may stand beside what another steps
-               std::find(watched.groups.begin(), watched.groups.end(), known->second) ==
+               std::find(watched.groups.begin(), watched.groups.end(), known) ==
                    watched.groups.end()) {
-      watched.groups.push_back(known->second);
+      watched.groups.push_back(known);
     }
   }
   if (fresh.empty()) return;
   if (watched.groups.empty()) {
-    drop_groups_of_the_dead();
+    drop_expired_groups();
     take_place(watched);
-    auto group = std::make_unique<Group>();
-    group->made = watched.made;
-    group->optimizer = watched.type.empty() ? "an optimizer of the program's own" : watched.type;
     groups_made_ = true;
-    watched.groups.push_back(group.get());
-    groups_.push_back(std::move(group));
+    watched.groups.push_back(&groups_.make(
+        watched.made, watched.type.empty() ? "an optimizer of the program's own" : watched.type));
   }
   add_to(*watched.groups.front(), fresh);
 }
 
 void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {
   for (const NamedTensor& item : tensors) {
-    if (!group_of_.emplace(item.tensor.unsafeGetTensorImpl(), &group).second) continue;
     unstepped_.erase(item.tensor.unsafeGetTensorImpl());
-    frozen_of_.erase(item.tensor.unsafeGetTensorImpl());
-    group.add(item);
   }
+  groups_.add(group, tensors);
   group.tell_averages(config_, catalog_);
 }
 
 /// So that what is written is the whole model: no optimizer knows of its buffers.
-void Session::add_what_stands_beside(Group& group) {
+void Session::add_buffers_and_frozen(Group& group) {
   group.generation = names_.generation();
-  std::vector<NamedTensor> buffers;
-  group.frozen.clear();
-  for (const NamedTensor& item : names_.beside(group.tensors)) {
-    const void* address = item.tensor.unsafeGetTensorImpl();
-    if (item.buffer) {
-      buffers.push_back(item);
-    } else if (!group_of_.count(address) &&
-               frozen_of_.try_emplace(address, &group).first->second == &group) {
-      group.frozen.push_back(item);
-    }
-  }
+  const std::vector<NamedTensor> buffers = groups_.set_frozen(group, names_.beside(group.tensors));
   add_to(group, buffers);
 }
 
 void Session::step(Group& group) {
   if (group.broken) return;
   try {
-    if (group.generation != names_.generation()) add_what_stands_beside(group);
+    if (group.generation != names_.generation()) add_buffers_and_frozen(group);
     group.see_resized();
     group.tell_averages(config_, catalog_);
     if (!group.runner) {
@@ -375,26 +351,16 @@ void Session::step(Group& group) {
 }
 
 /// Programs that train one model after another do not keep them all, nor do we.
-void Session::drop_groups_of_the_dead() {
-  // Asked once of each: the program's other threads let models go at any time.
-  const auto first_dead =
-      std::stable_partition(groups_.begin(), groups_.end(),
-                            [](const std::unique_ptr<Group>& group) { return !group->is_dead(); });
-  for (auto place = first_dead; place != groups_.end(); ++place) {
-    const std::unique_ptr<Group>& group = *place;
+void Session::drop_expired_groups() {
+  const std::vector<Group*> expired = groups_.expired();
+  for (Group* group : expired) {
     write(*group);
-    for (const NamedTensor& item : group->tensors) {
-      group_of_.erase(item.tensor.unsafeGetTensorImpl());
-    }
-    for (const NamedTensor& item : group->frozen) {
-      frozen_of_.erase(item.tensor.unsafeGetTensorImpl());
-    }
     for (auto& [address, seen] : optimizers_) {
-      seen.groups.erase(std::remove(seen.groups.begin(), seen.groups.end(), group.get()),
+      seen.groups.erase(std::remove(seen.groups.begin(), seen.groups.end(), group),
                         seen.groups.end());
     }
   }
-  groups_.erase(first_dead, groups_.end());
+  groups_.drop(expired);
 }
 
 // ---- files
@@ -402,7 +368,7 @@ void Session::drop_groups_of_the_dead() {
 /// In the order in which the program made optimizers, of those that have stepped.
 void Session::name_files() {
   std::vector<Group*> fresh;
-  for (const auto& group : groups_) {
+  for (const auto& group : groups_.all()) {
     if (group->file.empty() && group->runner) fresh.push_back(group.get());
   }
   std::stable_sort(fresh.begin(), fresh.end(),
@@ -434,38 +400,15 @@ void Session::write(Group& group) {
   }
 }
 
-/// What a hook's averages have for the program's tensors; nothing before their first update.
-/// Buffers that are not averaged are the program's own: those of the average are of the last step.
-AveragedTensors Session::averages(const Node& hook) const {
-  const Node *named = hook.find("name"), *buffers = hook.find("update_buffers");
-  const std::string name = named ? named->as_string() : "";
-  const bool with_buffers = buffers && buffers->as_bool();
-  AveragedTensors averages;
-  for (const auto& group : groups_) {
-    if (!group->runner) continue;
-    for (const NamedAverage& item : group->runner->averages()) {
-      if (item.name != name || item.average->steps() == 0) continue;
-      std::unordered_map<std::string, at::Tensor> values;
-      for (const NamedTensor& value : item.average->state()) values[value.name] = value.tensor;
-      for (const NamedTensor& tensor : group->tensors) {
-        if (tensor.buffer && !(with_buffers && tensor.tensor.is_floating_point())) continue;
-        const auto value = values.find(tensor.name);  // not there: came after the last update
-        if (value != values.end()) averages.add(tensor.tensor, value->second);
-      }
-    }
-  }
-  return averages;
-}
-
 void Session::saved(const torch::jit::Module& module, const std::string& path,
                     const Export& write) {
   guarded("saving averaged weights", [&] {
     see_steps(not_intercepted());
     if (path.empty() && !files_.begin_stream()) return;
     bool written = false;
-    const bool grown = is_grown(module);
-    const auto succeeds = [&, let_go = orphans()](const at::Tensor& tensor,
-                                                  const std::string& name) {
+    const bool grown = groups_.is_grown(module);
+    const auto succeeds = [&, let_go = groups_.orphans(names_)](const at::Tensor& tensor,
+                                                                const std::string& name) {
       const auto before = let_go.find(name);
       return (grown && tensor.requires_grad()) ||
              (before != let_go.end() && (tensor.sizes() == before->second.sizes() ||
@@ -473,15 +416,15 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
     };
     std::set<Group*> holders;  // of averages that are in it
     for (const Node& hook : config_.custom_hooks.items()) {
-      const Node* named = hook.find("name");
+      const Node *named = hook.find("name"), *buffers = hook.find("update_buffers");
       const std::string name = named ? named->as_string() : "";
       const std::string suffix = name.empty() ? "" : "." + name;
-      const AveragedTensors own = averages(hook);
+      const AveragedTensors own = groups_.averages(name, buffers && buffers->as_bool());
       const auto stand_in = [&](const at::Tensor& tensor, const std::string& full_name) {
-        const auto group = group_of_.find(tensor.unsafeGetTensorImpl());
-        if (group != group_of_.end()) {
+        Group* group = groups_.find(tensor.unsafeGetTensorImpl());
+        if (group) {
           names_.add(tensor, full_name);
-          holders.insert(group->second);
+          holders.insert(group);
           return at::Tensor();
         }
         return succeeds(tensor, full_name) ? tensor : at::Tensor();
@@ -510,86 +453,15 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
     }
     if (path.empty()) {
       files_.end_stream();
-    } else if (!written && holders.empty() && may_be_copy(module)) {
+    } else if (!written && holders.empty() && groups_.may_be_copy(module)) {
       files_.no_sibling(path);
     }
   });
 }
 
-/// Averaged parameters that the program has let go, by their names.
-std::unordered_map<std::string, at::Tensor> Session::orphans() const {
-  std::unordered_map<std::string, at::Tensor> found;
-  for (const auto& group : groups_) {
-    if (!group->runner) continue;
-    for (const NamedTensor& item : group->tensors) {
-      const std::string name = names_.name_of(item.tensor);
-      if (!item.buffer && !name.empty() && group->is_orphan(item.tensor)) {
-        found.emplace(name, item.tensor);
-      }
-    }
-  }
-  return found;
-}
-
-/// Whether the parameters in a module are all that some groups average, with another number of rows
-/// since the last step, as points of a scene get: the same old and the same new number in each.
-bool Session::is_grown(const torch::jit::Module& module) const {
-  std::vector<at::Tensor> parameters;
-  for (const c10::IValue& slot : module._ivalue()->slots()) {
-    if (!slot.isTensor() || !slot.toTensor().defined() || !slot.toTensor().requires_grad())
-      continue;
-    parameters.push_back(slot.toTensor());
-    if (group_of_.count(parameters.back().unsafeGetTensorImpl())) return false;
-  }
-  std::set<int64_t> rows_before, rows_now;
-  std::set<const void*> matched;
-  std::set<const Group*> groups;
-  for (const at::Tensor& parameter : parameters) {
-    const void* found = nullptr;
-    for (const auto& group : groups_) {
-      for (const NamedTensor& item : group->tensors) {
-        const void* address = item.tensor.unsafeGetTensorImpl();
-        if (found || !group->runner || item.buffer || matched.count(address)) continue;
-        if (!same_but_for_rows(parameter, item.tensor)) continue;
-        found = address;
-        rows_before.insert(item.tensor.size(0));
-        groups.insert(group.get());
-      }
-    }
-    if (!found) return false;
-    matched.insert(found);
-    rows_now.insert(parameter.size(0));
-  }
-  size_t averaged = 0;
-  for (const Group* group : groups) averaged += static_cast<size_t>(group->count_parameters());
-  return !parameters.empty() && rows_before.size() == 1 && rows_now.size() == 1 &&
-         averaged == parameters.size();
-}
-
-/// Whether a module, none of whose tensors has an average, may hold copies of some that have: there
-/// is one of a shape that an optimizer steps, and it is no optimizer.
-bool Session::may_be_copy(const torch::jit::Module& module) const {
-  if (module.hasattr("param_groups")) return false;
-  std::set<std::vector<int64_t>> shapes;
-  for (const auto& group : groups_) {
-    if (!group->runner) continue;
-    for (const NamedTensor& item : group->tensors) {
-      if (!item.buffer && item.tensor.numel() > 1) shapes.insert(item.tensor.sizes().vec());
-    }
-  }
-  const auto is_like = [&](const at::Tensor& tensor) {
-    return tensor.defined() && tensor.is_floating_point() && shapes.count(tensor.sizes().vec()) > 0;
-  };
-  for (const c10::IValue& slot : module._ivalue()->slots()) {
-    if (slot.isTensor() && is_like(slot.toTensor())) return true;
-    if (slot.isModule() && may_be_copy(slot.toModule())) return true;
-  }
-  return false;
-}
-
 void Session::write_groups() {
   see_steps(not_intercepted());
-  for (const auto& group : groups_) write(*group);
+  for (const auto& group : groups_.all()) write(*group);
 }
 
 void Session::write_averages() {

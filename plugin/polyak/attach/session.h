@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -15,9 +14,8 @@
 #include <vector>
 
 #include "polyak/attach/config.h"
-#include "polyak/attach/group.h"
+#include "polyak/attach/groups.h"
 #include "polyak/attach/output_files.h"
-#include "polyak/attach/sibling.h"
 #include "polyak/attach/tensor_names.h"
 #include "polyak/registry/registry.h"
 
@@ -82,17 +80,13 @@ class Session {
   void step(Watched& watched);
   void find_groups(Watched& watched);
   void add_to(Group& group, const std::vector<NamedTensor>& tensors);
-  void add_what_stands_beside(Group& group);
+  void add_buffers_and_frozen(Group& group);
   void step(Group& group);
   void name_files();
   void write(Group& group);
-  bool may_be_copy(const torch::jit::Module& module) const;
   std::vector<std::string> last_lines() const;
-  void drop_groups_of_the_dead();
+  void drop_expired_groups();
   void write_groups();
-  AveragedTensors averages(const Node& hook) const;
-  std::unordered_map<std::string, at::Tensor> orphans() const;
-  bool is_grown(const torch::jit::Module& module) const;
 
   AttachConfig config_;
   Catalog catalog_;
@@ -104,9 +98,7 @@ class Session {
   };
   std::unordered_map<const void*, Tree> trees_;  // modules that were seen
   std::unordered_map<const void*, Watched> optimizers_;
-  std::vector<std::unique_ptr<Group>> groups_;
-  std::unordered_map<const void*, Group*> group_of_;   // by tensor
-  std::unordered_map<const void*, Group*> frozen_of_;  // the same of those that are copied
+  Groups groups_;
   OutputFiles files_;
   std::set<std::string> modules_;                           // names of modules that were seen
   std::unordered_map<const void*, std::string> unstepped_;  // parameters of modules, with names
