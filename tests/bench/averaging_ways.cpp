@@ -95,7 +95,7 @@ Way kernel_way(const std::string& name, const std::vector<at::Tensor>& averages,
     spans.push_back({averages[i].data_ptr(), sources[i].data_ptr(), sources[i].numel(),
                      kernel_type(averages[i]), kernel_type(sources[i])});
   }
-  std::vector<kernels::Span> chunks = kernels::cut(spans, kChunkElements);
+  std::vector<kernels::Span> chunks = kernels::split_into_chunks(spans, kChunkElements);
   int64_t bytes = 0;
   for (const kernels::Span& chunk : chunks) bytes += kernels::traffic_of(chunk) + kChunkOverhead;
   const int64_t grain = int64_t(chunks.size()) * kBytesAThread / bytes + 1;

@@ -57,7 +57,7 @@ int run(int count, char** arguments) {
   benchmark::AddCustomContext("cpu", cpu_name());
   benchmark::AddCustomContext("polyak", POLYAK_VERSION);
   benchmark::AddCustomContext("libtorch", TORCH_VERSION);
-  benchmark::AddCustomContext("instruction_set", kernels::chosen_path().name);
+  benchmark::AddCustomContext("instruction_set", kernels::chosen_variant().name);
   benchmark::AddCustomContext("compiler", "g++ " __VERSION__);
   benchmark::AddCustomContext("rounds", std::to_string(flags().rounds));
   benchmark::AddCustomContext("before_each_run", flags().cold ? "cold" : "warm");

@@ -27,7 +27,7 @@ struct Peer {
 extern "C" {
 
 POLYAK_API const char* polyak_peer_instruction_set() noexcept {
-  return polyak::kernels::chosen_path().name;
+  return polyak::kernels::chosen_variant().name;
 }
 
 /// Of LibTorch's pool: shows that it is the same as Python's.

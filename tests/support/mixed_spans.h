@@ -22,7 +22,7 @@ inline const std::vector<double> kAllWeights{0.0, 1e-9, 1e-4, 0.3, 0.5, 0.9, 1.0
 
 /// Elements between an array's start and an address that is good for every access.
 struct Offsets {
-  int64_t average, source, lost;
+  int64_t average, source, residual;
 };
 /// Aligned; aligned from the fourth element on; never all aligned.
 inline const std::vector<Offsets> kAllOffsets{{0, 0, 0}, {1, 1, 1}, {1, 2, 0}, {0, 0, 3}};
@@ -60,7 +60,7 @@ class MixedSpans {
   MixedSpans to(at::Device device) const {
     MixedSpans copy = *this;
     for (Item& item : copy.items_) {
-      for (at::Tensor* tensor : {&item.average, &item.source, &item.lost}) {
+      for (at::Tensor* tensor : {&item.average, &item.source, &item.residual}) {
         if (tensor->defined()) *tensor = tensor->to(device, /*non_blocking=*/false, /*copy=*/true);
       }
     }
@@ -72,7 +72,7 @@ class MixedSpans {
     MixedSpans copy = *this;
     for (Item& item : copy.items_) {
       item.average = item.average.clone();
-      if (item.lost.defined()) item.lost = item.lost.clone();
+      if (item.residual.defined()) item.residual = item.residual.clone();
     }
     return copy;
   }
@@ -87,7 +87,8 @@ class MixedSpans {
       spans.push_back(
           {at(item.average, item.offset.average), at(item.source, item.offset.source), item.size,
            item.average_type, item.source_type,
-           static_cast<int16_t*>(item.lost.defined() ? at(item.lost, item.offset.lost) : nullptr)});
+           static_cast<int16_t*>(item.residual.defined() ? at(item.residual, item.offset.residual)
+                                                         : nullptr)});
     }
     return spans;
   }
@@ -101,11 +102,11 @@ class MixedSpans {
     }
   }
 
-  /// Where the bits of the averages, or of what they lost, or beside them, differ; -1: nowhere.
+  /// Where the bits of the averages, of their residuals, or beside them differ; -1: nowhere.
   int64_t first_difference(const MixedSpans& other) const {
     for (size_t i = 0; i < items_.size(); ++i) {
       if (!same_bits(items_[i].average, other.items_[i].average) ||
-          !same_bits(items_[i].lost, other.items_[i].lost)) {
+          !same_bits(items_[i].residual, other.items_[i].residual)) {
         return static_cast<int64_t>(i);
       }
     }
@@ -114,7 +115,7 @@ class MixedSpans {
 
  private:
   struct Item {
-    at::Tensor average, source, lost;
+    at::Tensor average, source, residual;
     int64_t size;
     DType average_type, source_type;
     Offsets offset;

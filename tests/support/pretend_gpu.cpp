@@ -33,7 +33,7 @@ DeviceTables::DeviceTables(c10::ArrayRef<const DeviceRows*> rows)
   if (refusing) fail<Error>("no room");
   std::vector<kernels::CudaRow> there;
   for (const DeviceRows* row : rows) there.push_back(row->at(c10::Device(c10::kCPU).index()));
-  tables_->pieces = kernels::cut_for_cuda(there);
+  tables_->pieces = kernels::split_for_cuda(there);
   tables_->turns.resize(rows.size());
 }
 

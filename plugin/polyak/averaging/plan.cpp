@@ -70,7 +70,7 @@ std::optional<kernels::Span> span_of(const Slot& slot, const at::Tensor& source)
                      *source_type};
   if (slot.lost.defined()) {
     if (!same_order(slot.average, slot.lost)) return std::nullopt;
-    span.lost = slot.lost.data_ptr<int16_t>();
+    span.residual = slot.lost.data_ptr<int16_t>();
   }
   return span;
 }
@@ -106,7 +106,7 @@ class Group {
 }  // namespace
 
 ChunkTable::ChunkTable(const std::vector<kernels::Span>& spans)
-    : chunks_(kernels::cut(spans, kChunkElements)) {
+    : chunks_(kernels::split_into_chunks(spans, kChunkElements)) {
   starts_.reserve(chunks_.size());
   for (const kernels::Span& chunk : chunks_) {
     starts_.push_back(bytes_);

@@ -5,20 +5,22 @@
 
 namespace polyak::kernels {
 
-/// How large arrays are walked through; small ones always in order. Averages larger than the caches
-/// take 4 to 10 % less time by prefetching on a Xeon with AVX-512, and up to 11 % more on an EPYC
-/// with AVX2. There they take 10 to 15 % less when both halves of an array are interleaved.
-enum class Walk { in_order, prefetching, interleaved };
+/// The order in which a kernel reads large arrays; small ones are always read in order. For
+/// averages larger than the caches, prefetching takes 4 to 10 % less time on a Xeon with AVX-512
+/// and up to 11 % more on an EPYC with AVX2. Interleaving both halves of an array takes 10 to 15 %
+/// less there.
+enum class Traversal { in_order, prefetching, interleaved };
 
-/// Those of one instruction set.
-struct Paths {
-  Path in_order, prefetching, interleaved;
+/// The variants of one instruction set, one for each traversal.
+struct TraversalVariants {
+  KernelVariant in_order, prefetching, interleaved;
 };
 
-// One source each, compiled with the flags of its instruction set (plugin/CMakeLists.txt).
-Paths avx512_paths();
-Paths avx2_paths();
-Paths portable_paths();
-Path reference_path();
+// Each is in a source file of its own, compiled with the flags of its instruction set
+// (plugin/CMakeLists.txt).
+TraversalVariants avx512_variants();
+TraversalVariants avx2_variants();
+TraversalVariants portable_variants();
+KernelVariant reference_variant();
 
 }  // namespace polyak::kernels

@@ -6,15 +6,15 @@
 #include <string>
 #include <utility>
 
-#include "polyak/kernels/lerp_paths.h"
+#include "polyak/kernels/kernel_variants.h"
 
 namespace polyak::kernels {
 namespace {
 
-void add(std::vector<Path>& found, const Paths& paths, Walk best) {
-  std::vector<Path> walks{paths.in_order, paths.prefetching, paths.interleaved};
-  std::swap(walks.front(), walks[static_cast<size_t>(best)]);
-  found.insert(found.end(), walks.begin(), walks.end());
+void add(std::vector<KernelVariant>& found, const TraversalVariants& variants, Traversal best) {
+  std::vector<KernelVariant> ordered{variants.in_order, variants.prefetching, variants.interleaved};
+  std::swap(ordered.front(), ordered[static_cast<size_t>(best)]);
+  found.insert(found.end(), ordered.begin(), ordered.end());
 }
 
 bool reference_is_forced() {
@@ -34,11 +34,11 @@ int64_t bytes_of(DType type) {
 
 int64_t traffic_of(const Span& span) {
   const int64_t element = 2 * bytes_of(span.average_type) + bytes_of(span.source_type) +
-                          (span.lost ? 2 * int64_t(sizeof(*span.lost)) : 0);
+                          (span.residual ? 2 * int64_t(sizeof(*span.residual)) : 0);
   return span.size * element;
 }
 
-std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
+std::vector<Span> split_into_chunks(const std::vector<Span>& spans, int64_t size) {
   std::vector<Span> chunks;
   for (const Span& span : spans) {
     const int64_t element = bytes_of(span.source_type);
@@ -50,7 +50,7 @@ std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
       Span chunk = span;
       chunk.average = static_cast<char*>(span.average) + begin * bytes_of(span.average_type);
       chunk.source = static_cast<const char*>(span.source) + begin * element;
-      if (span.lost) chunk.lost = span.lost + begin;
+      if (span.residual) chunk.residual = span.residual + begin;
       chunk.size = end - begin;
       chunks.push_back(chunk);
     }
@@ -58,44 +58,45 @@ std::vector<Span> cut(const std::vector<Span>& spans, int64_t size) {
   return chunks;
 }
 
-const std::vector<Path>& paths() {
+const std::vector<KernelVariant>& kernel_variants() {
   // Never destroyed: a thread may still average while the process ends.
-  static const std::vector<Path>& kPaths = *new std::vector<Path>([] {
-    std::vector<Path> found;
-    Walk best = Walk::in_order;
+  static const std::vector<KernelVariant>& kVariants = *new std::vector<KernelVariant>([] {
+    std::vector<KernelVariant> found;
+    Traversal best = Traversal::in_order;
 #if defined(__x86_64__)
-    // The compiler's builtin asks the operating system too, whether it keeps the registers.
+    // The builtins also check that the operating system saves the registers.
     __builtin_cpu_init();
-    best = __builtin_cpu_is("intel") ? Walk::prefetching : Walk::interleaved;
+    best = __builtin_cpu_is("intel") ? Traversal::prefetching : Traversal::interleaved;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      add(found, avx512_paths(), best);
+      add(found, avx512_variants(), best);
     }
-    // Every CPU with AVX2 has F16C, for which not every compiler knows the question.
-    if (__builtin_cpu_supports("avx2")) add(found, avx2_paths(), best);
+    // Every CPU with AVX2 has F16C, which not every compiler's builtin knows.
+    if (__builtin_cpu_supports("avx2")) add(found, avx2_variants(), best);
 #endif
-    add(found, portable_paths(), best);
-    found.push_back(reference_path());
+    add(found, portable_variants(), best);
+    found.push_back(reference_variant());
     return found;
   }());
-  return kPaths;
+  return kVariants;
 }
 
-const Path& chosen_path() {
-  static const Path& chosen = reference_is_forced() ? paths().back() : paths().front();
+const KernelVariant& chosen_variant() {
+  static const KernelVariant& chosen =
+      reference_is_forced() ? kernel_variants().back() : kernel_variants().front();
   return chosen;
 }
 
 void lerp(const Span* spans, size_t count, double weight) {
-  chosen_path().lerp(spans, count, weight);
+  chosen_variant().lerp(spans, count, weight);
 }
 
 void lerp_group(const Span* const* spans, const double* weights, size_t count) {
-  chosen_path().lerp_group(spans, weights, count);
+  chosen_variant().lerp_group(spans, weights, count);
 }
 
 bool all_finite(const Span* spans, size_t count) {
-  return chosen_path().all_finite(spans, count);
+  return chosen_variant().all_finite(spans, count);
 }
 
 }  // namespace polyak::kernels

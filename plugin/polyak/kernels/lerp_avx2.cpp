@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "polyak/kernels/kernel_variants.h"
 #include "polyak/kernels/lerp_loops.h"
-#include "polyak/kernels/lerp_paths.h"
 
 namespace polyak::kernels {
 
-Paths avx2_paths() {
-  return {path<Walk::in_order>("avx2"), path<Walk::prefetching>("avx2, prefetching"),
-          path<Walk::interleaved>("avx2, interleaved")};
+TraversalVariants avx2_variants() {
+  return {variant<Traversal::in_order>("avx2"),
+          variant<Traversal::prefetching>("avx2, prefetching"),
+          variant<Traversal::interleaved>("avx2, interleaved")};
 }
 
 }  // namespace polyak::kernels

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "polyak/kernels/kernel_variants.h"
 #include "polyak/kernels/lerp_loops.h"
-#include "polyak/kernels/lerp_paths.h"
 
 namespace polyak::kernels {
 
-Paths avx512_paths() {
-  return {path<Walk::in_order>("avx512"), path<Walk::prefetching>("avx512, prefetching"),
-          path<Walk::interleaved>("avx512, interleaved")};
+TraversalVariants avx512_variants() {
+  return {variant<Traversal::in_order>("avx512"),
+          variant<Traversal::prefetching>("avx512, prefetching"),
+          variant<Traversal::interleaved>("avx512, interleaved")};
 }
 
 }  // namespace polyak::kernels

@@ -10,14 +10,14 @@
 namespace polyak::kernels {
 namespace {
 
-// Four blocks on a multiprocessor leave 64 registers a thread, and then 128 KB are on their way to
-// it at any time: more than memory's speed times its delay.
+// Four blocks on a multiprocessor leave 64 registers per thread and keep 128 KB of loads in flight:
+// more than memory bandwidth times latency.
 __global__ void __launch_bounds__(kCudaThreads, 4) lerp_pieces(const CudaLaunch launch) {
   lerp_thread(launch, blockIdx.x, threadIdx.x);
 }
 
-/// Turns travel as a launch's arguments, which are taken at the call: a copy would read the
-/// caller's memory later.
+/// Turns are passed as launch arguments, which are read at the call: a copy would read the caller's
+/// memory later.
 struct Turns {
   static constexpr size_t kMost = 32;
   CudaTurn at[kMost];
@@ -31,7 +31,7 @@ void check(cudaError_t error, const char* what, int device) {
   if (error != cudaSuccess) fail_on_cuda(what, device, cudaGetErrorString(error));
 }
 
-/// Makes a device the current one for as long as this object lives.
+/// Makes a device current for the lifetime of this object.
 class OnDevice {
  public:
   explicit OnDevice(int device) : error_(cudaGetDevice(&before_)) {
@@ -53,7 +53,7 @@ class OnDevice {
   cudaError_t error_;
 };
 
-/// Lets this thread allocate and free while another stream, of any thread, captures a graph.
+/// Allows this thread to allocate and free memory while any stream captures a graph.
 class BesideCaptures {
  public:
   BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
@@ -68,14 +68,14 @@ class BesideCaptures {
 struct FreeOnDevice {
   int device;
   void operator()(void* memory) const {
-    // Errors mean nothing here: at the program's end the driver may be gone before us.
+    // Errors are ignored: at program exit the driver may be unloaded before us.
     const OnDevice scope(device);
     const BesideCaptures beside;
     cudaFree(memory);  // waits for kernels that read it
   }
 };
 
-/// Copies through a stream of its own, which no capture of the caller's can be waiting for.
+/// Copies in a new stream, which is not part of a capture of the caller.
 cudaError_t upload(void* to, const void* from, size_t bytes) {
   cudaStream_t stream = nullptr;
   cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
@@ -92,36 +92,37 @@ struct CudaTable::State {
   int device;
   CudaLaunch launch{};
   uint32_t blocks;
-  std::unique_ptr<void, FreeOnDevice> memory;  // the rows' turns, and the pieces
+  std::unique_ptr<void, FreeOnDevice> memory;  // the rows' turns, then the pieces
 
   CudaTurn* turns() const { return static_cast<CudaTurn*>(memory.get()); }
 
   State(const std::vector<CudaRow>& rows, int on) : device(on), memory(nullptr, {on}) {
-    const CudaPieces cut = cut_for_cuda(rows);
-    launch.rows = static_cast<uint32_t>(cut.rows);
-    launch.columns = static_cast<uint32_t>(cut.columns);
-    launch.for_blocks = static_cast<uint32_t>(cut.for_blocks);
-    launch.copies_from = static_cast<uint32_t>(cut.copies_from);
-    blocks = static_cast<uint32_t>(cut.blocks());
+    const CudaPieces pieces = split_for_cuda(rows);
+    launch.rows = static_cast<uint32_t>(pieces.rows);
+    launch.columns = static_cast<uint32_t>(pieces.columns);
+    launch.for_blocks = static_cast<uint32_t>(pieces.for_blocks);
+    launch.copies_from = static_cast<uint32_t>(pieces.copies_from);
+    blocks = static_cast<uint32_t>(pieces.blocks());
 
     const OnDevice scope(device);
     check(scope.error(), "use the device", device);
     const BesideCaptures beside;
-    // Loads the code now, since the first launch may be within a capture.
+    // Loads the code now, since the first launch may be inside a capture.
     cudaFuncAttributes unused;
     check(cudaFuncGetAttributes(&unused, lerp_pieces), "load the averaging kernel", device);
     check(cudaFuncGetAttributes(&unused, store), "load the averaging kernel", device);
 
-    // In the places of pieces, so that what follows is aligned for them.
-    const size_t places = (cut.rows * sizeof(CudaTurn) + sizeof(CudaPiece) - 1) / sizeof(CudaPiece);
+    // The turns take up whole pieces, so that the pieces after them are aligned.
+    const size_t places =
+        (pieces.rows * sizeof(CudaTurn) + sizeof(CudaPiece) - 1) / sizeof(CudaPiece);
     std::vector<CudaPiece> content(places);  // zeros: turns that do nothing
-    content.insert(content.end(), cut.all.begin(), cut.all.end());
+    content.insert(content.end(), pieces.all.begin(), pieces.all.end());
     const size_t bytes = content.size() * sizeof(CudaPiece);
     if (bytes == 0) return;
     void* allocated = nullptr;
-    check(cudaMalloc(&allocated, bytes), "allocate the table of what to average", device);
+    check(cudaMalloc(&allocated, bytes), "allocate the averaging table", device);
     memory.reset(allocated);
-    check(upload(allocated, content.data(), bytes), "upload the table of what to average", device);
+    check(upload(allocated, content.data(), bytes), "upload the averaging table", device);
     launch.pieces = static_cast<const CudaPiece*>(allocated) + places;
     launch.turns = turns();
   }

@@ -6,8 +6,8 @@
 #include "polyak/kernels/element.h"
 #include "polyak/kernels/lerp_cuda_table.h"
 
-// What one thread of the CUDA kernel does. Threads never wait for each other, so a test runs them
-// one after another on the CPU: the very code that the GPU runs.
+// The work of one thread of the CUDA kernel. Threads never wait for each other, so a test can run
+// the same code on the CPU, one thread after another.
 #ifdef __CUDA_ARCH__
 #define POLYAK_UNROLL _Pragma("unroll")  // or the arrays would not be in registers
 #else
@@ -22,13 +22,13 @@ struct alignas(kWidth * sizeof(T) < 16 ? kWidth * sizeof(T) : 16) Pack {
   T at[kWidth];
 };
 
-/// The threads that share a piece, and one's place among them.
+/// The number of threads that share a piece, and the rank of this one.
 struct Team {
   uint32_t size;
   uint32_t rank;
 };
 
-/// An update's weight; where it is a half or more, 1 - weight.
+/// An update's weight, or 1 - weight if it is 0.5 or more.
 template <class Average>
 struct Step {
   bool below_half;
@@ -41,51 +41,51 @@ POLYAK_ELEMENT T moved(T average, Average value, Step<Average> step) {
                          : move_back_from(value, average, step.weight);
 }
 
-/// kWidth elements of each array, where kLost is whether there is a third one.
-template <int kWidth, bool kLost, class Average, class Source>
+/// kWidth elements of each array. kResidual: whether there are residuals.
+template <int kWidth, bool kResidual, class Average, class Source>
 struct Packs {
   Pack<Average, kWidth> average;
   Pack<Source, kWidth> source;
-  Pack<int16_t, kWidth> lost;
+  Pack<int16_t, kWidth> residual;
 };
 
-template <int kWidth, bool kLost, class Average, class Source>
-POLYAK_ELEMENT void move(Packs<kWidth, kLost, Average, Source>& packs, Step<Average> step) {
+template <int kWidth, bool kResidual, class Average, class Source>
+POLYAK_ELEMENT void move(Packs<kWidth, kResidual, Average, Source>& packs, Step<Average> step) {
   POLYAK_UNROLL
   for (int e = 0; e < kWidth; ++e) {
     const auto value = static_cast<Average>(widen(packs.source.at[e]));
-    if constexpr (kLost) {
-      const Compensated before{packs.average.at[e], packs.lost.at[e]};
+    if constexpr (kResidual) {
+      const Compensated before{packs.average.at[e], packs.residual.at[e]};
       const Compensated after = moved(before, value, step);
       packs.average.at[e] = after.average;
-      packs.lost.at[e] = static_cast<int16_t>(after.lost);
+      packs.residual.at[e] = static_cast<int16_t>(after.residual);
     } else {
       packs.average.at[e] = moved(packs.average.at[e], value, step);
     }
   }
 }
 
-/// Averages a team's `count` packs; those from number `gap_at` on stand `gap` packs further.
-template <int kWidth, bool kLost, class Average, class Source>
-POLYAK_ELEMENT void walk(Average* __restrict average, const Source* __restrict source,
-                         int16_t* __restrict lost, uint32_t count, uint32_t gap_at, uint32_t gap,
-                         Team team, Step<Average> step) {
+/// Averages a team's `count` packs; those from index `gap_at` on are `gap` packs further.
+template <int kWidth, bool kResidual, class Average, class Source>
+POLYAK_ELEMENT void lerp_packs(Average* __restrict average, const Source* __restrict source,
+                               int16_t* __restrict residual, uint32_t count, uint32_t gap_at,
+                               uint32_t gap, Team team, Step<Average> step) {
 #ifdef __CUDA_ARCH__
-  // A pointer out of a table could point anywhere, for which there are only slower instructions.
+  // A pointer from a table could point to any memory space, for which instructions are slower.
   __builtin_assume(__isGlobal(average));
   __builtin_assume(__isGlobal(source));
-  if (kLost) __builtin_assume(__isGlobal(lost));
+  if (kResidual) __builtin_assume(__isGlobal(residual));
 #endif
   auto* averages = reinterpret_cast<Pack<Average, kWidth>*>(average);
   const auto* sources = reinterpret_cast<const Pack<Source, kWidth>*>(source);
-  auto* losts = reinterpret_cast<Pack<int16_t, kWidth>*>(lost);
-  // Memory answers late: what a thread is about to need, up to 64 bytes of each array, it asks for
-  // at once. More would not fit the registers.
+  auto* residuals = reinterpret_cast<Pack<int16_t, kWidth>*>(residual);
+  // To hide latency, a thread issues the loads of up to 64 bytes of each array at once. More would
+  // not fit in registers.
   constexpr int kLarger = int(sizeof(Average) > sizeof(Source) ? sizeof(Average) : sizeof(Source));
-  constexpr int kAtOnce = kWidth == 1 ? 4 : (kLost ? 32 : 64) / (kLarger * kWidth);
+  constexpr int kAtOnce = kWidth == 1 ? 4 : (kResidual ? 32 : 64) / (kLarger * kWidth);
   for (uint32_t first = team.rank; first < count; first += kAtOnce * team.size) {
-    // With no values of their own, what is not read would keep registers of another row's.
-    Packs<kWidth, kLost, Average, Source> packs[kAtOnce] = {};
+    // Without initial values, the packs that are not read would occupy registers across rows.
+    Packs<kWidth, kResidual, Average, Source> packs[kAtOnce] = {};
     POLYAK_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       const uint32_t i = first + k * team.size;
@@ -93,7 +93,7 @@ POLYAK_ELEMENT void walk(Average* __restrict average, const Source* __restrict s
       const uint32_t at = i < gap_at ? i : i + gap;
       packs[k].average = averages[at];
       packs[k].source = sources[at];
-      if (kLost) packs[k].lost = losts[at];
+      if (kResidual) packs[k].residual = residuals[at];
     }
     POLYAK_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
@@ -102,12 +102,12 @@ POLYAK_ELEMENT void walk(Average* __restrict average, const Source* __restrict s
       const uint32_t at = i < gap_at ? i : i + gap;
       move(packs[k], step);
       averages[at] = packs[k].average;
-      if (kLost) losts[at] = packs[k].lost;
+      if (kResidual) residuals[at] = packs[k].residual;
     }
   }
 }
 
-template <bool kLost, class Average, class Source>
+template <bool kResidual, class Average, class Source>
 POLYAK_ELEMENT void lerp_typed(const CudaPiece& piece, Team team, double weight) {
   constexpr int kVector = int(kCudaVector);
   auto* average = static_cast<Average*>(piece.average);
@@ -116,18 +116,19 @@ POLYAK_ELEMENT void lerp_typed(const CudaPiece& piece, Team team, double weight)
   const Step<Average> step{below_half, static_cast<Average>(below_half ? weight : 1.0 - weight)};
   const uint32_t head = piece.head;
   const uint32_t vectors = (piece.size - head) / kVector;
-  walk<kVector, kLost>(average + head, source + head, kLost ? piece.lost + head : nullptr, vectors,
-                       vectors, 0, team, step);
-  // What stands before and after the vectors.
-  walk<1, kLost>(average, source, piece.lost, piece.size - vectors * kVector, head,
-                 vectors * kVector, team, step);
+  lerp_packs<kVector, kResidual>(average + head, source + head,
+                                 kResidual ? piece.residual + head : nullptr, vectors, vectors, 0,
+                                 team, step);
+  // The elements before and after the vectors.
+  lerp_packs<1, kResidual>(average, source, piece.residual, piece.size - vectors * kVector, head,
+                           vectors * kVector, team, step);
 }
 
 template <class Source>
 POLYAK_ELEMENT void lerp_from(const CudaPiece& piece, Team team, double weight) {
   if (piece.average_type == DType::float64) {
     lerp_typed<false, double, Source>(piece, team, weight);
-  } else if (!piece.lost) {
+  } else if (!piece.residual) {
     lerp_typed<false, float, Source>(piece, team, weight);
   } else {
     lerp_typed<true, float, Source>(piece, team, weight);
@@ -171,7 +172,7 @@ POLYAK_ELEMENT void copy_piece(const CudaPiece& piece, Team team) {
   }
 }
 
-/// What the launch is given. In memory that does not change meanwhile.
+/// The arguments of a launch. The memory they point to must not change meanwhile.
 struct CudaLaunch {
   const CudaPiece* pieces;
   const CudaTurn* turns;  // of the rows
@@ -181,7 +182,7 @@ struct CudaLaunch {
   uint32_t copies_from;
 };
 
-/// The whole of a thread, given by its block's number and its own within the block.
+/// All work of one thread, given by the index of its block and its index in the block.
 POLYAK_ELEMENT void lerp_thread(const CudaLaunch& launch, uint32_t block, uint32_t thread) {
   constexpr uint32_t kThreads = kCudaThreads, kWarps = kCudaWarps, kWarpThreads = kThreads / kWarps;
   const bool whole_block = block < launch.for_blocks;

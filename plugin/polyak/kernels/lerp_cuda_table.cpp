@@ -15,22 +15,22 @@ T* advanced(T* pointer, int64_t bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(pointer) + bytes);
 }
 
-/// Whether kCudaVector elements at this address can be read by 16 bytes, or at once if they are
-/// less.
+/// Whether kCudaVector elements at this address can be read in units of 16 bytes, or in one unit if
+/// they are smaller.
 bool is_aligned(const void* pointer, int64_t element_bytes) {
   return reinterpret_cast<uintptr_t>(pointer) %
              std::min<int64_t>(16, kCudaVector * element_bytes) ==
          0;
 }
 
-/// The first element from which vectors can be read of all arrays, or none below kCudaVector.
+/// The first element at which all arrays are aligned for vectors; kCudaVector if there is none.
 int64_t first_aligned(const Span& span) {
   int64_t first = 0;
   for (; first < kCudaVector; ++first) {
     const int64_t average = bytes_of(span.average_type), source = bytes_of(span.source_type);
     if (is_aligned(advanced(span.average, first * average), average) &&
         is_aligned(advanced(span.source, first * source), source) &&
-        (!span.lost || is_aligned(span.lost + first, sizeof(*span.lost)))) {
+        (!span.residual || is_aligned(span.residual + first, sizeof(*span.residual)))) {
       break;
     }
   }
@@ -39,17 +39,16 @@ int64_t first_aligned(const Span& span) {
 
 enum class Kind : uint8_t { average, copy_with_average, copy_at_each_update };
 
-/// A span, or as one of bytes a copy, that is some row's.
+/// A span of a row, or a copy as a span of bytes.
 struct Work {
   Kind kind;
   Span span;
 };
 
-/// What each row does with one source; null where it does nothing with it.
+/// The work of each row on one source; null for rows that do not use it.
 using Shared = std::vector<const Work*>;
 
-/// Puts beside each other what rows do with one source. A row that uses a source twice gets a
-/// second place for it.
+/// Groups the work of all rows by source. A row that uses a source twice gets a second group.
 std::vector<Shared> share_sources(const std::vector<std::vector<Work>>& rows) {
   std::vector<Shared> all;
   std::map<std::tuple<Kind, const void*, int64_t, DType>, std::vector<size_t>> places_of;
@@ -70,14 +69,14 @@ std::vector<Shared> share_sources(const std::vector<std::vector<Work>>& rows) {
   return all;
 }
 
-/// What one row does in an update, but for what has no elements.
+/// The work of one row in an update, without empty spans and copies.
 std::vector<Work> works_of(const CudaRow& row) {
   std::vector<Work> works;
   for (Span span : row.averaged) {
     if (!supports_average(span.average_type)) {
-      fail<Error>("the kernel takes averages in float32 and float64 only");
+      fail<Error>("the CUDA kernel supports averages in float32 and float64 only");
     }
-    if (span.average_type != DType::float32) span.lost = nullptr;
+    if (span.average_type != DType::float32) span.residual = nullptr;
     if (span.size > 0) works.push_back({Kind::average, span});
   }
   const auto add_copies = [&](Kind kind, const std::vector<CudaCopy>& copies) {
@@ -90,18 +89,18 @@ std::vector<Work> works_of(const CudaRow& row) {
   return works;
 }
 
-/// The part of a span, or of a copy, from element `begin` on.
+/// `size` elements of a span, or bytes of a copy, from `begin` on.
 CudaPiece piece_of(const Work& work, int64_t begin, int64_t size) {
   Span span = work.span;
   const bool copies = work.kind != Kind::average;
   span.average = advanced(span.average, begin * (copies ? 1 : bytes_of(span.average_type)));
   span.source = advanced(span.source, begin * (copies ? 1 : bytes_of(span.source_type)));
-  if (span.lost) span.lost += begin;
+  if (span.residual) span.residual += begin;
   const int64_t head = copies ? 0 : first_aligned(span);
   CudaPiece piece{};
   piece.average = span.average;
   piece.source = span.source;
-  piece.lost = span.lost;
+  piece.residual = span.residual;
   piece.size = static_cast<uint16_t>(size);
   piece.head = static_cast<uint16_t>(head == kCudaVector ? size : std::min(head, size));
   piece.average_type = span.average_type;
@@ -117,7 +116,7 @@ int64_t CudaPieces::blocks() const {
   return static_cast<int64_t>(for_blocks) + (for_warps + kCudaWarps - 1) / kCudaWarps;
 }
 
-CudaPieces cut_for_cuda(const std::vector<CudaRow>& rows) {
+CudaPieces split_for_cuda(const std::vector<CudaRow>& rows) {
   std::vector<std::vector<Work>> works;
   works.reserve(rows.size());
   for (const CudaRow& row : rows) works.push_back(works_of(row));
@@ -129,7 +128,7 @@ CudaPieces cut_for_cuda(const std::vector<CudaRow>& rows) {
         **std::find_if(shared.begin(), shared.end(), [](const Work* work) { return work; });
     const bool averages = first.kind == Kind::average;
     const int64_t most = averages ? kCudaBlockElements : kCudaWarpBytes;
-    // The head goes with the first piece, so that all others start aligned.
+    // The first piece includes the head, so that all others start aligned.
     const int64_t head = averages ? first_aligned(first.span) % kCudaVector : 0;
     int64_t size = std::min(first.span.size, most + head);
     for (int64_t begin = 0; begin < first.span.size; begin += size) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loops over spans, compiled once for each instruction set. No include guard: each source that
-// includes it gets functions of its own. Nothing of the standard library may be called here, since
-// an inline function of it, compiled for AVX-512, could be the copy that the linker keeps.
+// includes it gets its own functions. Do not call the standard library here: the linker could keep
+// the copy of an inline function that was compiled for AVX-512.
 #include <cstdint>
 
 #include "polyak/kernels/element.h"
+#include "polyak/kernels/kernel_variants.h"
 #include "polyak/kernels/lerp.h"
-#include "polyak/kernels/lerp_paths.h"
 
 #ifdef __F16C__
 #include <immintrin.h>
@@ -15,7 +15,7 @@
 namespace polyak::kernels {
 namespace {
 
-/// `weight` is that of the old average where it is not below a half.
+/// If not kBelowHalf, `weight` is 1 - weight, the weight of the old average.
 template <bool kBelowHalf, class T>
 T moved(T average, T value, T weight) {
   return kBelowHalf ? move_towards(average, value, weight) : move_back_from(value, average, weight);
@@ -30,8 +30,8 @@ void lerp_run(Average* __restrict average, const Source* __restrict source, int6
 }
 
 #ifdef __F16C__
-// Compilers do not choose the instruction that widens float16 by themselves, and shuffle bfloat16
-// where they could shift it.
+// Compilers do not select the instruction that widens float16, and shuffle bfloat16 instead of
+// shifting it.
 #ifdef __AVX512F__
 using Floats = __m512;
 Floats load(const float* from) {
@@ -93,7 +93,7 @@ void lerp_run(float* average, const BFloat16* source, int64_t size, float weight
 #endif
 
 constexpr int64_t kStep = 64;    // elements that are read at once
-constexpr int64_t kAhead = 256;  // elements between what is read and what is asked for
+constexpr int64_t kAhead = 256;  // prefetch distance in elements
 
 template <class Element>
 void prefetch_ahead(const Element* read) {
@@ -114,7 +114,7 @@ void lerp_prefetching(Average* average, const Source* source, int64_t size, Aver
   lerp_run<kBelowHalf>(average + i, source + i, size - i, weight);
 }
 
-/// The second half starts with a page of the source.
+/// The second half starts at a page boundary of the source.
 template <bool kBelowHalf, class Average, class Source>
 void lerp_interleaved(Average* average, const Source* source, int64_t size, Average weight) {
   const auto middle = reinterpret_cast<uintptr_t>(source + size / 2);
@@ -129,13 +129,14 @@ void lerp_interleaved(Average* average, const Source* source, int64_t size, Aver
   lerp_run<kBelowHalf>(average + 2 * half, source + 2 * half, size - 2 * half, weight);
 }
 
-constexpr int64_t kSmall = 4096;  // elements, two pages at least; smaller arrays are read in order
+constexpr int64_t kSmall = 4096;  // elements, at least two pages; smaller arrays are read in order
 
 template <bool kBelowHalf, class Average, class Source>
-void lerp_span(Average* average, const Source* source, int64_t size, Average weight, Walk walk) {
-  if (size <= kSmall || walk == Walk::in_order) {
+void lerp_span(Average* average, const Source* source, int64_t size, Average weight,
+               Traversal traversal) {
+  if (size <= kSmall || traversal == Traversal::in_order) {
     lerp_run<kBelowHalf>(average, source, size, weight);
-  } else if (walk == Walk::prefetching) {
+  } else if (traversal == Traversal::prefetching) {
     lerp_prefetching<kBelowHalf>(average, source, size, weight);
   } else {
     lerp_interleaved<kBelowHalf>(average, source, size, weight);
@@ -143,11 +144,12 @@ void lerp_span(Average* average, const Source* source, int64_t size, Average wei
 }
 
 template <class Average, class Source>
-void lerp_span(Average* average, const Source* source, int64_t size, double weight, Walk walk) {
+void lerp_span(Average* average, const Source* source, int64_t size, double weight,
+               Traversal traversal) {
   if (weight < 0.5) {
-    lerp_span<true>(average, source, size, static_cast<Average>(weight), walk);
+    lerp_span<true>(average, source, size, static_cast<Average>(weight), traversal);
   } else {
-    lerp_span<false>(average, source, size, static_cast<Average>(1.0 - weight), walk);
+    lerp_span<false>(average, source, size, static_cast<Average>(1.0 - weight), traversal);
   }
 }
 
@@ -171,48 +173,48 @@ const float* as_floats(const Half* source, float* room, int64_t size) {
 }
 #endif
 
-// In blocks, with loops of one width of element each: mixed widths make poor vector code.
+// In blocks, with one element width in each loop: mixed widths make poor vector code.
 template <bool kBelowHalf, class Source>
-void lerp_compensated(float* __restrict average, int16_t* __restrict lost,
+void lerp_compensated(float* __restrict average, int16_t* __restrict residual,
                       const Source* __restrict source, int64_t size, float weight) {
   int32_t wide[kBlock];
   float room[kBlock];
   for (int64_t begin = 0; begin < size; begin += kBlock) {
     const int64_t count = size - begin < kBlock ? size - begin : kBlock;
     float* __restrict const block = average + begin;
-    for (int64_t i = 0; i < count; ++i) wide[i] = lost[begin + i];
+    for (int64_t i = 0; i < count; ++i) wide[i] = residual[begin + i];
     const float* __restrict const value = as_floats(source + begin, room, count);
     for (int64_t i = 0; i < count; ++i) {
       const Compensated before{block[i], wide[i]};
       const Compensated after = kBelowHalf ? move_towards(before, value[i], weight)
                                            : move_back_from(value[i], before, weight);
       block[i] = after.average;
-      wide[i] = after.lost;
+      wide[i] = after.residual;
     }
-    for (int64_t i = 0; i < count; ++i) lost[begin + i] = static_cast<int16_t>(wide[i]);
+    for (int64_t i = 0; i < count; ++i) residual[begin + i] = static_cast<int16_t>(wide[i]);
   }
 }
 
 template <class Source>
-void lerp_from(const Span& span, double weight, Walk walk) {
+void lerp_from(const Span& span, double weight, Traversal traversal) {
   const auto* source = static_cast<const Source*>(span.source);
   auto* average = static_cast<float*>(span.average);
   if (span.average_type == DType::float64) {
-    lerp_span(static_cast<double*>(span.average), source, span.size, weight, walk);
-  } else if (!span.lost) {
-    lerp_span(average, source, span.size, weight, walk);
+    lerp_span(static_cast<double*>(span.average), source, span.size, weight, traversal);
+  } else if (!span.residual) {
+    lerp_span(average, source, span.size, weight, traversal);
   } else if (weight < 0.5) {
-    lerp_compensated<true>(average, span.lost, source, span.size, static_cast<float>(weight));
+    lerp_compensated<true>(average, span.residual, source, span.size, static_cast<float>(weight));
   } else {
-    lerp_compensated<false>(average, span.lost, source, span.size,
+    lerp_compensated<false>(average, span.residual, source, span.size,
                             static_cast<float>(1.0 - weight));
   }
 }
 
-constexpr int64_t kSpansAhead = 4;  // spans between what is read and what is asked for
+constexpr int64_t kSpansAhead = 4;  // prefetch distance in spans
 
-/// Asks for the start of a small span: they lie anywhere, so that a CPU foresees none. In larger
-/// ones it finds its way by itself.
+/// Prefetches the start of a small span: they are scattered in memory, so that hardware prefetchers
+/// miss them. Larger spans need no help.
 void prefetch_start(const Span& span) {
   if (span.size > kSmall) return;
   const int64_t size = span.size < kAhead ? span.size : kAhead;
@@ -227,29 +229,29 @@ void prefetch_start(const Span& span) {
                                                                 : 2));
 }
 
-void lerp_spans(const Span* spans, size_t count, double weight, Walk walk) {
+void lerp_spans(const Span* spans, size_t count, double weight, Traversal traversal) {
   if (weight == 0) return;  // not 0 * infinity
   for (const Span *span = spans, *end = spans + count; span != end; ++span) {
     if (end - span > kSpansAhead) prefetch_start(span[kSpansAhead]);
     switch (span->source_type) {
       case DType::float64:
-        lerp_from<double>(*span, weight, walk);
+        lerp_from<double>(*span, weight, traversal);
         break;
       case DType::float32:
-        lerp_from<float>(*span, weight, walk);
+        lerp_from<float>(*span, weight, traversal);
         break;
       case DType::float16:
-        lerp_from<Half>(*span, weight, walk);
+        lerp_from<Half>(*span, weight, traversal);
         break;
       case DType::bfloat16:
-        lerp_from<BFloat16>(*span, weight, walk);
+        lerp_from<BFloat16>(*span, weight, traversal);
         break;
     }
   }
 }
 
-// Several averages in one loop: more streams through memory at once are faster than one after the
-// other, even where the source would be in the cache by then.
+// Several averages in one loop: several memory streams at once are faster than one after the other,
+// even if the source is in the cache by then.
 void lerp_two(float* __restrict a, float* __restrict b, const float* __restrict value, int64_t size,
               float wa, float wb) {
   for (int64_t i = 0; i < size; ++i) {
@@ -267,7 +269,7 @@ void lerp_three(float* __restrict a, float* __restrict b, float* __restrict c,
   }
 }
 
-/// Two or three float32 averages that are not compensated, with weights below a half.
+/// Two or three float32 averages that are not compensated, with weights < 0.5.
 template <class Source>
 void lerp_joined(const Span* const* spans, const double* weights, size_t count) {
   const auto* source = static_cast<const Source*>(spans[0]->source);
@@ -291,8 +293,9 @@ void lerp_joined(const Span* const* spans, const double* weights, size_t count) 
   }
 }
 
-void lerp_joined(const Span* const* spans, const double* weights, size_t count, Walk walk) {
-  if (count == 1) return lerp_spans(spans[0], 1, weights[0], walk);
+void lerp_joined(const Span* const* spans, const double* weights, size_t count,
+                 Traversal traversal) {
+  if (count == 1) return lerp_spans(spans[0], 1, weights[0], traversal);
   switch (spans[0]->source_type) {
     case DType::float64:
       return lerp_joined<double>(spans, weights, count);
@@ -305,32 +308,34 @@ void lerp_joined(const Span* const* spans, const double* weights, size_t count, 
   }
 }
 
-void lerp_group_spans(const Span* const* spans, const double* weights, size_t count, Walk walk) {
+void lerp_group_spans(const Span* const* spans, const double* weights, size_t count,
+                      Traversal traversal) {
   const Span* joined[3] = {};
   double joined_weights[3] = {};
   size_t waiting = 0;
   for (size_t k = 0; k < count; ++k) {
     const Span& span = *spans[k];
-    if (span.average_type != DType::float32 || span.lost || weights[k] == 0 || weights[k] >= 0.5) {
-      lerp_spans(&span, 1, weights[k], walk);
+    if (span.average_type != DType::float32 || span.residual || weights[k] == 0 ||
+        weights[k] >= 0.5) {
+      lerp_spans(&span, 1, weights[k], traversal);
       continue;
     }
     joined[waiting] = &span;
     joined_weights[waiting] = weights[k];
     if (++waiting == 3) {
-      lerp_joined(joined, joined_weights, waiting, walk);
+      lerp_joined(joined, joined_weights, waiting, traversal);
       waiting = 0;
     }
   }
-  if (waiting > 0) lerp_joined(joined, joined_weights, waiting, walk);
+  if (waiting > 0) lerp_joined(joined, joined_weights, waiting, traversal);
 }
 
-/// Whether a pattern of bits has its exponent full: the mark of infinity and NaN.
+/// Whether all exponent bits of some element are set, as in infinity and NaN.
 template <class Bits>
 bool any_full(const void* source, int64_t size, Bits exponent) {
   using Aliased __attribute__((may_alias)) = Bits;
   const Aliased* bits = static_cast<const Aliased*>(source);
-  constexpr int64_t kStride = 4096;  // gives up early, yet seldom asks
+  constexpr int64_t kStride = 4096;  // stops early without checking often
   for (int64_t begin = 0; begin < size; begin += kStride) {
     const int64_t end = size - begin < kStride ? size : begin + kStride;
     Bits found = 0;
@@ -364,14 +369,14 @@ bool all_finite_spans(const Span* spans, size_t count) {
   return true;
 }
 
-template <Walk kWalk>
-Path path(const char* name) {
+template <Traversal kTraversal>
+KernelVariant variant(const char* name) {
   return {name,
           [](const Span* spans, size_t count, double weight) {
-            lerp_spans(spans, count, weight, kWalk);
+            lerp_spans(spans, count, weight, kTraversal);
           },
           [](const Span* const* spans, const double* weights, size_t count) {
-            lerp_group_spans(spans, weights, count, kWalk);
+            lerp_group_spans(spans, weights, count, kTraversal);
           },
           all_finite_spans};
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "polyak/kernels/kernel_variants.h"
 #include "polyak/kernels/lerp_loops.h"
-#include "polyak/kernels/lerp_paths.h"
 
 namespace polyak::kernels {
 
-Paths portable_paths() {
-  return {path<Walk::in_order>("portable"), path<Walk::prefetching>("portable, prefetching"),
-          path<Walk::interleaved>("portable, interleaved")};
+TraversalVariants portable_variants() {
+  return {variant<Traversal::in_order>("portable"),
+          variant<Traversal::prefetching>("portable, prefetching"),
+          variant<Traversal::interleaved>("portable, interleaved")};
 }
 
 }  // namespace polyak::kernels

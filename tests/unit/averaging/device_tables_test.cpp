@@ -83,7 +83,7 @@ class Checked {
     const kernels::Span span{
         expected_[name].data_ptr(), source.data_ptr(), source.numel(), DType::float32,
         source.scalar_type() == at::kBFloat16 ? DType::bfloat16 : DType::float32};
-    kernels::paths().back().lerp(&span, 1, average.weight(k));
+    kernels::kernel_variants().back().lerp(&span, 1, average.weight(k));
   }
 
   ExponentialMovingAverageOptions options_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What of the CUDA kernel a machine without a GPU can prove: how the work is cut, and, thread after
-// thread on the CPU, what the kernel's own code makes of it.
+// What of the CUDA kernel a machine without a GPU can prove: how the work is split, and, thread
+// after thread on the CPU, what the kernel's own code makes of it.
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -30,7 +30,7 @@ Span span_at(uintptr_t average, uintptr_t source, int64_t size, DType source_typ
 
 /// The pieces of one average.
 CudaPieces cut_spans(const std::vector<Span>& spans) {
-  return cut_for_cuda({CudaRow{spans, {}, {}}});
+  return split_for_cuda({CudaRow{spans, {}, {}}});
 }
 
 TEST(CudaTable, CoversEveryElementOnce) {
@@ -50,7 +50,7 @@ TEST(CudaTable, CoversEveryElementOnce) {
       ASSERT_EQ(address(piece->average),
                 address(span.average) + done * bytes_of(span.average_type));
       ASSERT_EQ(address(piece->source), address(span.source) + done * bytes_of(span.source_type));
-      ASSERT_EQ(piece->lost, span.lost ? span.lost + done : nullptr);
+      ASSERT_EQ(piece->residual, span.residual ? span.residual + done : nullptr);
       ASSERT_EQ(piece->average_type, span.average_type);
       ASSERT_EQ(piece->source_type, span.source_type);
       ASSERT_GT(piece->size, 0);
@@ -78,9 +78,9 @@ TEST(CudaTable, ReadsVectorsWhereAllArraysAreAlignedAtOneElement) {
   EXPECT_EQ(head(span_at(kPlace + 4, kPlace + 8, 100, DType::float64)), 3);
   EXPECT_EQ(head(span_at(kPlace, kPlace + 8, 100, DType::float64)), 100);
   Span span = span_at(kPlace, kPlace, 100, DType::float32);
-  span.lost = reinterpret_cast<int16_t*>(kPlace + 8);
+  span.residual = reinterpret_cast<int16_t*>(kPlace + 8);
   EXPECT_EQ(head(span), 0);
-  span.lost = reinterpret_cast<int16_t*>(kPlace + 2);
+  span.residual = reinterpret_cast<int16_t*>(kPlace + 2);
   EXPECT_EQ(head(span), 100);
 }
 
@@ -133,8 +133,8 @@ TEST(CudaTable, TakesNoHalfPrecisionAverage) {
 }
 
 TEST(CudaTable, OfNothingHasNoBlocks) {
-  EXPECT_EQ(cut_for_cuda({}).blocks(), 0);
-  EXPECT_EQ(cut_for_cuda({CudaRow(), CudaRow()}).blocks(), 0);
+  EXPECT_EQ(split_for_cuda({}).blocks(), 0);
+  EXPECT_EQ(split_for_cuda({CudaRow(), CudaRow()}).blocks(), 0);
 }
 
 TEST(CudaTable, PutsWhatRowsReadFromOnePlaceInOneColumn) {
@@ -142,7 +142,7 @@ TEST(CudaTable, PutsWhatRowsReadFromOnePlaceInOneColumn) {
   const auto span = [&](uintptr_t average, uintptr_t source) {
     return span_at(kPlace + average, kPlace + source, 4099, DType::float32);
   };
-  const CudaPieces pieces = cut_for_cuda({
+  const CudaPieces pieces = split_for_cuda({
       CudaRow{{span(0x10000, 0x4), span(0x20004, 0x5004)}, {}, {}},
       // Another order, one that only this row has, and one twice.
       CudaRow{{span(0x40000, 0xa000), span(0x30008, 0x5004), span(0x50004, 0x5004)}, {}, {}},
@@ -163,7 +163,7 @@ TEST(CudaTable, PutsWhatRowsReadFromOnePlaceInOneColumn) {
   EXPECT_THAT(offsets(1), ElementsAre(0x20004, 0x30008));
   EXPECT_THAT(offsets(2), ElementsAre(0, 0x40000));
   EXPECT_THAT(offsets(3), ElementsAre(0, 0x50004));
-  // All are cut where the first row's is: where the second is aligned is its own matter.
+  // All rows are split where the first one is, whatever the alignment of the second.
   EXPECT_EQ(pieces.all[1].size, kCudaBlockElements + 3);
   EXPECT_EQ(pieces.all[1].head, 3);
   EXPECT_EQ(pieces.all[pieces.columns + 1].size, kCudaBlockElements + 3);
@@ -172,7 +172,7 @@ TEST(CudaTable, PutsWhatRowsReadFromOnePlaceInOneColumn) {
 
 /// The kernel's launch, one thread after another.
 void run_on_cpu(const std::vector<CudaRow>& rows, const std::vector<CudaTurn>& turns) {
-  const CudaPieces pieces = cut_for_cuda(rows);
+  const CudaPieces pieces = split_for_cuda(rows);
   const CudaLaunch launch{pieces.all.data(),           turns.data(),
                           uint32_t(pieces.rows),       uint32_t(pieces.columns),
                           uint32_t(pieces.for_blocks), uint32_t(pieces.copies_from)};
@@ -187,7 +187,7 @@ TEST(CudaLoops, GiveTheBitsOfTheReference) {
   for (const double weight : testing::kAllWeights) {
     const MixedSpans expected = start.to(at::kCPU), got = start.to(at::kCPU);
     const std::vector<Span> spans = expected.spans();
-    paths().back().lerp(spans.data(), spans.size(), weight);
+    kernel_variants().back().lerp(spans.data(), spans.size(), weight);
     run_on_cpu({CudaRow{got.spans(), {}, {}}}, {CudaTurn{weight, true, false}});
     EXPECT_EQ(got.first_difference(expected), -1) << weight;
     if (weight > 1e-3) {
@@ -215,10 +215,10 @@ TEST(CudaLoops, DoForEachRowWhatItsTurnSays) {
     rows.push_back({got.back().spans(), {}, {}});
     if (turns[row].averages) {
       const std::vector<Span> spans = expected.back().spans();
-      paths().back().lerp(spans.data(), spans.size(), turns[row].weight);
+      kernel_variants().back().lerp(spans.data(), spans.size(), turns[row].weight);
     }
   }
-  EXPECT_EQ(cut_for_cuda(rows).columns, cut_for_cuda({rows[0]}).columns);
+  EXPECT_EQ(split_for_cuda(rows).columns, split_for_cuda({rows[0]}).columns);
   run_on_cpu(rows, turns);
   for (size_t row = 0; row < starts.size(); ++row) {
     EXPECT_EQ(got[row].first_difference(expected[row]), -1) << row;

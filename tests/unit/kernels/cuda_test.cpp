@@ -29,7 +29,7 @@ cudaStream_t current_stream() {
   return c10::cuda::getCurrentCUDAStream().stream();
 }
 
-/// An averaging on the GPU and the same on the CPU's plainest path.
+/// An average on the GPU, and the same by the CPU's reference variant.
 struct Twins {
   MixedSpans cpu;
   MixedSpans gpu;
@@ -47,7 +47,7 @@ struct Twins {
   }
 
   void lerp_on_cpu(double weight) {
-    paths().back().lerp(cpu_spans.data(), cpu_spans.size(), weight);
+    kernel_variants().back().lerp(cpu_spans.data(), cpu_spans.size(), weight);
   }
 };
 
@@ -119,7 +119,7 @@ TEST(Cuda, HasTheNanAndInfinityOfTheReference) {
   const Span on_gpu{there.data_ptr(), value.data_ptr(), 500, DType::float32, DType::float32};
   CudaTable table({CudaRow{{on_gpu}, {}, {}}}, 0);
   for (const double weight : {0.25, 1.0}) {
-    paths().back().lerp(&on_cpu, 1, weight);
+    kernel_variants().back().lerp(&on_cpu, 1, weight);
     const CudaTurn turn{weight, true, false};
     table.set_turns(0, &turn, 1, current_stream());
     table.update(current_stream());
@@ -178,7 +178,7 @@ TEST(Cuda, SeveralAveragesOfOneSourceAndTheirCopiesTakeOneLaunch) {
     turns.push_back({1.0 / double(row + 1), row % 3 != 0, row % 2 != 0});
     if (turns.back().averages) {
       const std::vector<Span> spans = start.spans();
-      paths().back().lerp(spans.data(), spans.size(), turns.back().weight);
+      kernel_variants().back().lerp(spans.data(), spans.size(), turns.back().weight);
     }
     expected.push_back(start);
   }
@@ -255,7 +255,7 @@ TEST(Cuda, ATableIsMadeAndFreedWhileAStreamCaptures) {
   graph.replay(stream.stream());
   require(cudaStreamSynchronize(stream.stream()));
   const std::vector<Span> reference = expected.spans();
-  paths().back().lerp(reference.data(), reference.size(), 0.4);
+  kernel_variants().back().lerp(reference.data(), reference.size(), 0.4);
   EXPECT_EQ(there.first_difference(expected), -1);
 }
 

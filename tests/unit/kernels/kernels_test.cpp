@@ -50,11 +50,11 @@ TEST(Lerp, ReadsSubnormalHalvesWhateverTheModeOfTheProcessor) {
   const at::Tensor exact = at::arange(0, 0x400, at::kInt).to(at::kFloat) * 0x1p-24F;
   const at::Tensor source = bits.view(at::kHalf);
   at::globalContext().setFlushDenormal(true);
-  for (const Path& path : paths()) {
+  for (const KernelVariant& variant : kernel_variants()) {
     const at::Tensor average = at::ones({0x400});
     const Span span{average.data_ptr(), source.data_ptr(), 0x400, DType::float32, DType::float16};
-    path.lerp(&span, 1, 1.0);
-    EXPECT_TRUE(same_bits(average, exact)) << path.name;
+    variant.lerp(&span, 1, 1.0);
+    EXPECT_TRUE(same_bits(average, exact)) << variant.name;
   }
   at::globalContext().setFlushDenormal(false);
 }
@@ -81,12 +81,15 @@ struct Case {
   int64_t size = kSize;
   at::Tensor average = at::randn({size}, average_type.torch);
   at::Tensor source = at::randn({size}).to(source_type.torch);
-  at::Tensor lost = at::randint(-32768, 32768, {size}, at::kShort);
+  at::Tensor residual = at::randint(-32768, 32768, {size}, at::kShort);
 
   Span span() const {
-    return {
-        average.data_ptr(), source.data_ptr(), size,
-        average_type.ours,  source_type.ours,  compensated ? lost.data_ptr<int16_t>() : nullptr};
+    return {average.data_ptr(),
+            source.data_ptr(),
+            size,
+            average_type.ours,
+            source_type.ours,
+            compensated ? residual.data_ptr<int16_t>() : nullptr};
   }
 };
 
@@ -101,7 +104,7 @@ std::vector<Case> all_cases() {
   return cases;
 }
 
-TEST(Paths, GiveTheBitsOfTheReference) {
+TEST(TraversalVariants, GiveTheBitsOfTheReference) {
   at::manual_seed(0);
   for (Case& example : all_cases()) {
     // Zeros, subnormals and the largest numbers are where instruction sets could part.
@@ -109,24 +112,24 @@ TEST(Paths, GiveTheBitsOfTheReference) {
       example.source[example.size / 2].copy_(at::full({}, special, at::kDouble));
       for (const double weight : {0.0, 1e-9, 1e-4, 0.3, 0.5, 0.9, 1.0}) {
         const at::Tensor average = example.average.clone();
-        const at::Tensor lost = example.lost.clone();
+        const at::Tensor residual = example.residual.clone();
         const Span span = example.span();
-        paths().back().lerp(&span, 1, weight);
-        for (const Path& path : paths()) {
+        kernel_variants().back().lerp(&span, 1, weight);
+        for (const KernelVariant& variant : kernel_variants()) {
           const Case other{example.average_type, example.source_type, example.compensated,
                            example.size,         average.clone(),     example.source,
-                           lost.clone()};
+                           residual.clone()};
           const Span same = other.span();
-          path.lerp(&same, 1, weight);
-          EXPECT_TRUE(same_bits(other.average, example.average)) << path.name << ' ' << weight;
-          EXPECT_TRUE(same_bits(other.lost, example.lost)) << path.name << ' ' << weight;
+          variant.lerp(&same, 1, weight);
+          EXPECT_TRUE(same_bits(other.average, example.average)) << variant.name << ' ' << weight;
+          EXPECT_TRUE(same_bits(other.residual, example.residual)) << variant.name << ' ' << weight;
         }
       }
     }
   }
 }
 
-TEST(Paths, GiveAGroupTheBitsOfSingleSpans) {
+TEST(TraversalVariants, GiveAGroupTheBitsOfSingleSpans) {
   at::manual_seed(3);
   const std::vector<double> weights{0.1, 0.0, 0.9, 1e-4, 0.3, 0.2, 0.5, 0.01};
   for (const Pair& source_type : kTypes) {
@@ -141,97 +144,102 @@ TEST(Paths, GiveAGroupTheBitsOfSingleSpans) {
       for (size_t k = 0; k < count; ++k) {
         Case single = cases[k];
         single.average = single.average.clone();
-        single.lost = single.lost.clone();
+        single.residual = single.residual.clone();
         const Span span = single.span();
-        paths().back().lerp(&span, 1, weights[k]);
-        expected.emplace_back(single.average, single.lost);
+        kernel_variants().back().lerp(&span, 1, weights[k]);
+        expected.emplace_back(single.average, single.residual);
       }
-      for (const Path& path : paths()) {
+      for (const KernelVariant& variant : kernel_variants()) {
         std::vector<Case> copies = cases;
         std::vector<Span> spans;
         for (Case& copy : copies) {
           copy.average = copy.average.clone();
-          copy.lost = copy.lost.clone();
+          copy.residual = copy.residual.clone();
           spans.push_back(copy.span());
         }
         std::vector<const Span*> pointers;
         pointers.reserve(spans.size());
         for (const Span& span : spans) pointers.push_back(&span);
-        path.lerp_group(pointers.data(), weights.data(), count);
+        variant.lerp_group(pointers.data(), weights.data(), count);
         for (size_t k = 0; k < count; ++k) {
-          EXPECT_TRUE(same_bits(copies[k].average, expected[k].first)) << path.name << ' ' << k;
-          EXPECT_TRUE(same_bits(copies[k].lost, expected[k].second)) << path.name << ' ' << k;
+          EXPECT_TRUE(same_bits(copies[k].average, expected[k].first)) << variant.name << ' ' << k;
+          EXPECT_TRUE(same_bits(copies[k].residual, expected[k].second))
+              << variant.name << ' ' << k;
         }
       }
     }
   }
 }
 
-TEST(Paths, TheReferenceIsTakenWhenTheEnvironmentSaysSo) {
+TEST(TraversalVariants, TheReferenceIsTakenWhenTheEnvironmentSaysSo) {
   const char* forced = std::getenv("POLYAK_FORCE_REFERENCE");
-  EXPECT_STREQ(paths().back().name, "reference");
+  EXPECT_STREQ(kernel_variants().back().name, "reference");
   if (forced && std::string(forced) == "1") {
-    EXPECT_STREQ(chosen_path().name, "reference");
+    EXPECT_STREQ(chosen_variant().name, "reference");
   } else {
-    EXPECT_STREQ(chosen_path().name, paths().front().name);
-    EXPECT_STRNE(chosen_path().name, "reference");
+    EXPECT_STREQ(chosen_variant().name, kernel_variants().front().name);
+    EXPECT_STRNE(chosen_variant().name, "reference");
   }
 }
 
-TEST(Paths, FindNanAndInfinityWhereverTheyStand) {
+TEST(TraversalVariants, FindNanAndInfinityWhereverTheyStand) {
   for (Case& example : all_cases()) {
     const Span span = example.span();
-    for (const Path& path : paths()) EXPECT_TRUE(path.all_finite(&span, 1)) << path.name;
+    for (const KernelVariant& variant : kernel_variants())
+      EXPECT_TRUE(variant.all_finite(&span, 1)) << variant.name;
     for (const double bad :
          {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
           std::numeric_limits<double>::quiet_NaN()}) {
       for (const int64_t where : {int64_t{0}, int64_t{517}, example.size - 1}) {
         const at::Tensor before = example.source[where].clone();
         example.source[where].fill_(bad);
-        for (const Path& path : paths()) EXPECT_FALSE(path.all_finite(&span, 1)) << path.name;
+        for (const KernelVariant& variant : kernel_variants())
+          EXPECT_FALSE(variant.all_finite(&span, 1)) << variant.name;
         example.source[where].copy_(before);
       }
     }
     // The largest finite number is one bit away from infinity.
     const double largest = example.source_type.ours == DType::float16 ? 65504.0 : 3e38;
     example.source.fill_(largest);
-    for (const Path& path : paths()) EXPECT_TRUE(path.all_finite(&span, 1)) << path.name;
+    for (const KernelVariant& variant : kernel_variants())
+      EXPECT_TRUE(variant.all_finite(&span, 1)) << variant.name;
   }
 }
 
 TEST(Compensated, FollowsFloat64WhereFloat32StandsStill) {
-  for (const Path& path : paths()) {
+  for (const KernelVariant& variant : kernel_variants()) {
     at::manual_seed(1);
     const at::Tensor source = at::randn({100}) + 3;
     const at::Tensor start = source * (1 - 1e-3);
     const at::Tensor plain = start.clone();
     const at::Tensor average = start.clone();
-    const at::Tensor lost = at::zeros({100}, at::kShort);
+    const at::Tensor residual = at::zeros({100}, at::kShort);
     const Span stuck{plain.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
     Span span{average.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
-    span.lost = lost.data_ptr<int16_t>();
+    span.residual = residual.data_ptr<int16_t>();
     const double weight = 1e-5;  // an update is a sixth of the last place
     const int updates = 20000;
     for (int i = 0; i < updates; ++i) {
-      path.lerp(&stuck, 1, weight);
-      path.lerp(&span, 1, weight);
+      variant.lerp(&stuck, 1, weight);
+      variant.lerp(&span, 1, weight);
     }
     const at::Tensor exact =
         source.to(at::kDouble) + (start - source).to(at::kDouble) * std::pow(1 - weight, updates);
-    EXPECT_TRUE(at::equal(plain, start)) << path.name;
+    EXPECT_TRUE(at::equal(plain, start)) << variant.name;
     const double error = ((average - exact) / exact).abs().max().item<double>();
-    EXPECT_LT(error, 1e-7) << path.name;
+    EXPECT_LT(error, 1e-7) << variant.name;
   }
 }
 
 TEST(Compensated, KeepsTheAverageCorrectlyRounded) {
-  // |lost| is at most half a unit in the last place, so the average is what a wider sum rounds to.
+  // |residual| is at most half a unit in the last place, so the average is what a wider sum rounds
+  // to.
   at::manual_seed(2);
   const at::Tensor source = at::randn({1000});
   const at::Tensor average = at::randn({1000});
-  const at::Tensor lost = at::zeros({1000}, at::kShort);
+  const at::Tensor residual = at::zeros({1000}, at::kShort);
   Span span{average.data_ptr(), source.data_ptr(), 1000, DType::float32, DType::float32};
-  span.lost = lost.data_ptr<int16_t>();
+  span.residual = residual.data_ptr<int16_t>();
   at::Tensor exact = average.to(at::kDouble);
   for (int i = 0; i < 50; ++i) {
     exact.lerp_(source.to(at::kDouble), 0.01);
@@ -239,7 +247,7 @@ TEST(Compensated, KeepsTheAverageCorrectlyRounded) {
   }
   const at::Tensor off = (average.to(at::kDouble) - exact).abs() / exact.abs();
   EXPECT_LT(off.median().item<double>(), 6e-8);
-  EXPECT_GT((lost != 0).sum().item<int64_t>(), 900);
+  EXPECT_GT((residual != 0).sum().item<int64_t>(), 900);
 }
 
 TEST(Lerp, ChunksCoverEverySpanOnce) {
@@ -247,7 +255,7 @@ TEST(Lerp, ChunksCoverEverySpanOnce) {
   const at::Tensor source = at::ones({100});
   const Span span{average.data_ptr(), source.data_ptr(), 100, DType::float32, DType::float32};
   const std::vector<Span> chunks =
-      cut({span, Span{nullptr, nullptr, 0, DType::float32, DType::float32}}, 32);
+      split_into_chunks({span, Span{nullptr, nullptr, 0, DType::float32, DType::float32}}, 32);
   int64_t traffic = 0;
   for (const Span& chunk : chunks) {
     EXPECT_GT(chunk.size, 0);
@@ -266,7 +274,7 @@ TEST(Lerp, ChunksEndWithPagesOfTheirSource) {
   for (const int64_t skipped : {0, 1, 700, 2047}) {
     const uint16_t* from = source.data() + skipped;
     const Span span{average.data(), from, 20000, DType::float32, DType::bfloat16};
-    const std::vector<Span> chunks = cut({span}, 4100);
+    const std::vector<Span> chunks = split_into_chunks({span}, 4100);
     int64_t done = 0;
     for (const Span& chunk : chunks) {
       ASSERT_EQ(chunk.average, average.data() + done);
