@@ -13,7 +13,7 @@ namespace {
 template <class T>
 void check_bounds(T value, const Bounds& bounds, std::string& problem) {
   if (bounds.contains(static_cast<double>(value))) return;
-  // A limit of counts says nothing to who is below the least.
+  // If a count is too small, its upper limit does not matter.
   const bool counts = bounds.high == kMaxCount || bounds.high == kMaxSteps;
   const bool low = static_cast<double>(value) < bounds.low;
   const std::string range = counts && low ? at_least(bounds.low).text() : bounds.text();

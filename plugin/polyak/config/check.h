@@ -7,10 +7,10 @@
 #include "polyak/config/key.h"
 #include "polyak/config/node.h"
 
-// Internal to config: one rule for values from a file and for values from C++.
+// Internal to config: the same check for values from files and from C++.
 namespace polyak {
 
-/// What is wrong with a value of a key ("must be in (0, 1), got 3"), or "".
+/// What is wrong with a key's value, as in "must be in (0, 1), got 3", or "".
 std::string problem_of(bool value, const Key& key);
 std::string problem_of(int64_t value, const Key& key);
 std::string problem_of(double value, const Key& key);

@@ -66,7 +66,7 @@ std::string type_name(const std::vector<T>*) {
 
 std::string default_text(const OptionValue& target) {
   std::string text = present_value(target).dump();
-  text.pop_back();  // the line end
+  text.pop_back();  // the newline
   return text;
 }
 

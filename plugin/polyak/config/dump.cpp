@@ -21,8 +21,8 @@ std::string lower(std::string text) {
   return text;
 }
 
-// Whether a string may stand without quotes for us and for readers of YAML 1.1, PyYAML among them,
-// which see more booleans (yes, off), dates and numbers in base 60. In doubt: no.
+// Whether a string needs no quotes, for us and for readers of YAML 1.1 such as PyYAML, which know
+// more booleans (yes, off), dates and numbers in base 60. If in doubt, it gets quotes.
 bool may_stand_plain(const std::string& text) {
   if (scalar_type(text) != ScalarType::string) return false;
   for (const char* word : {"yes", "no", "on", "off"}) {
@@ -56,7 +56,7 @@ std::string string_text(const std::string& text) {
   return escaped ? fmt::format("\"{}\"", quoted) : fmt::format("'{}'", quoted);
 }
 
-// The node on one line, when it is one that reads well there.
+// The node on one line, if that is readable.
 std::optional<std::string> one_line(const Node& node) {
   if (node.is_null()) return "null";
   if (node.is_scalar()) {
@@ -77,8 +77,8 @@ std::optional<std::string> one_line(const Node& node) {
   return fmt::format("[{}]", text);
 }
 
-// Writes a mapping or a list as a block. `indent` is that of each line; the first one has it
-// already.
+// Writes a mapping or a list as a block. `indent` is the indentation of each line; `out` ends with
+// that of the first one.
 void write_block(const Node& node, size_t indent, std::string& out) {
   const std::string next_line(indent, ' ');
   bool first = true;

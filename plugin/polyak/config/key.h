@@ -9,8 +9,7 @@
 
 namespace polyak {
 
-/// The values that a number may take. NaN is outside of every range; infinity too, unless a bound
-/// is it.
+/// The valid range of a number. No range contains NaN, or infinity unless it is a bound.
 struct POLYAK_API Bounds {
   double low = -std::numeric_limits<double>::max();
   double high = std::numeric_limits<double>::max();
@@ -18,7 +17,7 @@ struct POLYAK_API Bounds {
   bool high_open = false;
 
   bool contains(double value) const;
-  /// "in (0, 1)", "at least 1", "above 0", or "" for every finite number.
+  /// "in (0, 1)", "at least 1", "above 0", or "" if every finite number is valid.
   std::string text() const;
 };
 POLYAK_API Bounds open_interval(double low, double high);
@@ -27,15 +26,15 @@ POLYAK_API Bounds at_least(double low);
 POLYAK_API Bounds above(double low);
 constexpr double kMaxCount = 2147483647;          // 2^31 - 1
 constexpr double kMaxSteps = 9007199254740992.0;  // 2^53
-/// From `low` to 2^31 - 1, for counts and sizes: the product of two of them fits into 64 bits.
+/// From `low` to 2^31 - 1, for counts and sizes: the product of two of them fits in 64 bits.
 POLYAK_API Bounds count_from(double low);
-/// From `low` to 2^53, up to which a double counts exactly, for the steps of a program's own loop.
+/// From `low` to 2^53, the largest exact count of a double, for steps of training loops.
 POLYAK_API Bounds steps_from(double low);
 
 /// One key of an Options struct.
 struct Key {
   const char* name;
-  const char* doc;  // one line of prose
+  const char* doc;  // one sentence or two, on one line
   Bounds bounds;
   std::vector<std::string> choices;  // for strings; empty: any
   bool required = false;

@@ -15,15 +15,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Files that name one another twice each would be read without end.
+// Files that name each other twice would be read exponentially often.
 constexpr int kMostBases = 100;
 
-// The files that are being read, each named by the one before it.
+// The files that are being read. Each is a base of the one before it.
 using Chain = std::vector<std::string>;
 
 Node resolve(Node own, const std::string& name, const Chain& chain, int& bases);
 
-// `from` is the place that named the file, a null node when the user did.
+// `from` is the node that names the file, or null if the user named it.
 std::string read_text(const std::string& path, const Node& from) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) from.fail(fmt::format("{}: no such file", path));
@@ -32,7 +32,7 @@ std::string read_text(const std::string& path, const Node& from) {
   }
   errno = 0;
   std::ifstream file(path, std::ios::binary);
-  std::string text(kMostYaml + 1, '\0');  // one more than it may have: parse_yaml refuses that
+  std::string text(kMostYaml + 1, '\0');  // one byte above the limit, which parse_yaml refuses
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(file.gcount()));
   if (!file && !file.eof())
@@ -55,7 +55,7 @@ Node load_base(const std::string& path, const Node& from, const Chain& chain, in
   return resolve(parse_yaml(read_text(path, from), path), path, chain, bases);
 }
 
-// Puts the keys of one more base into the base of a file.
+// Adds the keys of a base to those of the other bases of a file.
 void add_base(Node& all, const Node& base, const Node& from) {
   for (const auto& [key, value] : base.entries()) {
     if (const Node* other = all.find(key)) {

@@ -13,16 +13,16 @@ std::string where(const Place& place) {
   return fmt::format("{}:{}:{}", place.file, place.line, place.column);
 }
 
-// A value that replaces whatever was there: `_delete_` has done its work.
+// A value that replaces the base's, without `_delete_`.
 Node cleaned(const Node& node) {
   Node result = node;
   if (node.is_sequence()) {
     for (Node& item : result.items()) item = cleaned(item);
   } else if (node.is_mapping()) {
-    deletes(node);  // refuses what is no boolean
+    deletes(node);  // throws unless it is a boolean
     result = node.without({kDeleteKey});
     for (const auto& [key, value] : node.entries()) {
-      if (key == kBaseKey) value.fail("may stand at the top level of a file only");
+      if (key == kBaseKey) value.fail("is only allowed at the top level of a file");
       if (key != kDeleteKey) result.set(key, cleaned(value));
     }
   }

@@ -3,14 +3,14 @@
 
 #include "polyak/config/node.h"
 
-// Internal to config: what a file does to its base.
+// Internal to config: merging a file into its base.
 namespace polyak {
 
 constexpr const char* kBaseKey = "_base_";
 constexpr const char* kDeleteKey = "_delete_";
 
-/// The base with the child on top: mappings merge, everything else replaces. `_delete_` is obeyed
-/// and taken out. Values keep their places, so a message shows the file that wrote the value.
+/// The base merged with the child: mappings are merged, all other values replaced. `_delete_` is
+/// applied and removed. Values keep their places, so messages show the file that set the value.
 Node merge(const Node& base, const Node& child);
 
 }  // namespace polyak

@@ -13,7 +13,8 @@ std::string lower(std::string text) {
   return text;
 }
 
-// Letters to insert, remove, replace, or swap with their neighbour (optimal string alignment).
+// The number of letters to insert, remove, replace or swap with a neighbour (optimal string
+// alignment).
 size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::vector<size_t>> cost(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) cost[i][0] = i;
@@ -34,7 +35,7 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 
 std::string nearest_name(const std::string& name, const std::vector<std::string>& candidates) {
   std::string nearest;
-  // One mistake in three letters; a name of one letter is near to nothing.
+  // One mistake in three letters; a name of one letter is close to none.
   size_t limit =
       std::min(std::max<size_t>(1, name.size() / 3), std::max<size_t>(1, name.size()) - 1);
   for (const std::string& candidate : candidates) {

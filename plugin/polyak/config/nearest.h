@@ -8,7 +8,7 @@
 
 namespace polyak {
 
-/// The candidate nearest to a misspelt name, or "" when none is near.
+/// The candidate closest to a misspelt name, or "" if none is close.
 POLYAK_API std::string nearest_name(const std::string& name,
                                     const std::vector<std::string>& candidates);
 

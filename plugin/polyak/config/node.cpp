@@ -17,7 +17,7 @@ bool is_string(const Node& node) {
   return node.is_scalar() && type_of(node) == ScalarType::string;
 }
 
-// What a message says after "got".
+// The text after "got" in messages.
 std::string shown(const Node& node) {
   if (is_string(node)) return fmt::format("the string '{}'", node.text());
   return node.is_scalar() ? node.text() : node.kind_name();
@@ -27,7 +27,7 @@ std::string shown(const Node& node) {
   node.fail(fmt::format("must be {}, got {}", wanted, shown(node)));
 }
 
-// As above, for a value that would have been right without its quotes.
+// As above, for scalars. Adds a hint if the value is only wrong because of its quotes.
 [[noreturn]] void fail_scalar(const Node& node, const char* wanted,
                               std::initializer_list<ScalarType> types) {
   const bool right_unquoted = node.quoted() && std::find(types.begin(), types.end(),
@@ -129,7 +129,7 @@ bool Node::as_bool() const {
 int64_t Node::as_int() const {
   if (!is_int()) fail_scalar(*this, "an integer", {ScalarType::integer});
   const auto value = parse_integer(text_);
-  if (!value) fail(fmt::format("must be an integer that fits into 64 bits, got {}", text_));
+  if (!value) fail(fmt::format("must be an integer that fits in 64 bits, got {}", text_));
   return *value;
 }
 

@@ -12,8 +12,8 @@
 
 namespace polyak {
 
-/// Where a value was written; in a mapping, where its key was. Line and column count from 1; line 0
-/// means that it stands in no file, and `file` says where it came from instead, as in
+/// Where a value was written; for values of mappings, the place of the key. Line and column count
+/// from 1. Line 0 means that the value is not from a file; `file` then names its origin, as in
 /// "--cfg-options a.b=1".
 struct Place {
   std::string file;
@@ -22,9 +22,8 @@ struct Place {
 };
 
 /// One value of a config: null, a scalar, a sequence, or a mapping in the order of the file.
-/// A plain value type: copies are deep and independent. Every node knows where it was written and
-/// its key path (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that says
-/// both.
+/// A value type: copies are deep and independent. Every node has a place and a key path
+/// (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that states both.
 class POLYAK_API Node {
  public:
   enum class Kind { null, scalar, sequence, mapping };
@@ -39,7 +38,7 @@ class POLYAK_API Node {
   Node(std::string value);
   static Node sequence(std::vector<Node> items = {});
   static Node mapping(std::vector<Entry> entries = {});
-  /// A scalar as a YAML file spells it; `quoted` keeps '1', 'true' and 'null' strings.
+  /// A scalar as spelled in a YAML file. If `quoted`, '1', 'true' and 'null' are strings.
   static Node scalar(std::string text, bool quoted);
 
   Kind kind() const { return kind_; }
@@ -47,12 +46,12 @@ class POLYAK_API Node {
   bool is_scalar() const { return kind_ == Kind::scalar; }
   bool is_sequence() const { return kind_ == Kind::sequence; }
   bool is_mapping() const { return kind_ == Kind::mapping; }
-  /// "null", "a boolean", "an integer", "a number", "a string", "a list", "a mapping": for
+  /// "null", "a boolean", "an integer", "a number", "a string", "a list" or "a mapping", for
   /// messages.
   std::string kind_name() const;
 
-  /// Scalars. A value of another type is an error: 1.5 and "1" are no integers, 1 is a number,
-  /// 'yes' is no boolean. `.nan` and `.inf` are numbers here; ranges refuse them.
+  /// The value of a scalar. Throws if it has another type: 1.5 and "1" are not integers, 1 is a
+  /// number, 'yes' is not a boolean. `.nan` and `.inf` are numbers here; ranges refuse them.
   bool as_bool() const;
   int64_t as_int() const;
   double as_double() const;
@@ -60,45 +59,46 @@ class POLYAK_API Node {
   bool is_bool() const;
   bool is_int() const;
   bool is_number() const;
-  /// The text of a scalar as it was written, without quotes.
+  /// The text of a scalar as written, without quotes.
   const std::string& text() const { return text_; }
   bool quoted() const { return quoted_; }
 
-  /// The elements of a sequence; an error for anything else.
+  /// The elements of a sequence. Throws for other nodes.
   const std::vector<Node>& items() const;
   std::vector<Node>& items();
-  /// The entries of a mapping in order; an error for anything else.
+  /// The entries of a mapping in order. Throws for other nodes.
   const std::vector<Entry>& entries() const;
 
-  /// The value of a key, or nullptr; nullptr as well when this is null. An error for scalars and
+  /// The value of a key, or nullptr if it is absent or this node is null. Throws for scalars and
   /// lists.
   const Node* find(std::string_view key) const;
   Node* find(std::string_view key);
-  /// The value of a key; an error that names the missing key and the mapping's own place.
+  /// The value of a key. Throws if it is absent, with the key's path and the mapping's place.
   const Node& at(std::string_view key) const;
-  /// Adds or replaces. A null node becomes a mapping first.
+  /// Adds or replaces an entry. A null node becomes a mapping.
   Node& set(const std::string& key, Node value);
+  /// Adds an element. A null node becomes a sequence.
   void append(Node value);
-  /// A copy without some keys.
+  /// A copy without these keys.
   Node without(const std::vector<std::string>& keys) const;
 
   const Place& place() const { return place_; }
   void set_place(Place place) { place_ = std::move(place); }
   const std::string& path() const { return path_; }
-  /// Sets this node's key path and, from it, those of everything below.
+  /// Sets the key path of this node and of all nodes below.
   void set_path(const std::string& path);
-  /// The key path of an entry of this mapping, whether it is there or not.
+  /// The key path of an entry of this mapping; it need not exist.
   std::string path_of(std::string_view key) const;
 
-  /// Throws ConfigError: "file:line:col: key.path: message", leaving out what is unknown.
+  /// Throws ConfigError: "file:line:col: key.path: message", without the parts that are unknown.
   [[noreturn]] void fail(const std::string& message) const;
-  /// "file:line:col: key.path: ", or "" when neither is known.
+  /// "file:line:col: key.path: ", without the parts that are unknown.
   std::string prefix() const;
 
-  /// YAML text, with its line end, that parses to an equal node.
+  /// YAML text that parses to an equal node, with a newline at the end.
   std::string dump() const;
-  /// Equal in type and value: 1 is 0x1, but neither 1.0 nor '1'. Places and the order of keys do
-  /// not count.
+  /// Whether type and value are equal: 1 equals 0x1, but neither 1.0 nor '1'. Ignores places and
+  /// the order of keys.
   bool operator==(const Node& other) const;
   bool operator!=(const Node& other) const { return !(*this == other); }
 

@@ -10,8 +10,8 @@
 namespace polyak {
 namespace {
 
-constexpr int kDeepest = 100;       // lists in lists
-constexpr size_t kMostParts = 100;  // of a key
+constexpr int kDeepest = 100;       // nested lists
+constexpr size_t kMostParts = 100;  // of a key path
 
 std::string stripped(const std::string& text, const char* characters) {
   const size_t first = text.find_first_not_of(characters);
@@ -19,7 +19,7 @@ std::string stripped(const std::string& text, const char* characters) {
   return text.substr(first, text.find_last_not_of(characters) - first + 1);
 }
 
-// The position after the element that starts at `start`: its comma, or the end of the text.
+// The end of the element that starts at `start`: its comma, or the end of the text.
 size_t element_end(const std::string& text, size_t start) {
   int depth = 0;
   for (size_t i = start; i < text.size(); ++i) {
@@ -30,7 +30,7 @@ size_t element_end(const std::string& text, size_t start) {
   return text.size();
 }
 
-// Whether each bracket has its partner.
+// Whether all brackets match.
 bool is_balanced(const std::string& text) {
   std::string expected;
   for (char c : text) {
@@ -43,7 +43,7 @@ bool is_balanced(const std::string& text) {
   return expected.empty();
 }
 
-// Whether one pair of brackets holds the whole text: `[1, 2]`, but not `(1, 2), (3, 4)`.
+// Whether one pair of brackets encloses the whole text: `[1, 2]`, but not `(1, 2), (3, 4)`.
 bool is_bracketed(const std::string& text) {
   if (text.empty() || (text[0] != '(' && text[0] != '[')) return false;
   int depth = 0;
@@ -62,7 +62,7 @@ bool is_quote(char c) {
   return c == '\'' || c == '"';
 }
 
-// The place of the quote that ends the string whose first quote is at `start`, as in YAML, or npos.
+// The index of the quote that closes the one at `start`, as in YAML, or npos.
 size_t closing_quote(const std::string& text, size_t start) {
   const char quote = text[start];
   for (size_t i = start + 1; i < text.size(); ++i) {
@@ -78,7 +78,7 @@ size_t closing_quote(const std::string& text, size_t start) {
   return std::string::npos;
 }
 
-// What stands between the quotes of a text that is one string.
+// The content of a quoted string.
 std::string unquoted(const std::string& text) {
   std::string result;
   const std::string pair = text[0] == '"' ? "" : "''";
@@ -92,11 +92,11 @@ std::string unquoted(const std::string& text) {
   return result;
 }
 
-// The text with a 'q' for each character of a string in quotes, which hides its commas and
+// The text with each character of quoted strings replaced by 'q', which hides their commas and
 // brackets.
 std::string outline(const std::string& text, const Node& target) {
   std::string result = text;
-  bool begins = true;  // an element may begin here, and with it a quote
+  bool begins = true;  // an element, and so a quoted string, may begin here
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (begins && is_quote(c)) {
@@ -117,7 +117,7 @@ std::string outline(const std::string& text, const Node& target) {
   return result;
 }
 
-// Whether a string in quotes is what MMEngine's help has users write for a list: "[(a,b),(c,d)]".
+// Whether a quoted string is a list as in MMEngine's help: "[(a,b),(c,d)]".
 bool is_list_in_quotes(const std::string& inner) {
   const std::string text = stripped(inner, " ");
   return !text.empty() && (text.front() == '[' || text.front() == '(') &&
@@ -132,7 +132,7 @@ Node parse_scalar(const std::string& written) {
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (lower == "true" || lower == "false") return Node(lower == "true");
   if (text == "None" || text == "null") return Node();
-  // Python's float() takes these without the dot that YAML wants.
+  // Python's float() accepts these without the dot of YAML.
   if (lower == "inf" || lower == "+inf" || lower == "nan")
     return Node::scalar("." + stripped(lower, "+"), false);
   if (lower == "-inf") return Node::scalar("-.inf", false);
@@ -141,7 +141,7 @@ Node parse_scalar(const std::string& written) {
   return number ? Node::scalar(text, false) : Node(written);
 }
 
-// `target` carries the place and the path that messages show.
+// `target` has the place and the path for messages.
 Node parse_value(const std::string& written, const Node& target, int depth = 0) {
   if (depth > kDeepest) {
     target.fail(fmt::format("lists are nested more than {} deep", kDeepest));
@@ -185,23 +185,23 @@ std::vector<std::string> split_key(const std::string& key, const Node& target) {
     parts.push_back(key.substr(start, end - start));
     start = end + 1;
     if (parts.size() > kMostParts) {
-      target.fail(fmt::format("has more than {} keys in a row", kMostParts));
+      target.fail(fmt::format("the key path has more than {} parts", kMostParts));
     }
     if (parts.back().empty()) target.fail("must have the form key=value, as in a.b.0.c=1");
     if (parts.back() == kBaseKey || parts.back() == kDeleteKey) {
-      target.fail(fmt::format("'{}' works in files only", parts.back()));
+      target.fail(fmt::format("'{}' is only allowed in files", parts.back()));
     }
   }
   return parts;
 }
 
-// The element of a list that a part of the key names.
+// The element of a list that a part of the key path names.
 Node& element(Node& list, const std::string& part, const Place& place) {
   Node target;
   target.set_place(place);
   target.set_path(list.path());
   if (part.find_first_not_of("0123456789") != std::string::npos) {
-    target.fail(fmt::format("is a list; '{}' is no index into it", part));
+    target.fail(fmt::format("is a list; '{}' is not an index", part));
   }
   size_t index = 0;
   const auto result = std::from_chars(part.data(), part.data() + part.size(), index);
@@ -212,7 +212,7 @@ Node& element(Node& list, const std::string& part, const Place& place) {
   return list.items()[index];
 }
 
-// What a part of the key names below `node`, made as null when it is not there yet.
+// The child of `node` that a part of the key path names. Adds a null node if it is absent.
 Node& descend(Node& node, const std::string& part, const Place& place) {
   if (node.is_sequence()) return element(node, part, place);
   if (node.is_scalar()) {

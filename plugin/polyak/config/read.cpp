@@ -51,7 +51,7 @@ void read_value(const Node& node, const Key& key, std::vector<T>& value) {
   value = std::move(read);
 }
 
-// Which keys there are.
+// Collects the names of all keys.
 class NameCollector : public OptionVisitor {
  public:
   std::vector<std::string> names;
@@ -127,7 +127,7 @@ class Checker : public OptionVisitor {
   const std::string& owner_;
 };
 
-// Before anything is read: a misspelt key is then not taken for a missing one.
+// Called before anything is read, so that a misspelt key is not reported as a missing one.
 void refuse_unknown_keys(const Node& node, Options& options, const std::string& owner) {
   NameCollector known;
   options.visit(known);

@@ -36,7 +36,7 @@ bool is_nan(std::string_view text) {
   return is_one_of(text, {".nan", ".NaN", ".NAN"});
 }
 
-// Removes the digits at the front and says how many there were.
+// Removes the leading digits and returns their number.
 size_t take_digits(std::string_view& text) {
   const size_t count = std::min(text.find_first_not_of("0123456789"), text.size());
   text.remove_prefix(count);
@@ -74,8 +74,7 @@ ScalarType scalar_type(const std::string& text) {
 std::optional<int64_t> parse_integer(const std::string& text) {
   const std::string_view digits = without_sign(text);
   const bool hexadecimal = is_hexadecimal(digits);
-  // from_chars knows neither '+' nor '0x'; the sign goes back in front so that the least integer
-  // fits.
+  // from_chars supports neither '+' nor '0x'. The '-' is kept so that the smallest integer fits.
   const std::string plain =
       fmt::format("{}{}", text[0] == '-' ? "-" : "", hexadecimal ? digits.substr(2) : digits);
   int64_t value = 0;
@@ -108,7 +107,7 @@ std::string number_text(double value) {
   if (std::isinf(value)) return value > 0 ? ".inf" : "-.inf";
   std::string text = fmt::format("{}", value);
   if (text.find('.') == std::string::npos) {
-    text.insert(std::min(text.find('e'), text.size()), ".0");  // PyYAML takes `1e-07` for a string
+    text.insert(std::min(text.find('e'), text.size()), ".0");  // PyYAML parses `1e-07` as a string
   }
   return text;
 }

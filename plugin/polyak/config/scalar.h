@@ -5,21 +5,21 @@
 #include <optional>
 #include <string>
 
-// Internal to config: how the text of a plain (unquoted) YAML scalar is understood.
+// Internal to config: the meaning of plain (unquoted) YAML scalars.
 namespace polyak {
 
 enum class ScalarType { null, boolean, integer, number, string };
 
-/// The YAML 1.2 core schema, less octal: a leading 0 means nothing, `010` is ten.
+/// The YAML 1.2 core schema without octal: leading zeros have no meaning, `010` is ten.
 ScalarType scalar_type(const std::string& text);
 
-/// The value of a text of type integer; nothing when it does not fit into 64 bits.
+/// The value of a text of type integer, or nullopt if it does not fit in 64 bits.
 std::optional<int64_t> parse_integer(const std::string& text);
 
-/// The value of a text of type integer or number; nothing when a double cannot hold it.
+/// The value of a text of type integer or number, or nullopt if a double cannot hold it.
 std::optional<double> parse_number(const std::string& text);
 
-/// A spelling that every YAML reader takes for a number: `1.0`, `1.0e-07`, `.inf`.
+/// A spelling that every YAML reader parses as a number: `1.0`, `1.0e-07`, `.inf`.
 std::string number_text(double value);
 
 }  // namespace polyak

@@ -13,10 +13,10 @@
 namespace polyak {
 namespace {
 
-// Aliases of aliases can make a small file huge; no config comes near this many values.
+// Aliases of aliases can expand a small file enormously; no real config has this many values.
 constexpr size_t kMaxValues = 1000000;
 constexpr size_t kMaxAliased = 16 << 20;  // characters
-// Each value keeps its own.
+// Every value stores its path.
 constexpr size_t kLongestPath = 1000;
 
 constexpr const char* kBlanks = " \t\r\n";
@@ -39,7 +39,7 @@ void add_extent(const Node& node, Extent& extent) {
   }
 }
 
-// The offset of the quote that ends the scalar whose first quote is at `start`, or the text's size.
+// The offset of the quote that closes the one at `start`, or the text's size.
 size_t closing_quote(const std::string& text, size_t start) {
   const char quote = text[start];
   for (size_t i = start + 1; i < text.size(); ++i) {
@@ -59,9 +59,9 @@ size_t closing_quote(const std::string& text, size_t start) {
   node.fail("invalid YAML: " + reason);
 }
 
-// Builds a Node from the parser's events. yaml-cpp's own tree will not do: it drops duplicate keys
-// and does not know `<<`. The value of a mapping gets the place of its key, where a reader looks
-// for it.
+// Builds a Node from the parser's events. yaml-cpp's own tree does not suffice: it drops duplicate
+// keys and does not support `<<`. The value of a mapping gets the place of its key, where readers
+// look for it.
 class Builder : public YAML::EventHandler {
  public:
   Builder(const std::string& text, const std::string& file) : text_(text), file_(file) {}
@@ -71,7 +71,7 @@ class Builder : public YAML::EventHandler {
   void OnDocumentStart(const YAML::Mark& mark) override {
     check_quote(mark);
     if (documents_++ > 0) {
-      fail(place(mark), "a second document starts here; a config is one document");
+      fail(place(mark), "a second document starts here; a config must be a single document");
     }
   }
   void OnDocumentEnd() override {}
@@ -85,15 +85,15 @@ class Builder : public YAML::EventHandler {
     check_quote(mark);
     const auto found = anchors_.find(anchor);
     if (found == anchors_.end()) {
-      fail(place(mark), "an alias cannot stand inside of its own anchor");
+      fail(place(mark), "an alias cannot be inside its own anchor");
     }
     add_extent(found->second, extent_);
     if (extent_.values > kMaxValues) {
-      fail(place(mark), fmt::format("aliases make more than {} values of this file", kMaxValues));
+      fail(place(mark), fmt::format("aliases expand this file to more than {} values", kMaxValues));
     }
     if (extent_.characters > kMaxAliased) {
       fail(place(mark),
-           fmt::format("aliases make more than {} characters of this file", kMaxAliased));
+           fmt::format("aliases expand this file to more than {} characters", kMaxAliased));
     }
     add(found->second, found->second.place(), YAML::NullAnchor, found->second.quoted());
   }
@@ -132,11 +132,11 @@ class Builder : public YAML::EventHandler {
     close();
   }
 
-  // yaml-cpp ends a quoted scalar at a line that is indented too little, and goes on as if its
-  // quote stood there. So what follows a scalar must also follow its quote.
+  // yaml-cpp ends a quoted scalar at a line with too little indentation and continues as if its
+  // quote were closed there. So whatever follows a scalar must also follow its closing quote.
   void check_quote(const YAML::Mark& next) const { check_quote(static_cast<size_t>(next.pos)); }
 
-  // What the parser lets pass; to be asked when it found nothing wrong itself.
+  // Errors that the parser accepts. Call it if parsing succeeded.
   void check_at_end() const {
     check_quote(text_.size());
     if (!lone_key_) return;
@@ -160,12 +160,12 @@ class Builder : public YAML::EventHandler {
     bool quoted;
   };
 
-  // A list or a mapping whose end has not come yet.
+  // A list or a mapping that is being read.
   struct Open {
     Node node;
     Place place;
     YAML::anchor_t anchor;
-    std::optional<KeyRead> key;  // read, its value not yet
+    std::optional<KeyRead> key;  // was read, but not its value
     std::optional<Node> merged;  // the value of `<<`
   };
 
@@ -213,7 +213,7 @@ class Builder : public YAML::EventHandler {
     if (path().size() <= kLongestPath) return;
     Node node;
     node.set_place(place(mark));
-    node.fail(fmt::format("the keys that lead here have more than {} characters", kLongestPath));
+    node.fail(fmt::format("the key path has more than {} characters", kLongestPath));
   }
 
   void check_tag(const YAML::Mark& mark, const std::string& tag) const {
@@ -259,7 +259,7 @@ class Builder : public YAML::EventHandler {
                                     : open.node.find(open.key->name);
     if (earlier) {
       const Place& first = earlier->place();
-      fail(open.key->place, fmt::format("duplicate key; it stands at {}:{}:{} already", first.file,
+      fail(open.key->place, fmt::format("duplicate key; first set at {}:{}:{}", first.file,
                                         first.line, first.column));
     }
     value.set_place(open.key->place);
@@ -272,7 +272,7 @@ class Builder : public YAML::EventHandler {
     open.key.reset();
   }
 
-  // Keys of the mapping itself win, then those of the mapping that is named first.
+  // The mapping's own keys take precedence, then those of the source that is named first.
   static void expand_merge_key(Node& node, const Node& merged) {
     const std::vector<Node> sources =
         merged.is_sequence() ? merged.items() : std::vector<Node>{merged};
@@ -289,7 +289,7 @@ class Builder : public YAML::EventHandler {
 
   const std::string& text_;
   const std::string& file_;
-  std::optional<Place> quote_;  // of the scalar before, if it had quotes
+  std::optional<Place> quote_;  // of the previous scalar, if it was quoted
   size_t quote_end_ = 0;
   // The first key without a ':'. yaml-cpp reads a last line of `key`, or `{key:1}`, as `key: null`.
   std::optional<KeyRead> lone_key_;
@@ -300,28 +300,29 @@ class Builder : public YAML::EventHandler {
   int documents_ = 0;
 };
 
-// yaml-cpp's reasons, in words for somebody who does not know its parser.
+// yaml-cpp's messages in words that need no knowledge of its parser.
 std::string plain_words(const std::string& reason) {
   static const std::map<std::string, std::string> kWords = {
-      {YAML::ErrorMsg::END_OF_MAP, "a mapping ends in the middle; check the indentation"},
+      {YAML::ErrorMsg::END_OF_MAP, "a mapping ends unexpectedly; check the indentation"},
       {YAML::ErrorMsg::END_OF_MAP_FLOW, "a '{' has no '}', or a ',' is missing"},
-      {YAML::ErrorMsg::END_OF_SEQ, "a list ends in the middle; check the indentation"},
+      {YAML::ErrorMsg::END_OF_SEQ, "a list ends unexpectedly; check the indentation"},
       {YAML::ErrorMsg::END_OF_SEQ_FLOW, "a '[' has no ']', or a ',' is missing"},
       {YAML::ErrorMsg::EOF_IN_SCALAR, "a quote is not closed"},
       {YAML::ErrorMsg::DOC_IN_SCALAR, "a quote is not closed"},
-      {YAML::ErrorMsg::MAP_VALUE, "a ':' cannot stand here; check the indentation, or use quotes"},
-      {YAML::ErrorMsg::MAP_KEY, "a key cannot stand here; check the indentation"},
-      {YAML::ErrorMsg::BLOCK_ENTRY, "a '-' cannot stand here; check the indentation"},
-      {YAML::ErrorMsg::FLOW_END, "a ']' or '}' closes nothing"},
-      {YAML::ErrorMsg::UNKNOWN_TOKEN, "no value starts with this character; use quotes"},
-      {YAML::ErrorMsg::TAB_IN_INDENTATION, "a tab indents this line; YAML wants spaces"},
+      {YAML::ErrorMsg::MAP_VALUE,
+       "a ':' is not allowed here; check the indentation, or use quotes"},
+      {YAML::ErrorMsg::MAP_KEY, "a key is not allowed here; check the indentation"},
+      {YAML::ErrorMsg::BLOCK_ENTRY, "a '-' is not allowed here; check the indentation"},
+      {YAML::ErrorMsg::FLOW_END, "a ']' or '}' has no opening bracket"},
+      {YAML::ErrorMsg::UNKNOWN_TOKEN, "a value cannot start with this character; use quotes"},
+      {YAML::ErrorMsg::TAB_IN_INDENTATION, "this line is indented by a tab; use spaces"},
       {YAML::ErrorMsg::BAD_FILE, "lists and mappings are nested too deeply"},
   };
   const auto found = kWords.find(reason);
   return found == kWords.end() ? reason : found->second;
 }
 
-// The length of the UTF-8 sequence that starts at `i`, or 0 when there is none.
+// The length of the UTF-8 sequence that starts at `i`, or 0 if it is invalid.
 size_t utf8_length(const std::string& text, size_t i) {
   const auto lead = static_cast<unsigned char>(text[i]);
   const size_t length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
@@ -332,14 +333,14 @@ size_t utf8_length(const std::string& text, size_t i) {
   return length;
 }
 
-// yaml-cpp would replace what is no UTF-8, and takes the byte 4 for the end.
+// yaml-cpp would replace invalid UTF-8, and treats the byte 4 as the end.
 void check_is_text(const std::string& text, const std::string& name) {
   for (size_t i = 0; i < text.size();) {
     const size_t length = utf8_length(text, i);
     const auto c = static_cast<unsigned char>(text[i]);
     const bool control = c < 0x20 && c != '\t' && c != '\n' && c != '\r';
     if (length == 0 || control) {
-      fail<ConfigError>("{}: is not a text file in UTF-8: it holds the byte 0x{:02x}", name, c);
+      fail<ConfigError>("{}: is not a UTF-8 text file: it contains the byte 0x{:02x}", name, c);
     }
     i += length;
   }
@@ -358,8 +359,7 @@ bool starts_with_tab(const std::string& text, int line) {
 Node parse_yaml(const std::string& written, const std::string& name) {
   if (written.size() > kMostYaml) {
     fail<ConfigError>(
-        "{}: is larger than 1 MiB, the most that a config may be; it holds settings, not data",
-        name);
+        "{}: is larger than 1 MiB, the limit for a config; configs hold settings, not data", name);
   }
   check_is_text(written, name);
   // Without a byte order mark, yaml-cpp's positions are offsets into the text.
@@ -378,7 +378,7 @@ Node parse_yaml(const std::string& written, const std::string& name) {
     fail_syntax(builder.place(error.mark), plain_words(reason));
   }
   const Node& root = builder.root();
-  if (root.is_null()) fail<ConfigError>("{}: is empty; a config is a mapping", name);
+  if (root.is_null()) fail<ConfigError>("{}: is empty; a config must be a mapping", name);
   if (!root.is_mapping()) {
     root.fail(fmt::format("the top level must be a mapping, got {}", root.kind_name()));
   }

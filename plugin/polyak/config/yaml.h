@@ -6,15 +6,15 @@
 
 #include "polyak/config/node.h"
 
-// Internal to config: the only door to yaml-cpp.
+// Internal to config: the only use of yaml-cpp.
 namespace polyak {
 
-/// The largest text that is parsed. A parser takes about 50 times that.
+/// Bytes of the largest text that is parsed. Parsing takes about 50 times as much memory.
 constexpr size_t kMostYaml = 1 << 20;
 
-/// Parses one YAML document as it stands: anchors, aliases and `<<` resolved, nothing merged.
-/// @throws ConfigError unless the text is one document whose top level is a mapping, of a sane
-/// size.
+/// Parses one YAML document. Resolves anchors, aliases and `<<`, but merges no bases.
+/// @throws ConfigError unless the text is a single document of limited size with a mapping at the
+/// top level.
 Node parse_yaml(const std::string& written, const std::string& name);
 
 }  // namespace polyak

@@ -8,8 +8,8 @@
 
 namespace polyak {
 
-/// For destructors: runs `action`, and turns what it throws into a warning that says what was being
-/// done ("putting modes back").
+/// For destructors: runs `action` and logs a warning if it throws. `doing` says what was being
+/// done, such as "restoring modes".
 template <class Action>
 void clean_up(const char* doing, Action&& action) noexcept {
   try {

@@ -5,7 +5,7 @@
 
 namespace polyak {
 
-// Out of line, so that each class has one type_info, here: a catch in another library must match.
+// Out of line, so that each class has a single type_info and catches in other libraries match.
 Error::~Error() = default;
 ConfigError::~ConfigError() = default;
 SizeError::~SizeError() = default;
@@ -22,7 +22,7 @@ std::string first_line(const std::exception& error) {
 bool is_out_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) return true;
   if (dynamic_cast<const std::length_error*>(&error)) return true;
-  // LibTorch's allocators throw no class of their own in all versions.
+  // Some versions of LibTorch have no exception class for this.
   const std::string text = first_line(error);
   for (const char* part :
        {"allocate memory", "out of memory", "Storage size calculation overflowed",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Marks what other libraries may link against; everything else stays hidden inside libpolyak.so.
+// Marks symbols that other libraries may link to; all others are hidden.
 #define POLYAK_API __attribute__((visibility("default")))

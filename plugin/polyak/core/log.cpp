@@ -13,7 +13,7 @@ void write_to_stderr(LogLevel level, std::string_view message) {
   const char* name = level == LogLevel::warning ? "warning: "
                      : level == LogLevel::error ? "error: "
                                                 : "";
-  // Not fmt::print, which throws where nobody reads: a message must not end what it speaks of.
+  // Not fmt::print, which throws if nobody reads: a log message must not end the program.
   const std::string line = fmt::format("{}{}\n", name, message);
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
@@ -24,7 +24,7 @@ struct Sink {
 };
 
 Sink& sink() {
-  static Sink& instance = *new Sink;  // never destroyed: what runs at exit may warn
+  static Sink& instance = *new Sink;  // never destroyed: code that runs at exit may log
   return instance;
 }
 

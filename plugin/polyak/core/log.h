@@ -13,15 +13,16 @@ namespace polyak {
 
 enum class LogLevel { debug, info, warning, error };
 
-/// Receives every message, without a line end.
+/// Receives every message, without a newline.
 using LogSink = std::function<void(LogLevel, std::string_view)>;
 
-/// Replaces where messages go and returns what was there; an empty sink restores the default,
-/// standard error. Safe from any thread but from within a sink; the sink itself is called by one
-/// thread at a time. A message that a sink throws at, and one that is logged from within a sink, go
-/// to standard error.
+/// Replaces the sink that receives messages and returns the previous one. An empty sink restores
+/// the default, which writes to standard error. Safe from any thread, but not from within a sink.
+/// The sink is called by one thread at a time. Messages that are logged from within a sink, or that
+/// a sink fails to handle by throwing, go to standard error.
 POLYAK_API LogSink set_log_sink(LogSink sink);
 
+/// Passes a message to the sink. Safe from any thread. Does not throw what the sink throws.
 POLYAK_API void write_log(LogLevel level, std::string_view message);
 
 template <class... Args>

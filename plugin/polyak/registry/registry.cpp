@@ -27,7 +27,7 @@ RegistryBase::Description RegistryBase::describe(const std::string& name) const 
 
 void RegistryBase::add_description(const std::string& name, std::function<Description()> describe) {
   if (!descriptions_.emplace(name, std::move(describe)).second) {
-    fail<ConfigError>("a {} named '{}' is registered already; take another name", kind_, name);
+    fail<ConfigError>("{} '{}' is already registered; choose another name", kind_, name);
   }
 }
 
@@ -38,7 +38,7 @@ std::string RegistryBase::type_of(const Node& node) const {
   if (!type) {
     node.fail(fmt::format("'type' is missing; the {}s are: {}", kind_, fmt::join(names(), ", ")));
   }
-  // MMEngine's scopes ("mmpretrain.CosineEMA") mean nothing here, but configs carry them.
+  // Configs for MMEngine have scopes ("mmpretrain.CosineEMA"), which have no meaning here.
   std::string name = type->as_string();
   if (contains(name)) return name;
   name = name.substr(name.rfind('.') + 1);
@@ -54,7 +54,7 @@ void RegistryBase::refuse_size(const Node& node, const std::exception& error) {
   const std::string name = type && type->is_scalar() ? type->text() : "it";
   if (dynamic_cast<const SizeError*>(&error)) node.fail(fmt::format("{}: {}", name, error.what()));
   if (is_out_of_memory(error)) {
-    node.fail(fmt::format("{} needs more memory than there is ({}); choose smaller sizes", name,
+    node.fail(fmt::format("{} needs more memory than is available ({}); choose smaller sizes", name,
                           first_line(error)));
   }
 }
@@ -65,8 +65,8 @@ void Catalog::absorb(Catalog& other) {
     if (mine == registries_.end()) continue;
     for (const std::string& name : registry->names()) {
       if (mine->second->contains(name)) {
-        fail<ConfigError>("a {} named '{}' is registered already; take another name",
-                          registry->kind(), name);
+        fail<ConfigError>("{} '{}' is already registered; choose another name", registry->kind(),
+                          name);
       }
     }
   }

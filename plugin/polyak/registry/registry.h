@@ -14,9 +14,11 @@
 
 namespace polyak {
 
-/// What a registry knows of itself without its type: for `polyak list` and `polyak describe`.
+/// The part of a registry that does not depend on its type. `polyak list` and `polyak describe` use
+/// it.
 class POLYAK_API RegistryBase {
  public:
+  /// The documentation of an entry.
   struct Description {
     std::string doc;
     std::vector<KeyDescription> keys;
@@ -24,23 +26,25 @@ class POLYAK_API RegistryBase {
 
   explicit RegistryBase(std::string kind) : kind_(std::move(kind)) {}
   virtual ~RegistryBase();
-  /// What its entries are, in words: "hook", "average", "optimizer".
+  /// The kind of its entries in words: "hook", "average", "optimizer".
   const std::string& kind() const { return kind_; }
   /// Registered names in alphabetical order.
   std::vector<std::string> names() const;
+  /// Whether a name is registered.
   bool contains(const std::string& name) const { return descriptions_.count(name) != 0; }
+  /// @throws ConfigError if the name is not registered.
   Description describe(const std::string& name) const;
-  /// Takes every entry of a registry of the same type over; check with names() and contains()
-  /// first.
+  /// Moves all entries of a registry of the same type into this one. Check for conflicts with
+  /// names() and contains() first.
   virtual void absorb(RegistryBase& other) = 0;
 
  protected:
   void absorb_descriptions(RegistryBase& other) { descriptions_.merge(other.descriptions_); }
   void add_description(const std::string& name, std::function<Description()> describe);
-  /// The `type` of a config node. Throws ConfigError when it is missing, no string, or not
-  /// registered; the message lists the names there are and the nearest one.
+  /// The `type` of a config node. Throws ConfigError if it is missing, not a string, or not
+  /// registered; the message lists the registered names and the closest one.
   std::string type_of(const Node& node) const;
-  /// Throws ConfigError at the node when what it names could not be made for want of memory.
+  /// Throws ConfigError at the node if `error` means that there was not enough memory.
   static void refuse_size(const Node& node, const std::exception& error);
 
  private:
@@ -48,15 +52,15 @@ class POLYAK_API RegistryBase {
   std::map<std::string, std::function<Description()>> descriptions_;
 };
 
-/// Makes objects of one kind from config nodes. T states what else its makers need, and the kind's
-/// name:
+/// Builds objects of one kind from config nodes. T defines the name of the kind, and what else its
+/// factories need:
 ///
 ///     struct Hook {
 ///       static constexpr const char* kKind = "hook";
 ///       struct Context {...};
 ///
-/// Filled from explicit functions that receive it (never by static objects); not changed after
-/// start-up, so reading needs no lock.
+/// Registration functions receive the registry and fill it; static objects do not. It does not
+/// change after start-up, so reading needs no lock.
 template <class T>
 class Registry : public RegistryBase {
  public:
@@ -64,8 +68,9 @@ class Registry : public RegistryBase {
 
   Registry() : RegistryBase(T::kKind) {}
 
-  /// Registers a class under a name. `make(const O&, const Context&)` gives a std::shared_ptr<T>.
-  /// @throws ConfigError when the name is taken.
+  /// Registers a class under a name. `make(const O&, const Context&)` returns a std::shared_ptr<T>.
+  /// @param doc one sentence for the documentation
+  /// @throws ConfigError if the name is already registered.
   template <class O, class Make>
   void add(const std::string& name, const std::string& doc, Make make) {
     add_description(name, [doc] { return Description{doc, describe_options(O())}; });
@@ -85,13 +90,13 @@ class Registry : public RegistryBase {
     entries_.merge(static_cast<Registry<T>&>(other).entries_);
   }
 
-  /// Reads the node's options as build() would, without making anything.
-  /// @throws ConfigError as build() does.
+  /// Reads the node's options like build(), without building the object.
+  /// @throws ConfigError like build().
   void check(const Node& node) const { entries_.at(type_of(node)).check(node); }
 
-  /// Makes what the node's `type` names from the node's other keys.
+  /// Builds an object of the node's `type` from the node's other keys.
   /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type
-  /// or range, and for sizes that memory does not hold.
+  /// or out of range, and for sizes that do not fit in memory.
   std::shared_ptr<T> build(const Node& node, const Context& context) const {
     const Entry& entry = entries_.at(type_of(node));
     try {
@@ -110,7 +115,7 @@ class Registry : public RegistryBase {
   std::map<std::string, Entry> entries_;
 };
 
-/// All registries of a process, found by the type they make: what a plugin's entry receives.
+/// All registries of a process, by the type that they build. A plugin's entry function receives it.
 class POLYAK_API Catalog {
  public:
   Catalog();
@@ -118,13 +123,14 @@ class POLYAK_API Catalog {
   Catalog(const Catalog&) = delete;
   Catalog& operator=(const Catalog&) = delete;
 
+  /// The registry of T. Created if there is none.
   template <class T>
   Registry<T>& of() {
     std::unique_ptr<RegistryBase>& slot = registries_[std::type_index(typeid(T))];
     if (!slot) slot = std::make_unique<Registry<T>>();
     return static_cast<Registry<T>&>(*slot);
   }
-  /// An empty one where nothing of that kind was registered.
+  /// The registry of T, or an empty one if there is none.
   template <class T>
   const Registry<T>& of() const {
     static const Registry<T> kEmpty;
@@ -132,14 +138,14 @@ class POLYAK_API Catalog {
     return found == registries_.end() ? kEmpty : static_cast<const Registry<T>&>(*found->second);
   }
 
-  /// Takes over what another catalog holds, all or nothing.
-  /// @throws ConfigError naming the first name that is registered here already.
+  /// Moves all entries of another catalog into this one. If it throws, neither changes.
+  /// @throws ConfigError naming the first name that is already registered here.
   void absorb(Catalog& other);
 
-  /// Libraries whose entries are here, so that none is asked twice. Kept by the loader.
+  /// Libraries whose entries are registered, so that none is loaded twice. The loader maintains it.
   std::set<const void*>& libraries() { return libraries_; }
 
-  /// Every registry that was asked for so far, by kind in alphabetical order.
+  /// Every registry that of() created, by kind in alphabetical order.
   std::vector<const RegistryBase*> all() const;
 
  private:

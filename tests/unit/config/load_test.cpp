@@ -84,7 +84,7 @@ TEST(ConfigYaml, SaysWhichTypeAValueShouldHave) {
   EXPECT_EQ(error("d", as_double), "c.yaml:4:1: d: must be a number, got a list");
   EXPECT_EQ(error("e", as_bool), "c.yaml:5:1: e: must be true or false, got the string 'on'");
   EXPECT_EQ(error("f", as_int),
-            "c.yaml:6:1: f: must be an integer that fits into 64 bits, got 99999999999999999999");
+            "c.yaml:6:1: f: must be an integer that fits in 64 bits, got 99999999999999999999");
   EXPECT_EQ(error("g", as_double),
             "c.yaml:7:1: g: must be a number that a double can hold, got 1e999");
   EXPECT_EQ(error("h", as_string), "c.yaml:8:1: h: must be a string, got null");
@@ -96,9 +96,9 @@ TEST(ConfigYaml, SaysWhichTypeAValueShouldHave) {
 
 TEST(ConfigYaml, RefusesDuplicateKeysAndShowsBothPlaces) {
   EXPECT_EQ(parse_error("a: 1\nb: 2\na: 3\n"),
-            "c.yaml:3:1: a: duplicate key; it stands at c.yaml:1:1 already");
+            "c.yaml:3:1: a: duplicate key; first set at c.yaml:1:1");
   EXPECT_EQ(parse_error("hooks:\n  - x: 1\n    y: {z: 1, z: 2}\n"),
-            "c.yaml:3:15: hooks[0].y.z: duplicate key; it stands at c.yaml:3:9 already");
+            "c.yaml:3:15: hooks[0].y.z: duplicate key; first set at c.yaml:3:9");
 }
 
 TEST(ConfigYaml, MergeKeyGivesWayToKeysOfItsOwnMapping) {
@@ -123,7 +123,7 @@ TEST(ConfigYaml, AliasesAreCopies) {
 
 TEST(ConfigYaml, RefusesAnAliasInsideOfItsAnchor) {
   EXPECT_EQ(parse_error("a: &a [*a]\n"),
-            "c.yaml:1:8: a[0]: an alias cannot stand inside of its own anchor");
+            "c.yaml:1:8: a[0]: an alias cannot be inside its own anchor");
 }
 
 TEST(ConfigYaml, RefusesAliasesThatExplode) {
@@ -132,12 +132,13 @@ TEST(ConfigYaml, RefusesAliasesThatExplode) {
     text += fmt::format("a{0}: &a{0} [*a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}]\n", i,
                         i - 1);
   }
-  EXPECT_NE(parse_error(text).find("aliases make more than 1000000 values"), std::string::npos);
+  EXPECT_NE(parse_error(text).find("aliases expand this file to more than 1000000 values"),
+            std::string::npos);
 }
 
 TEST(ConfigYaml, RefusesASecondDocument) {
   EXPECT_EQ(parse_error("a: 1\n---\nb: 2\n"),
-            "c.yaml:2:1: a second document starts here; a config is one document");
+            "c.yaml:2:1: a second document starts here; a config must be a single document");
 }
 
 TEST(ConfigYaml, RefusesKeysThatAreNoScalars) {
@@ -154,16 +155,16 @@ TEST(ConfigYaml, RefusesTagsOfOtherLanguages) {
 TEST(ConfigYaml, ExplainsInvalidYaml) {
   EXPECT_EQ(
       parse_error("a: 1\n  b: 2\n"),
-      "c.yaml:2:4: invalid YAML: a ':' cannot stand here; check the indentation, or use quotes");
+      "c.yaml:2:4: invalid YAML: a ':' is not allowed here; check the indentation, or use quotes");
   EXPECT_EQ(parse_error("a: [1, 2\n"),
             "c.yaml:2:1: invalid YAML: a '[' has no ']', or a ',' is missing");
   EXPECT_EQ(parse_error("a: 'x\n"), "c.yaml:1:4: invalid YAML: this quote is not closed");
   EXPECT_EQ(parse_error("a:\n\tb: 1\n"),
-            "c.yaml:2:3: invalid YAML: a tab indents this line; YAML wants spaces");
+            "c.yaml:2:3: invalid YAML: this line is indented by a tab; use spaces");
   EXPECT_EQ(parse_error("a: *nowhere\n"),
             "c.yaml:1:4: invalid YAML: the referenced anchor is not defined");
   EXPECT_EQ(parse_error("a: @x\n"),
-            "c.yaml:1:4: invalid YAML: no value starts with this character; use quotes");
+            "c.yaml:1:4: invalid YAML: a value cannot start with this character; use quotes");
   EXPECT_NE(parse_error("a: " + std::string(5000, '[')).find("nested too deeply"),
             std::string::npos);
 }
@@ -201,10 +202,10 @@ TEST_F(ConfigFiles, RefusesWhatIsNoConfigFile) {
   write("binary.yaml", std::string("PK\x03\x04\0\0", 6));
   EXPECT_EQ(load_error("none.yaml"), "none.yaml: no such file");
   EXPECT_EQ(load_error("folder"), "folder: is a directory, not a config file");
-  EXPECT_EQ(load_error("empty.yaml"), "empty.yaml: is empty; a config is a mapping");
-  EXPECT_EQ(load_error("comment.yaml"), "comment.yaml: is empty; a config is a mapping");
+  EXPECT_EQ(load_error("empty.yaml"), "empty.yaml: is empty; a config must be a mapping");
+  EXPECT_EQ(load_error("comment.yaml"), "comment.yaml: is empty; a config must be a mapping");
   EXPECT_EQ(load_error("binary.yaml"),
-            "binary.yaml: is not a text file in UTF-8: it holds the byte 0x03");
+            "binary.yaml: is not a UTF-8 text file: it contains the byte 0x03");
 }
 
 TEST_F(ConfigFiles, ReadsFilesOfWindows) {
@@ -280,7 +281,7 @@ TEST_F(ConfigFiles, NamesThePlaceOfAMissingBase) {
             "d.yaml:1:1: _base_: must be a string, got 3; put it in quotes: '3'");
   write("e.yaml", "x:\n  _base_: c.yaml\n");
   EXPECT_EQ(load_error("e.yaml"),
-            "e.yaml:2:3: x._base_: may stand at the top level of a file only");
+            "e.yaml:2:3: x._base_: is only allowed at the top level of a file");
 }
 
 TEST_F(ConfigFiles, AFileAboveOneMebibyteIsRefusedBeforeItIsParsed) {
@@ -289,7 +290,7 @@ TEST_F(ConfigFiles, AFileAboveOneMebibyteIsRefusedBeforeItIsParsed) {
     return error_of([&] { load_config("c.yaml"); });
   };
   const std::string says =
-      "c.yaml: is larger than 1 MiB, the most that a config may be; it holds settings, not data";
+      "c.yaml: is larger than 1 MiB, the limit for a config; configs hold settings, not data";
   const std::string start = "a: 1\n";
   EXPECT_EQ(error(start + "#" + std::string((1 << 20) - start.size(), 'x')), says);
   EXPECT_EQ(error(start + "#" + std::string((1 << 20) - start.size() - 1, 'x')), "(no error)");
@@ -314,11 +315,11 @@ TEST(ConfigYaml, LongKeysAndAliasesOfLongTextsAreBounded) {
   const std::string key(400, 'k');
   EXPECT_THAT(
       error_of([&] { parse_config(key + ": {" + key + ": {" + key + ": {a: 1}}}\n", "c.yaml"); }),
-      testing::HasSubstr("the keys that lead here have more than 1000 characters"));
+      testing::HasSubstr("the key path has more than 1000 characters"));
   std::string text = "a: &a " + std::string(500000, 'x') + "\nb: [";
   for (int i = 0; i < 100; ++i) text += "*a, ";
   EXPECT_THAT(error_of([&] { parse_config(text + "1]\n", "c.yaml"); }),
-              testing::HasSubstr("aliases make more than 16777216 characters of this file"));
+              testing::HasSubstr("aliases expand this file to more than 16777216 characters"));
 }
 
 TEST_F(ConfigFiles, OverridesComeLast) {
@@ -406,7 +407,7 @@ TEST(ConfigOverride, RefusesQuotesThatDoNotCloseAndDepthWithoutEnd) {
               testing::HasSubstr("lists are nested more than 100 deep"));
   std::string key = "a";
   for (int i = 0; i < 50000; ++i) key += ".a";
-  EXPECT_THAT(error(key + "=1"), testing::HasSubstr("has more than 100 keys in a row"));
+  EXPECT_THAT(error(key + "=1"), testing::HasSubstr("the key path has more than 100 parts"));
 }
 
 TEST(ConfigOverride, SetsScalarsInLists) {
@@ -444,14 +445,14 @@ TEST(ConfigOverride, RefusesWhatCannotBeReached) {
       error("list.7=1"),
       "--cfg-options list.7=1: list: index 7 is out of range; the list has 2 elements, counted "
       "from 0");
-  EXPECT_EQ(error("list.x=1"), "--cfg-options list.x=1: list: is a list; 'x' is no index into it");
+  EXPECT_EQ(error("list.x=1"), "--cfg-options list.x=1: list: is a list; 'x' is not an index");
   EXPECT_EQ(error("a.b.c=1"), "--cfg-options a.b.c=1: a: is an integer, so it has no key 'b'");
   EXPECT_EQ(error("a"), "--cfg-options a: must have the form key=value, as in a.b.0.c=1");
   EXPECT_EQ(error("=1"), "--cfg-options =1: must have the form key=value, as in a.b.0.c=1");
   EXPECT_EQ(error("a..b=1"), "--cfg-options a..b=1: must have the form key=value, as in a.b.0.c=1");
   EXPECT_EQ(error("a=[1,(2]"), "--cfg-options a=[1,(2]: a: the brackets do not match in '[1,(2]'");
   EXPECT_EQ(error("a._delete_=true"),
-            "--cfg-options a._delete_=true: '_delete_' works in files only");
+            "--cfg-options a._delete_=true: '_delete_' is only allowed in files");
   EXPECT_EQ(config, before);
 }
 
