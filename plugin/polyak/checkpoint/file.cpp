@@ -29,7 +29,7 @@ std::string remedy(const std::string& path, int error) {
     case ENOTDIR:
       return fmt::format("; '{}' is not a folder", folder);
     case EISDIR:
-      return "; it is a folder, give the name of a file";
+      return "; it is a folder; use the name of a file";
     case EACCES:
     case EPERM:
     case EROFS:
@@ -38,8 +38,7 @@ std::string remedy(const std::string& path, int error) {
     case EDQUOT:
       return fmt::format("; free some space for '{}'", folder);
     case EFBIG:
-      return "; the limit on the size of files ('ulimit -f' shows it) or the file system's own is "
-             "reached";
+      return "; the file size limit of the process ('ulimit -f') or of the file system is reached";
     default:
       return "";
   }
@@ -50,9 +49,9 @@ std::string remedy(const std::string& path, int error) {
                         remedy(path, error));
 }
 
-/// Makes a new empty file beside `path`, hidden from patterns such as *.pth. Another process may
-/// hold the same number (a shared folder, containers), so a name that is taken only means the next
-/// one.
+/// Creates an empty file in the folder of `path`, whose name does not match patterns such as *.pth.
+/// Another process may have the same process id (shared folders, containers), so if a name exists,
+/// the next one is tried.
 std::string create_beside(const std::string& path) {
   static std::atomic<unsigned> counter{0};
   const fs::path target(path);
@@ -75,14 +74,14 @@ void flush_to_disk(const std::string& name, const std::string& path) {
   if (descriptor < 0) fail_to_write(path, errno);
   const int error = ::fsync(descriptor) == 0 ? 0 : errno;
   ::close(descriptor);
-  // Some network file systems cannot flush a folder, and say so with EINVAL.
+  // Some network file systems cannot flush a folder and return EINVAL.
   if (error != 0 && error != EINVAL) fail_to_write(path, error);
 }
 
 }  // namespace
 
 void replace_file(const std::string& path, const std::function<void(const std::string&)>& write) {
-  // rename() would find this out only after everything is written.
+  // rename() would only fail after everything is written.
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) fail_to_write(path, EISDIR);
   const std::string name = create_beside(path);

@@ -8,36 +8,36 @@
 
 namespace polyak {
 
-/// Calls `write` with the name of a new, empty file beside `path`, flushes that file to disk and
-/// renames it to `path`. When anything fails the new file is removed, `path` stays as it was, and
-/// the error goes on. The file gets the permissions that the umask leaves.
-/// @throws CheckpointError naming `path` and the reason of the system.
+/// Calls `write` with the name of a new, empty file in the folder of `path`, flushes that file to
+/// disk and renames it to `path`. An existing file stays intact until the new one replaces it. If
+/// anything fails, the new file is removed and the error is rethrown. Permissions follow the umask.
+/// @throws CheckpointError naming `path` and the system's reason.
 POLYAK_API void replace_file(const std::string& path,
                              const std::function<void(const std::string&)>& write);
 
-/// The same for a text.
+/// Replaces a file by a text in the same way.
 POLYAK_API void replace_text_file(const std::string& path, const std::string& text);
 
-/// Removes what replace_file left in a folder when its process was killed. For a folder that no
-/// other process writes to. Never throws.
+/// Removes temporary files that replace_file() left in a folder when its process was killed. No
+/// other process may write to the folder. Never throws.
 POLYAK_API void remove_unfinished(const std::string& folder);
 
-/// A new file that takes bytes until the disk refuses them. It throws only in check(), so that code
-/// which cannot bear an exception from its writer (LibTorch's zip writer ends the process) may use
-/// it.
+/// A new file that bytes are written to. Only check() throws, so that code whose writer must not
+/// throw can use it: LibTorch's zip writer would end the process.
 class POLYAK_API FileSink {
  public:
-  /// @throws CheckpointError when `name` cannot be opened; messages speak of `path`, which a user
-  /// knows.
+  /// @param name the file that is written
+  /// @param path the file name in messages, which the user knows
+  /// @throws CheckpointError if `name` cannot be opened.
   FileSink(const std::string& name, std::string path);
   ~FileSink();
   FileSink(const FileSink&) = delete;
   FileSink& operator=(const FileSink&) = delete;
 
-  /// Once a write has failed, everything after it is dropped.
+  /// Appends bytes. After a failed write, all later ones are ignored.
   void write(const void* data, size_t size) noexcept;
 
-  /// @throws CheckpointError when a write failed.
+  /// @throws CheckpointError if a write failed.
   void check() const;
 
  private:

@@ -45,7 +45,7 @@ const StorageType* find_storage_type(std::string_view name) {
 std::optional<int64_t> elements_needed(int64_t offset, c10::IntArrayRef sizes,
                                        c10::IntArrayRef strides) {
   if (offset < 0 || sizes.size() != strides.size()) return std::nullopt;
-  int64_t count = 1;  // only to see that it fits: a stride of 0 makes it larger than the storage
+  int64_t count = 1;  // only checked for overflow: with a stride of 0 it may exceed the storage
   int64_t last = offset;
   bool empty = false;
   for (size_t i = 0; i < sizes.size(); ++i) {
@@ -74,7 +74,7 @@ bool is_utf8(std::string_view text) {
     if (first < 0x80) continue;
     const int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
     if (first < 0xc2 || first > 0xf4 || end - next < more) return false;
-    // The first byte of a character narrows the second: no overlong forms, nothing past U+10FFFF.
+    // The first byte limits the second: no overlong forms, nothing above U+10FFFF.
     const unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
     const unsigned char high = first == 0xf4 ? 0x8f : 0xbf;
     if (*next < low || *next > high) return false;

@@ -11,10 +11,10 @@
 #include <variant>
 #include <vector>
 
-// What the pickle writer and the pickle reader agree upon. Neither is installed.
+// What the pickle writer and the pickle reader share.
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "Checkpoints hold little-endian numbers, and this code does not swap bytes."
+#error "Checkpoints hold little-endian numbers, and this code does not swap bytes"
 #endif
 
 namespace polyak::pickle {
@@ -56,31 +56,31 @@ enum class Op : unsigned char {
 
 constexpr unsigned char kProtocol = 2;
 
-/// Lists in lists in dicts go no deeper: each level costs a stack frame here, in Value and in
-/// Python.
+/// The maximum nesting of values: each level takes a stack frame here, in Value and in Python.
 constexpr size_t kMaxDepth = 100;
 
-/// Python names the dtype of a storage by a class, `torch.FloatStorage`.
+/// Python states the dtype of a storage by a class, such as `torch.FloatStorage`.
 struct StorageType {
   c10::ScalarType dtype;
   const char* name;
 };
+/// nullptr if the format has no such type.
 const StorageType* find_storage_type(c10::ScalarType dtype);
 const StorageType* find_storage_type(std::string_view name);
 
-/// How many elements a storage must have to hold such a tensor. Nothing for what no tensor can
-/// have: negative numbers, or more than 64 bits count.
+/// The number of elements that a storage needs for such a tensor. nullopt for an invalid tensor:
+/// negative numbers, or a number of elements that does not fit in 64 bits.
 std::optional<int64_t> elements_needed(int64_t offset, c10::IntArrayRef sizes,
                                        c10::IntArrayRef strides);
 
-/// Whether Python could make a str of it. Lone surrogates are taken, as Python's pickle does.
+/// Whether Python can decode the text as a str. Accepts lone surrogates, like Python's pickle.
 bool is_utf8(std::string_view text);
 
-/// Text of a file as a message may show it: no control characters, and not without end.
+/// Text from a file in a form that messages can show: without control characters, and shortened.
 std::string printable(std::string_view text);
 
-/// Where in a tree of values a walk stands; `state_dict.conv.weight`, `optimizer.groups[0].lr`. It
-/// only borrows the keys, so it costs nothing until a message needs its text.
+/// The current position in a tree of values, such as `optimizer.groups[0].lr`. It only refers to
+/// the keys, so it costs nothing until a message needs its text.
 class KeyPath {
  public:
   void push(std::string_view key) { parts_.emplace_back(key); }
@@ -89,7 +89,7 @@ class KeyPath {
   size_t depth() const { return parts_.size(); }
   std::string text() const;
 
-  /// Throws a CheckpointError that starts with this path.
+  /// Throws a CheckpointError whose message starts with this path.
   [[noreturn]] void fail_here(const std::string& message) const;
 
  private:

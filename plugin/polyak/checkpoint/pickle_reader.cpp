@@ -16,15 +16,15 @@
 namespace polyak::pickle {
 namespace {
 
-/// LibTorch's operators serve no more.
+/// LibTorch's operators support no more.
 constexpr size_t kMaxDimensions = 64;
 
-/// A pickle may name one object many times, and a tree of values copies it each time. Honest files
-/// do so for a few small objects; this bounds what a hostile one can make of few bytes.
+/// A pickle may refer to one object many times, and a tree of values copies it each time. Ordinary
+/// files do so for a few small objects; this limits what a hostile one can expand to.
 constexpr size_t kFreeCopies = 1 << 20;
 constexpr size_t kCopiesPerByte = 16;
 
-/// The Python names that a pickle may mention.
+/// The Python names that a pickle may use.
 enum class Name { ordered_dict, rebuild_tensor, rebuild_parameter, size, storage };
 
 struct Global {
@@ -37,8 +37,8 @@ struct StoredElements {
   c10::ScalarType dtype;
 };
 
-/// An object while the pickle is read. Objects refer to one another as in Python, cycles included,
-/// so one list owns them all and only pointers go round.
+/// An object while the pickle is read. Objects refer to each other as in Python, possibly in
+/// cycles, so one list owns them all and objects hold plain pointers.
 struct Node;
 struct Sequence {
   std::vector<Node*> items;
@@ -71,7 +71,7 @@ class Reader {
       while (step()) {
       }
     } catch (const DamagedCheckpointError&) {
-      throw;  // about a record of the archive, whatever key it is read for
+      throw;  // concerns a record of the archive, not the key it is read for
     } catch (const CheckpointError& error) {
       const std::string path = path_in_progress();
       if (path.empty()) throw;
@@ -88,7 +88,7 @@ class Reader {
   // Bytes.
 
   std::string_view take(size_t count) {
-    if (count > bytes_.size() - position_) damaged("it ends too early");
+    if (count > bytes_.size() - position_) damaged("it ends unexpectedly");
     const auto taken = bytes_.substr(position_, count);
     position_ += count;
     return taken;
@@ -103,13 +103,14 @@ class Reader {
 
   std::string_view line() {
     const size_t end = bytes_.find('\n', position_);
-    if (end == std::string_view::npos) damaged("a name has no end");
+    if (end == std::string_view::npos) damaged("a name is not terminated");
     const auto text = take(end - position_);
     ++position_;
     return text;
   }
 
-  // The stack. A mark is the height of the stack at that time; nothing below it may be taken.
+  // The stack. A mark is the height of the stack when it was set; objects below it are out of
+  // reach.
 
   size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
 
@@ -154,19 +155,20 @@ class Reader {
 
   void recall(uint32_t index) {
     const auto found = memo_.find(index);
-    if (found == memo_.end()) damaged("it refers to an object that it never made");
+    if (found == memo_.end()) damaged("it refers to an object that does not exist");
     stack_.push_back(found->second);
   }
 
-  // One opcode; false at the end.
+  // Executes one opcode. Returns false at the end.
 
   bool step() {
     const auto code = number<unsigned char>();
     switch (static_cast<Op>(code)) {
       case Op::proto:
         if (const auto protocol = number<unsigned char>(); protocol != kProtocol) {
-          fail<CheckpointError>("pickle protocol {}; this reader takes {}, torch.save's default",
-                                protocol, kProtocol);
+          fail<CheckpointError>(
+              "pickle protocol {}; this reader supports {}, the default of torch.save", protocol,
+              kProtocol);
         }
         break;
       case Op::stop:
@@ -241,7 +243,7 @@ class Reader {
         reduce();
         break;
       case Op::build:
-        // The attributes of an OrderedDict: `_metadata` of a state_dict, which has no values.
+        // The attributes of an OrderedDict: the `_metadata` of a state_dict, which is not needed.
         pop();
         if (!top_as<Mapping>("attributes for an object that has none").ordered) {
           damaged("attributes for a plain dict");
@@ -265,7 +267,7 @@ class Reader {
       default:
         --position_;
         fail<CheckpointError>(
-            "the pickle has opcode 0x{:02x} at byte {}, which this reader does not take", code,
+            "the pickle has opcode 0x{:02x} at byte {}, which this reader does not support", code,
             position_);
     }
     return true;
@@ -294,13 +296,13 @@ class Reader {
   }
 
   void append(const std::vector<Node*>& items) {
-    auto& list = top_as<Sequence>("items for an object that is no list");
+    auto& list = top_as<Sequence>("items for an object that is not a list");
     if (list.tuple) damaged("items for a tuple");
     list.items.insert(list.items.end(), items.begin(), items.end());
   }
 
   void set_items(const std::vector<Node*>& items) {
-    auto& dict = top_as<Mapping>("entries for an object that is no dict");
+    auto& dict = top_as<Mapping>("entries for an object that is not a dict");
     if (items.size() % 2 != 0) damaged("a key without a value");
     for (size_t i = 0; i < items.size(); i += 2) dict.entries.emplace_back(items[i], items[i + 1]);
   }
@@ -316,7 +318,8 @@ class Reader {
       if (const auto* type = find_storage_type(name)) return {Name::storage, type};
     }
     fail<CheckpointError>(
-        "an object of '{}'; this reader takes tensors, numbers, strings, lists, tuples and dicts",
+        "an object of type '{}'; this reader supports tensors, numbers, strings, lists, tuples and "
+        "dicts",
         printable(fmt::format("{}.{}", module, name)));
   }
 
@@ -325,7 +328,7 @@ class Reader {
     const auto* const arguments = std::get_if<Sequence>(&arguments_node->data);
     const auto* const function = pop()->as<Global>();
     if (function == nullptr || arguments == nullptr || !arguments->tuple) {
-      damaged("a call of something that cannot be called");
+      damaged("a call of an object that is not callable");
     }
     const auto& items = arguments->items;
     switch (function->name) {
@@ -338,12 +341,12 @@ class Reader {
         break;
       case Name::rebuild_parameter:
         if (items.size() != 3 || items[0]->as<at::Tensor>() == nullptr) {
-          damaged("a parameter that is no tensor");
+          damaged("a parameter that is not a tensor");
         }
         stack_.push_back(items[0]);
         break;
       case Name::size:
-        if (items.size() != 1) damaged("a torch.Size that is none");
+        if (items.size() != 1) damaged("an invalid torch.Size");
         push_size(ints(items[0]));
         break;
       case Name::storage:
@@ -362,10 +365,11 @@ class Reader {
 
   std::vector<int64_t> ints(Node* node) const {
     const auto* const sequence = node->as<Sequence>();
-    if (sequence == nullptr) damaged("a shape that is no tuple");
-    // Before the loop: a pickle may use one long list for many shapes.
+    if (sequence == nullptr) damaged("a shape that is not a tuple");
+    // Checked before the loop: a pickle may use one long list for many shapes.
     if (sequence->items.size() > kMaxDimensions) {
-      fail<CheckpointError>("a shape of {} dimensions", sequence->items.size());
+      fail<CheckpointError>("a shape of {} dimensions; the limit is {}", sequence->items.size(),
+                            kMaxDimensions);
     }
     std::vector<int64_t> values;
     for (Node* const item : sequence->items) values.push_back(integer(item));
@@ -374,26 +378,25 @@ class Reader {
 
   int64_t integer(Node* node) const {
     if (const auto* value = node->as<int64_t>()) return *value;
-    damaged("a number that is no int");
+    damaged("a number that is not an int");
   }
 
   /// ('storage', torch.FloatStorage, key, location, number of elements)
   StoredElements stored_elements() {
     const auto* const id = pop()->as<Sequence>();
-    if (id == nullptr || !id->tuple || id->items.size() != 5)
-      damaged("no storage where one must be");
+    if (id == nullptr || !id->tuple || id->items.size() != 5) damaged("a storage is missing");
     const auto* const tag = id->items[0]->as<std::string>();
     const auto* const global = id->items[1]->as<Global>();
     const auto* const key = id->items[2]->as<std::string>();
     const int64_t elements = integer(id->items[4]);
     if (tag == nullptr || *tag != "storage" || global == nullptr || key == nullptr ||
         global->name != Name::storage) {
-      damaged("no storage where one must be");
+      damaged("a storage is missing");
     }
     size_t bytes = 0;
     if (elements < 0 || __builtin_mul_overflow(static_cast<size_t>(elements),
                                                c10::elementSize(global->type->dtype), &bytes)) {
-      fail<CheckpointError>("a storage of {} elements", elements);
+      fail<CheckpointError>("an impossible storage of {} elements", elements);
     }
     return {load_storage_(*key, bytes), global->type->dtype};
   }
@@ -401,7 +404,7 @@ class Reader {
   /// (storage, offset, size, stride, requires_grad, hooks[, metadata])
   at::Tensor tensor(const std::vector<Node*>& items) const {
     auto* const stored = items.empty() ? nullptr : items[0]->as<StoredElements>();
-    if (stored == nullptr || items.size() < 6 || items.size() > 7) damaged("a tensor that is none");
+    if (stored == nullptr || items.size() < 6 || items.size() > 7) damaged("an invalid tensor");
     if (items.size() == 7) {
       fail<CheckpointError>(
           "a tensor with a lazy conj or neg; save tensor.resolve_conj().resolve_neg()");
@@ -416,20 +419,19 @@ class Reader {
                             fmt::join(sizes, ", "), fmt::join(strides, ", "), offset);
     }
     if (static_cast<size_t>(*needed) > held) {
-      fail<CheckpointError>("a tensor needs {} elements, its storage has {}", *needed, held);
+      fail<CheckpointError>("a tensor needs {} elements, but its storage has {}", *needed, held);
     }
     return at::empty({0}, at::TensorOptions().dtype(stored->dtype))
         .set_(stored->storage, offset, sizes, strides);
   }
 
-  /// The keys under which objects are being made right now: where a failure belongs.
+  /// The keys of the objects that are being created, for error messages.
   std::string path_in_progress() const {
     KeyPath path;
     for (size_t i = 0; i <= marks_.size(); ++i) {
       const size_t begin = i == 0 ? 0 : marks_[i - 1];
       const size_t end = i == marks_.size() ? stack_.size() : marks_[i];
-      // Between a dict and its mark's end stand keys and values by turns; the last key is the open
-      // one.
+      // Keys and values alternate after the mark of a dict; the last key is the current one.
       const bool in_dict = i > 0 && begin > 0 && stack_[begin - 1]->as<Mapping>() != nullptr;
       if (!in_dict || begin == end) continue;
       Node* const key = stack_[begin + ((end - begin - 1) & ~size_t{1})];
@@ -448,7 +450,7 @@ class Reader {
 
   Value to_value(Node& node) {
     if (path_.depth() > kMaxDepth) {
-      path_.fail_here(fmt::format("nested more than {} deep, or in itself", kMaxDepth));
+      path_.fail_here(fmt::format("nested more than {} deep, or contains itself", kMaxDepth));
     }
     spend(1);
     if (const auto* value = node.as<bool>()) return Value(*value);
@@ -462,7 +464,7 @@ class Reader {
     if (const auto* value = node.as<Sequence>()) return sequence_value(*value);
     if (const auto* value = node.as<Mapping>()) return mapping_value(*value);
     if (node.as<std::monostate>() != nullptr) return Value();
-    path_.fail_here("a class or a bare storage, which this reader does not take as a value");
+    path_.fail_here("a class or a bare storage, which this reader does not support as a value");
   }
 
   Value sequence_value(const Sequence& sequence) {
@@ -490,7 +492,7 @@ class Reader {
         path_.fail_here("a key of this dict is neither str nor int");
       }
       if (place == entries.size()) entries.emplace_back(to_value(*key), Value());
-      entries[place].second = to_value(*item);  // of equal keys the last counts, as in Python
+      entries[place].second = to_value(*item);  // the last of equal keys counts, as in Python
       path_.pop();
     }
     return Value::dict(std::move(entries), mapping.ordered);

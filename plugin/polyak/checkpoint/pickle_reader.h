@@ -11,12 +11,12 @@
 
 namespace polyak::pickle {
 
-/// Gives the storage of the record `data/<key>`, which must have exactly `bytes` bytes, or throws.
+/// Returns the storage of the record `data/<key>`. Throws unless it has exactly `bytes` bytes.
 using StorageLoader = std::function<c10::Storage(const std::string& key, size_t bytes)>;
 
-/// Reads a pickle of torch.save. It knows a handful of Python names by heart, calls nothing, and
-/// trusts no number in `bytes`: time and memory stay in proportion to what the file holds.
-/// @throws CheckpointError naming the key path, where one is known, and what cannot be read.
+/// Reads a pickle of torch.save. It knows a few Python names, calls nothing, and trusts no number
+/// in `bytes`: time and memory are proportional to the size of the file.
+/// @throws CheckpointError with the key path, if known, and what cannot be read.
 Value read(std::string_view bytes, const StorageLoader& load_storage);
 
 }  // namespace polyak::pickle

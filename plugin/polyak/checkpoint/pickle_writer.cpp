@@ -13,7 +13,7 @@
 namespace polyak::pickle {
 namespace {
 
-/// A record may be this many times larger than the one tensor that needs it; then it is cut down.
+/// A storage that is more than this many times larger than its only tensor is not saved as a whole.
 constexpr size_t kMaxSlack = 2;
 
 class Writer {
@@ -28,7 +28,7 @@ class Writer {
   }
 
  private:
-  // The first walk: finds everything that cannot be saved, and counts who uses each storage.
+  // The first pass: finds values that cannot be saved, and counts the users of each storage.
   void check(const Value& value) {
     if (path_.depth() > kMaxDepth) {
       path_.fail_here(fmt::format("nested more than {} deep", kMaxDepth));
@@ -72,7 +72,7 @@ class Writer {
     if (text.size() > std::numeric_limits<uint32_t>::max()) {
       path_.fail_here("a str of more than 4 GiB cannot be saved");
     }
-    if (!is_utf8(text)) path_.fail_here("a str is not UTF-8, so Python could not read it");
+    if (!is_utf8(text)) path_.fail_here("a str is not valid UTF-8, so Python could not read it");
   }
 
   void check_tensor(const at::Tensor& tensor) {
@@ -85,9 +85,9 @@ class Writer {
       refuse(fmt::format("its layout is {}; save tensor.to_dense()", layout_name(tensor)));
     }
     if (tensor.is_meta()) refuse("it is on the meta device and has no values");
-    if (tensor.is_nested() || !tensor.has_storage()) refuse("it has no storage of its own");
+    if (tensor.is_nested() || !tensor.has_storage()) refuse("it has no storage");
     if (find_storage_type(tensor.scalar_type()) == nullptr) {
-      refuse(fmt::format("its dtype {} has no name in this format; convert it first",
+      refuse(fmt::format("the format does not support its dtype {}; convert it first",
                          c10::toString(tensor.scalar_type())));
     }
     const auto needed = elements_needed(tensor.storage_offset(), tensor.sizes(), tensor.strides());
@@ -107,7 +107,7 @@ class Writer {
     return tensor.storage().nbytes() / tensor.element_size();
   }
 
-  // The second walk writes.
+  // The second pass writes.
   void put(const Value& value) {
     switch (value.kind()) {
       case Value::Kind::none:
@@ -158,7 +158,7 @@ class Writer {
   }
 
   void put_tensor(at::Tensor tensor) {
-    // A lazily conjugated or negated view differs from what its storage holds.
+    // The storage of a lazily conjugated or negated view holds other values.
     tensor = tensor.detach().resolve_conj().resolve_neg();
     const auto* const impl = tensor.storage().unsafeGetStorageImpl();
     const size_t bytes = tensor.nbytes();
@@ -175,7 +175,7 @@ class Writer {
       put_ints(tensor.sizes());
       put_ints(contiguous_strides(tensor.sizes()));
     } else {
-      // Two dtypes over one storage (view_as_real) get a record each: in Python a storage has one
+      // Two dtypes on one storage (view_as_real) get a record each: in Python a storage has one
       // dtype.
       const auto elements = static_cast<int64_t>(elements_in_storage(tensor));
       const auto [known, added] =
@@ -256,7 +256,7 @@ class Writer {
     uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof(bits));
     op(Op::bin_float);
-    raw(__builtin_bswap64(bits));  // the one big-endian number of the format
+    raw(__builtin_bswap64(bits));  // the only big-endian number of the format
   }
 
   void put_string(std::string_view text) {

@@ -16,9 +16,8 @@ namespace {
 using caffe2::serialize::PyTorchStreamWriter;
 
 void write_archive(FileSink& sink, const pickle::Pickled& pickled) {
-  // The sink never reports a failure to the zip writer: its destructor writes the end of the
-  // archive, and would end the process if that failed. check() reports it after each record
-  // instead.
+  // The sink never reports a failure to the zip writer, whose destructor writes the end of the
+  // archive and would end the process. check() reports it after each record instead.
   PyTorchStreamWriter writer(
       std::function<size_t(const void*, size_t)>([&](const void* data, size_t size) {
         sink.write(data, size);
@@ -53,9 +52,9 @@ void collect_reals(Value& value, std::vector<Value*>& reals) {
   }
 }
 
-/// PyTorch 1.13's `weights_only` reader knows no floating-point numbers at all, not even those that
-/// its own torch.save writes. So every number goes into the file as a float64 tensor without
-/// dimensions; all of them share one storage. Python's optimizers do not take those for numbers.
+/// PyTorch 1.13's `weights_only` reader does not support floating-point numbers, not even those
+/// that its own torch.save writes. So every number is saved as a zero-dimensional float64 tensor;
+/// all of them share one storage. Python's optimizers do not accept these as numbers.
 Value reals_as_tensors(Value value) {
   std::vector<Value*> reals;
   collect_reals(value, reals);

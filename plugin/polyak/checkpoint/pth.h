@@ -8,31 +8,32 @@
 
 namespace polyak {
 
-/// Writes a checkpoint that Python's `torch.load(path, weights_only=True)` reads: a zip of a pickle
-/// and raw tensor storages. Tensors may live on any device and have any strides; tensors that share
-/// a storage share it in the file. Streams: memory stays at one storage at a time. The file is
-/// written beside its place, flushed to disk and renamed, so what was there stays whole until then.
-/// A dict with the entry `optimizer` holds plain floats, as Python's optimizers need them, which
-/// weights_only reads from torch 2.0 on; in all other files numbers are tensors without dimensions,
-/// for torch 1.13.
-/// @throws CheckpointError naming the path and the reason (no such folder, no space, not
-/// permitted).
+/// Writes a checkpoint that Python's `torch.load(path, weights_only=True)` reads: a zip archive of
+/// a pickle and raw tensor storages. Tensors may be on any device and have any strides; tensors
+/// that share a storage also share it in the file. Storages are written one at a time, so only one
+/// is copied in memory. The new file is written under a temporary name, flushed to disk and
+/// renamed: an existing file stays intact until the new one replaces it.
+///
+/// Floats are saved as zero-dimensional float64 tensors, which weights_only reads from torch 1.13
+/// on. If `value` is a dict with the key `optimizer`, they are saved as plain floats, which
+/// Python's optimizers need and weights_only reads from torch 2.0 on.
+/// @throws CheckpointError naming the path and the reason, such as a missing folder, a full disk or
+/// missing permissions.
 POLYAK_API void write_pth(const std::string& path, const Value& value);
 
-/// A checkpoint that is cut off, or whose bytes are not those that were written.
+/// A checkpoint is truncated, or its bytes have changed since it was written.
 class POLYAK_API DamagedCheckpointError : public CheckpointError {
  public:
   using CheckpointError::CheckpointError;
   ~DamagedCheckpointError() override;
 };
 
-/// Reads what write_pth wrote (and Python's torch.save of the same kinds). Executes nothing.
-/// Tensors come back on the CPU with their own dtype, shape and strides. The checksum of each
-/// record that is read is compared; an archive without any (all are 0) is read with a line in the
-/// log.
-/// @throws CheckpointError naming the path and what is wrong: missing, no checkpoint, a kind of
-/// object that this reader does not take; DamagedCheckpointError naming the record whose bytes are
-/// wrong.
+/// Reads a file of write_pth(), or of Python's torch.save with the same kinds of values. Executes
+/// no code of the file. Tensors are on the CPU and have their saved dtype, shape and strides.
+/// Verifies the checksum of each record; if the archive has none (all are 0), logs that.
+/// @throws CheckpointError naming the path and what is wrong: the file is missing, is not a
+/// checkpoint, or contains an unsupported kind of object.
+/// @throws DamagedCheckpointError naming the damaged record.
 POLYAK_API Value read_pth(const std::string& path);
 
 }  // namespace polyak

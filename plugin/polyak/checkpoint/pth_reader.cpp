@@ -24,7 +24,7 @@ namespace {
 
 using caffe2::serialize::PyTorchStreamReader;
 
-/// Tells apart, before LibTorch sees the file, what its zip reader would all call "failed".
+/// Distinguishes, before LibTorch opens the file, errors that its zip reader would not explain.
 void check_is_zip(const std::string& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
@@ -40,17 +40,18 @@ void check_is_zip(const std::string& path) {
   const std::string_view head(start.data(), static_cast<size_t>(file.gcount()));
   if (head.substr(0, 2) == "\x80\x02") {
     fail<CheckpointError>(
-        "is in the format of PyTorch before 1.6; in Python, torch.load it and torch.save it again");
+        "is in the format of PyTorch before 1.6; load and save it again in a newer Python torch");
   }
   if (head != "PK\x03\x04") {
-    fail<DamagedCheckpointError>("is not a checkpoint: a .pth file is a zip archive, this is not");
+    fail<DamagedCheckpointError>(
+        "is not a checkpoint: a .pth file is a zip archive, and this file is not");
   }
 }
 
 void check_is_checkpoint(const ZipDirectory& directory) {
   if (directory.find("constants.pkl")) {
     fail<CheckpointError>(
-        "is a TorchScript archive, not a checkpoint; load it by torch::jit::load");
+        "is a TorchScript archive, not a checkpoint; load it with torch::jit::load");
   }
   if (!directory.find("data.pkl")) {
     fail<CheckpointError>("is a zip archive without data.pkl, not a checkpoint");
@@ -61,13 +62,13 @@ void check_is_checkpoint(const ZipDirectory& directory) {
   }
 }
 
-/// The records of an archive, each compared with its checksum.
+/// The records of an archive. Each is verified by its checksum.
 class Archive {
  public:
   explicit Archive(const std::string& path) : directory_(path), reader_(checked(path)) {
     read(directory_.find("version") ? "version" : ".data/version");
     if (!directory_.has_checksums()) {
-      log_info("{}: was written without checksums (CRC32), so damage to it is not noticed", path);
+      log_info("{}: has no checksums (CRC32), so damage to it cannot be detected", path);
     }
   }
 
@@ -81,7 +82,7 @@ class Archive {
           static_cast<uint32_t>(crc32_z(0, static_cast<const unsigned char*>(data.get()), size));
       if (found != stated) {
         fail<DamagedCheckpointError>(
-            "is damaged: the checksum (CRC32) of its record '{}' is {:08x}, it should be {:08x}",
+            "is damaged: the checksum (CRC32) of its record '{}' is {:08x}, expected {:08x}",
             pickle::printable(record), found, stated);
       }
     }
@@ -107,7 +108,8 @@ Value read_archive(const std::string& path) {
   check_is_zip(path);
   Archive archive(path);
   if (archive.has("byteorder") && archive.read_text("byteorder") != "little") {
-    fail<CheckpointError>("was written on a big-endian machine, which this reader does not take");
+    fail<CheckpointError>(
+        "was written on a big-endian machine, which this reader does not support");
   }
   std::unordered_map<std::string, c10::Storage> storages;
   const auto load = [&](const std::string& key, size_t bytes) {
@@ -115,7 +117,7 @@ Value read_archive(const std::string& path) {
     if (found == storages.end()) {
       const std::string record = "data/" + key;
       if (!archive.has(record)) {
-        fail<CheckpointError>("the archive has no '{}'", pickle::printable(record));
+        fail<CheckpointError>("the archive has no record '{}'", pickle::printable(record));
       }
       auto [data, size] = archive.read(record);
       c10::Storage storage(c10::Storage::use_byte_size_t(), size, std::move(data),
@@ -123,7 +125,7 @@ Value read_archive(const std::string& path) {
       found = storages.emplace(key, std::move(storage)).first;
     }
     if (found->second.nbytes() != bytes) {
-      fail<CheckpointError>("'data/{}' has {} bytes where {} are announced", pickle::printable(key),
+      fail<CheckpointError>("'data/{}' has {} bytes, expected {}", pickle::printable(key),
                             found->second.nbytes(), bytes);
     }
     return found->second;
@@ -143,8 +145,8 @@ Value read_pth(const std::string& path) {
   } catch (const CheckpointError& error) {
     fail<CheckpointError>("{}: {}", path, error.what());
   } catch (const std::exception& error) {
-    // LibTorch's zip reader and its allocator: what they say of a file that is cut off or damaged.
-    fail<DamagedCheckpointError>("{}: cannot be read, it may be truncated or damaged: {}", path,
+    // Errors of LibTorch's zip reader and allocator for truncated or damaged files.
+    fail<DamagedCheckpointError>("{}: cannot be read and may be truncated or damaged: {}", path,
                                  first_line(error));
   }
 }

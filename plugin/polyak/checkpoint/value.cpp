@@ -27,7 +27,7 @@ bool same_key(const Value& a, const Value& b) {
 
 std::string keys_text(const std::vector<Value::Entry>& entries) {
   if (entries.empty()) return "the dict is empty";
-  std::string text = "there are: ";
+  std::string text = "the keys are: ";
   const size_t shown = std::min(entries.size(), kKeysInMessage);
   for (size_t i = 0; i < shown; ++i) {
     text += (i == 0 ? "" : ", ") + key_text(entries[i].first);
@@ -70,7 +70,7 @@ Value Value::dict(std::vector<Entry> entries, bool ordered) {
 }
 
 Value::Kind Value::kind() const {
-  // The alternatives of data_ stand in the order of Kind, but list and tuple share one.
+  // The alternatives of data_ are in the order of Kind, but list and tuple share one.
   if (const auto* list = std::get_if<List>(&data_)) return list->tuple ? Kind::tuple : Kind::list;
   if (std::holds_alternative<Dict>(data_)) return Kind::dict;
   return static_cast<Kind>(data_.index());

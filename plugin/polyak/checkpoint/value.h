@@ -15,8 +15,8 @@
 
 namespace polyak {
 
-/// One value of a checkpoint, as Python would see it: None, bool, int, float, str, a tensor, a
-/// list, a tuple, or a dict that keeps its order (written as collections.OrderedDict when
+/// One value of a checkpoint, with the types of Python: None, bool, int, float, str, a tensor, a
+/// list, a tuple, or a dict that keeps its order (written as collections.OrderedDict if
 /// `ordered()`). Copies are deep except for tensors, which are handles.
 class POLYAK_API Value {
  public:
@@ -39,11 +39,11 @@ class POLYAK_API Value {
   bool is_none() const { return kind() == Kind::none; }
   bool is_tensor() const { return kind() == Kind::tensor; }
   bool is_dict() const { return kind() == Kind::dict; }
-  const char* kind_name()
-      const;  // "None", "bool", "int", "float", "str", "Tensor", "list", "tuple", "dict"
+  /// "None", "bool", "int", "float", "str", "Tensor", "list", "tuple" or "dict".
+  const char* kind_name() const;
 
-  /// Each throws CheckpointError when the kind is another; as_real takes integers too, and
-  /// floating-point tensors without dimensions, which is how files hold numbers.
+  /// The content. Each throws CheckpointError if the value is of another kind. as_real() also
+  /// accepts integers and zero-dimensional floating-point tensors, in which files hold numbers.
   bool as_bool() const;
   int64_t as_int() const;
   double as_real() const;
@@ -55,9 +55,9 @@ class POLYAK_API Value {
   std::vector<Entry>& entries();
   bool ordered() const;
 
-  /// Dict access by string or integer key. find() gives nullptr when the key is absent; at() throws
-  /// and names the key and the ones there are; set() adds at the end or replaces; erase() says if
-  /// it was there.
+  /// Dict access by string or integer key. find() returns nullptr if the key is absent; at() throws
+  /// an error that lists the existing keys; set() replaces a value or appends; erase() returns
+  /// whether the key was present.
   const Value* find(const Value& key) const;
   Value* find(const Value& key);
   const Value& at(const Value& key) const;

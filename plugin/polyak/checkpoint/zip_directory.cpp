@@ -18,15 +18,15 @@ constexpr std::string_view kEnd64Sign = "PK\x06\x06";
 constexpr size_t kEnd64Size = 56;
 constexpr std::string_view kEntrySign = "PK\x01\x02";
 constexpr size_t kEntrySize = 46;
-constexpr uint16_t kExtra64 = 1;  // the extra field that holds what 32 bits do not
+constexpr uint16_t kExtra64 = 1;  // the extra field for values of more than 32 bits
 constexpr uint32_t kIn64 = 0xffffffff;
-constexpr uint64_t kMostDeflated = 1032;  // bytes that deflate can make of one
+constexpr uint64_t kMostDeflated = 1032;  // the largest ratio of deflate
 
 [[noreturn]] void fail_directory(const char* reason) {
   fail<DamagedCheckpointError>("is truncated or damaged: {}", reason);
 }
 
-/// Little-endian numbers within a piece of the file.
+/// A part of the file, with access to little-endian numbers.
 class Bytes {
  public:
   explicit Bytes(std::string text) : text_(std::move(text)) {}
@@ -37,7 +37,7 @@ class Bytes {
   }
   template <class T>
   T number(size_t at) const {
-    if (at + sizeof(T) > text_.size()) fail_directory("the zip's directory is cut off");
+    if (at + sizeof(T) > text_.size()) fail_directory("its zip directory is truncated");
     uint64_t value = 0;
     for (size_t i = sizeof(T); i-- > 0;) {
       value = value << 8 | static_cast<unsigned char>(text_[at + i]);
@@ -45,7 +45,7 @@ class Bytes {
     return static_cast<T>(value);
   }
   std::string text(size_t at, size_t length) const {
-    if (at + length > text_.size()) fail_directory("the zip's directory is cut off");
+    if (at + length > text_.size()) fail_directory("its zip directory is truncated");
     return text_.substr(at, length);
   }
   size_t find_last(std::string_view sign) const { return text_.rfind(sign); }
@@ -62,7 +62,7 @@ class File {
   uint64_t size() const { return size_; }
   Bytes read(uint64_t offset, uint64_t length) {
     if (offset > size_ || length > size_ - offset) {
-      fail_directory("its zip directory lies beyond the file's end");
+      fail_directory("its zip directory is beyond the end of the file");
     }
     std::string text(length, '\0');
     stream_.seekg(static_cast<std::streamoff>(offset));
@@ -89,18 +89,18 @@ Extent find_directory(File& file) {
   const Bytes tail = file.read(tail_offset, tail_size);
   const size_t end = tail.find_last(kEndSign);
   if (end == std::string::npos || end + kEndSize > tail.size()) {
-    fail_directory("it does not end as a zip archive does");
+    fail_directory("it has no zip end record");
   }
   if (end >= kLocatorSize && tail.starts(kLocatorSign, end - kLocatorSize)) {
     const Bytes end64 = file.read(tail.number<uint64_t>(end - kLocatorSize + 8), kEnd64Size);
-    if (!end64.starts(kEnd64Sign, 0)) fail_directory("the end of its zip directory is not there");
+    if (!end64.starts(kEnd64Sign, 0)) fail_directory("its zip64 end record is missing");
     return {end64.number<uint64_t>(48), end64.number<uint64_t>(40), end64.number<uint64_t>(32)};
   }
   return {tail.number<uint32_t>(end + 16), tail.number<uint32_t>(end + 12),
           tail.number<uint16_t>(end + 10)};
 }
 
-/// The size of a record, and of what is stored of it, where the entry at `at` has both.
+/// Reads the entry at `at` and checks its sizes.
 ZipRecord read_entry(const Bytes& directory, size_t at, uint64_t file_size) {
   uint64_t stored = directory.number<uint32_t>(at + 20);
   ZipRecord record{directory.number<uint32_t>(at + 16), directory.number<uint32_t>(at + 24)};
@@ -134,7 +134,7 @@ ZipDirectory::ZipDirectory(const std::string& path) {
   size_t at = 0;
   for (uint64_t i = 0; i < extent.entries; ++i) {
     if (at + kEntrySize > directory.size() || !directory.starts(kEntrySign, at)) {
-      fail_directory("its zip directory has fewer records than it says");
+      fail_directory("its zip directory has fewer records than it states");
     }
     const auto name_size = directory.number<uint16_t>(at + 28);
     const std::string name = directory.text(at + kEntrySize, name_size);

@@ -7,8 +7,8 @@
 
 #include "polyak/checkpoint/pth.h"
 
-// Internal to checkpoint: what a zip archive says of its records. LibTorch's reader looks neither
-// at checksums nor at names that stand twice.
+// Internal to checkpoint: the directory of a zip archive. LibTorch's reader checks neither
+// checksums nor duplicate names.
 namespace polyak {
 
 struct ZipRecord {
@@ -16,12 +16,13 @@ struct ZipRecord {
   uint64_t size = 0;
 };
 
-/// The records of an archive as PyTorch lays it out, all in one folder, by their names within it.
+/// The records of an archive in PyTorch's layout: all in one folder, by their names in that folder.
 class ZipDirectory {
  public:
-  /// @throws DamagedCheckpointError when the archive's directory is not whole
+  /// @throws DamagedCheckpointError if the archive's directory is damaged
   explicit ZipDirectory(const std::string& path);
 
+  /// nullptr if there is no such record.
   const ZipRecord* find(const std::string& name) const;
   /// Whether any record has a checksum; torch.serialization.set_crc32_options(False) leaves them 0.
   bool has_checksums() const { return has_checksums_; }

@@ -160,7 +160,7 @@ TEST_F(DamageTest, AFlippedBitOfATensorIsRefusedByTheNameOfItsRecord) {
       const char flipped = static_cast<char>(whole_[at + byte] ^ (1 << bit));
       EXPECT_THAT(damage_with(at + byte, {flipped}),
                   testing::MatchesRegex(".*/damaged: is damaged: the checksum .CRC32. of its "
-                                        "record 'data/[0-9]' is [0-9a-f]{8}, it should be "
+                                        "record 'data/[0-9]' is [0-9a-f]{8}, expected "
                                         "[0-9a-f]{8}"));
     }
   }
@@ -178,7 +178,7 @@ TEST_F(DamageTest, AWrongChecksumInTheDirectoryIsRefused) {
     const size_t crc = entry + 16;
     const std::string error = damage_with(crc, {static_cast<char>(whole_[crc] ^ 1)});
     EXPECT_THAT(error, HasSubstr("is damaged: the checksum (CRC32) of its record"));
-    EXPECT_THAT(damage_with(crc, std::string(4, '\0')), HasSubstr("it should be 00000000"));
+    EXPECT_THAT(damage_with(crc, std::string(4, '\0')), HasSubstr("expected 00000000"));
   }
 }
 
@@ -187,9 +187,9 @@ TEST_F(DamageTest, AnArchiveWithoutChecksumsIsReadWithOneLine) {
   for (const size_t entry : entries()) without.replace(entry + 16, 4, std::string(4, '\0'));
   write_bytes(file("without"), without);
   EXPECT_TRUE(equal(read_pth(file("without")), read_pth(file())));
-  EXPECT_THAT(log_,
-              testing::ElementsAre(file("without") + ": was written without checksums "
-                                                     "(CRC32), so damage to it is not noticed"));
+  EXPECT_THAT(
+      log_, testing::ElementsAre(file("without") + ": has no checksums "
+                                                   "(CRC32), so damage to it cannot be detected"));
 }
 
 TEST_F(DamageTest, ARecordThatStandsTwiceIsRefused) {

@@ -84,7 +84,7 @@ TEST(ValueTest, ASetCopyOfItselfIsWhole) {
 
 TEST(ValueTest, AMissingKeyNamesThoseThatAreThere) {
   const Value dict = Value::dict({{"meta", 1}, {3, 2}});
-  EXPECT_EQ(error_of([&] { dict.at("mata"); }), "no key 'mata'; there are: 'meta', 3");
+  EXPECT_EQ(error_of([&] { dict.at("mata"); }), "no key 'mata'; the keys are: 'meta', 3");
   EXPECT_EQ(error_of([] { Value::dict().at(1); }), "no key 1; the dict is empty");
 }
 
@@ -164,7 +164,7 @@ TEST_F(FileTest, SaysWhatIsWrongWithThePlaceAndWhatToDo) {
             fmt::format("{}: cannot be written: Not a directory; '{}' is not a folder",
                         file("plain/t"), file("plain")));
   fs::create_directory(file("folder"));
-  EXPECT_THAT(failure(file("folder")), HasSubstr("it is a folder, give the name of a file"));
+  EXPECT_THAT(failure(file("folder")), HasSubstr("it is a folder; use the name of a file"));
   EXPECT_THAT(failure("/proc/t"), StartsWith("/proc/t: cannot be written: "));
 }
 
@@ -345,7 +345,7 @@ TEST_F(PthTest, NamesTheKeyOfWhatCannotBeSaved) {
   EXPECT_THAT(failure(at::empty({2}, at::kComplexHalf)),
               AllOf(StartsWith(place), HasSubstr("ComplexHalf")));
   EXPECT_EQ(failure(std::string("\xff")),
-            place + "a str is not UTF-8, so Python could not read it");
+            place + "a str is not valid UTF-8, so Python could not read it");
   Value dict = Value::dict({{"a", 1}});
   dict.entries()[0].first = Value(true);
   EXPECT_THAT(failure(dict), HasSubstr("a key of this dict is a bool"));
@@ -365,8 +365,9 @@ TEST_F(PthTest, TellsWhyAFileIsNoCheckpoint) {
   write_bytes(file("empty"), "");
   EXPECT_EQ(failure("empty"), file("empty") + ": is empty");
   write_bytes(file("text"), "model:\n  type: LeNet\n");
-  EXPECT_EQ(failure("text"),
-            file("text") + ": is not a checkpoint: a .pth file is a zip archive, this is not");
+  EXPECT_EQ(
+      failure("text"),
+      file("text") + ": is not a checkpoint: a .pth file is a zip archive, and this file is not");
   write_bytes(file("old"), "\x80\x02\x8a\nl\xfc\x9c");
   EXPECT_THAT(failure("old"), HasSubstr("PyTorch before 1.6"));
   for (const char* record : {"constants.pkl", "other"}) {
