@@ -90,7 +90,7 @@ class PluginRun(unittest.TestCase):
         wrong = self.write("runs/wrong.yaml", f"plugins: [./libmine.so]\n{EVERY_KIND}")
         done = self.run_polyak("check", wrong, status=2)
         self.assertIn("wrong.yaml:1:", done.stderr)
-        self.assertIn("plugins[0]: plugin './libmine.so' is not there", done.stderr)
+        self.assertIn("plugins[0]: plugin './libmine.so' was not found", done.stderr)
         bare = self.write("runs/bare.yaml", f"plugins: [mine]\n{EVERY_KIND}")
         self.run_polyak("check", bare, status=2)
 
@@ -111,7 +111,7 @@ class PluginRun(unittest.TestCase):
         self.write("broken.so", "no library")
         config = self.write("config.yaml", f"plugins: [./broken.so]\n{EVERY_KIND}")
         done = self.run_polyak("train", config, status=2)
-        self.assertRegex(done.stderr, r"^polyak: \S+config\.yaml:1:\d+: plugins\[0\]: \S+broken\.so: is no shared")
+        self.assertRegex(done.stderr, r"^polyak: \S+config\.yaml:1:\d+: plugins\[0\]: \S+broken\.so: is not a shared")
         self.assertEqual(len(done.stderr.splitlines()), 1)
         self.assertFalse((self.folder / "work_dirs").exists())
 

@@ -30,7 +30,7 @@ std::string own_file() {
   return fs::canonical(info.dli_fname, error).string();
 }
 
-/// "0.1" of "0.1.7": what find_package(polyak) compares too.
+/// "0.1" for "0.1.7", which find_package(polyak) also compares.
 std::string minor_version(const std::string& version) {
   return version.substr(0, version.find('.', version.find('.') + 1));
 }
@@ -38,30 +38,30 @@ std::string minor_version(const std::string& version) {
 void check_versions(const PluginInfo& plugin, const std::string& path) {
   if (plugin.api != kPluginApi) {
     fail<PluginError>(
-        "{}: was built for plugin interface {}, this is Polyak {} with interface {}; build the "
-        "plugin again with this version's headers",
+        "{}: was built for plugin interface {}, but this is Polyak {} with interface {}; build the "
+        "plugin again with the headers of this version",
         path, plugin.api, POLYAK_VERSION, kPluginApi);
   }
   if (minor_version(plugin.polyak_version) != minor_version(POLYAK_VERSION)) {
     fail<PluginError>(
-        "{}: was built with Polyak {}, this is Polyak {}; build the plugin again with this "
-        "version's headers",
+        "{}: was built with Polyak {}, but this is Polyak {}; build the plugin again with the "
+        "headers of this version",
         path, plugin.polyak_version, POLYAK_VERSION);
   }
   if (std::string(plugin.libtorch_version) != TORCH_VERSION) {
     fail<PluginError>(
-        "{}: was built with LibTorch {}, this Polyak with {}; build both with the same LibTorch",
+        "{}: was built with LibTorch {}, but Polyak with {}; build both with the same LibTorch",
         path, plugin.libtorch_version, TORCH_VERSION);
   }
   if (std::string(plugin.cxx_abi) != POLYAK_CXX_ABI) {
     fail<PluginError>(
-        "{}: was built by {} for {}, this Polyak by {} for {}; build the plugin again for Polyak's "
-        "C++ library (the compiler itself may differ)",
+        "{}: was built by {} for {}, but Polyak by {} for {}; build the plugin again for Polyak's "
+        "C++ library (the compiler may differ)",
         path, plugin.compiler, plugin.cxx_abi, POLYAK_COMPILER, POLYAK_CXX_ABI);
   }
 }
 
-/// What begins an ELF file of this machine's width, as far as it is there.
+/// The header of an ELF file with this machine's word size, as far as the file has one.
 struct ElfFile {
   explicit ElfFile(const std::string& path) : file(path, std::ios::binary) {
     file.read(reinterpret_cast<char*>(&header), sizeof header);
@@ -75,7 +75,7 @@ struct ElfFile {
            std::memcmp(header.e_ident, other.header.e_ident, EI_VERSION) == 0;  // width, byte order
   }
   int bits() const { return header.e_ident[EI_CLASS] == ELFCLASS64 ? 64 : 32; }
-  /// The length that the file must have for all that is mapped into memory.
+  /// The minimum length of the file for its segments that are mapped into memory.
   uint64_t mapped_length() {
     uint64_t length = 0;
     for (size_t i = 0; i < header.e_phnum; ++i) {
@@ -92,21 +92,21 @@ struct ElfFile {
   size_t size = 0;
 };
 
-/// What dlopen calls "file too short", or even "no such file"; a library that was cut off would end
-/// the process by a bus error.
+/// Explains files for which dlopen only says "file too short" or even "no such file". A truncated
+/// library would end the process by a bus error.
 void check_file(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) fail<PluginError>("{}: there is no such file", path);
+  if (!fs::exists(status)) fail<PluginError>("{}: no such file", path);
   if (fs::is_directory(status)) {
-    fail<PluginError>("{}: is a folder; name the library (lib*.so) inside it", path);
+    fail<PluginError>("{}: is a folder; use the path of the library (lib*.so) in it", path);
   }
   ElfFile file(path);
   if (file.size == 0) {
-    fail<PluginError>("{}: is empty, or cannot be read; build the plugin again", path);
+    fail<PluginError>("{}: is empty or cannot be read; build the plugin again", path);
   }
   if (!file.is_elf()) {
-    fail<PluginError>("{}: is no shared library; name the file that the linker made (lib*.so)",
+    fail<PluginError>("{}: is not a shared library; use the file that the linker created (lib*.so)",
                       path);
   }
   const ElfFile own(own_file());
@@ -117,7 +117,7 @@ void check_file(const std::string& path) {
         path, file.header.e_machine, file.bits(), own.header.e_machine, own.bits());
   }
   if (file.mapped_length() > fs::file_size(path, error)) {
-    fail<PluginError>("{}: was cut off, by a copy that did not end, say; build the plugin again",
+    fail<PluginError>("{}: is truncated, maybe by an incomplete copy; build the plugin again",
                       path);
   }
 }
@@ -153,8 +153,8 @@ std::string find_plugin(const std::string& name, const std::string& base_folder)
     }
   }
   fail<PluginError>(
-      "plugin '{}' is not there; looked for {}. A path has a slash, as in ./libmine.so; a bare "
-      "name is looked up beside libpolyak.so and in POLYAK_PLUGIN_PATH",
+      "plugin '{}' was not found; searched {}. A path needs a slash, as in ./libmine.so; a bare "
+      "name is searched in the folder of libpolyak.so and in POLYAK_PLUGIN_PATH",
       name, fmt::join(looked, ", "));
 }
 
@@ -170,9 +170,8 @@ void load_plugin(const std::string& path, Catalog& catalog) {
   if (!handle) {
     const char* reason = dlerror();
     fail<PluginError>(
-        "{}: cannot be loaded: {}; build it again with this Polyak and its LibTorch, and see by "
-        "ldd "
-        "that the libraries it needs are found",
+        "{}: cannot be loaded: {}; build it again with this Polyak and its LibTorch, and check "
+        "with ldd that its libraries are found",
         path, reason ? reason : "unknown reason");
   }
   if (catalog.libraries().count(handle.get())) return;
@@ -183,17 +182,17 @@ void load_plugin(const std::string& path, Catalog& catalog) {
   const auto enter = reinterpret_cast<RegisterEntry>(dlsym(handle.get(), "polyak_plugin_register"));
   if (!info || !enter) {
     fail<PluginError>(
-        "{}: is no Polyak plugin: it has no {}; write POLYAK_PLUGIN(catalog) {{ ... }} in one "
-        "of its files",
+        "{}: is not a Polyak plugin: it has no {}; add POLYAK_PLUGIN(catalog) {{ ... }} to one of "
+        "its files",
         path, info ? "polyak_plugin_register" : "polyak_plugin_info");
   }
   const PluginInfo* built = info();
   if (!built)
-    fail<PluginError>("{}: polyak_plugin_info gave nothing; write POLYAK_PLUGIN(catalog)", path);
+    fail<PluginError>("{}: polyak_plugin_info returned null; use POLYAK_PLUGIN(catalog)", path);
   check_versions(*built, path);
 
-  // The plugin fills a catalog of its own, and errors are copied into strings before the library is
-  // closed: neither entries nor exceptions of a refused plugin may outlive its code.
+  // The plugin fills a separate catalog, and errors are copied into strings before the library is
+  // closed: entries and exceptions of a refused plugin must not outlive its code.
   std::optional<std::string> refusal;
   {
     Catalog staging;
@@ -203,11 +202,11 @@ void load_plugin(const std::string& path, Catalog& catalog) {
     } catch (const std::exception& error) {
       refusal = first_line(error);
     } catch (...) {
-      refusal = "an exception that is no std::exception";
+      refusal = "an exception that is not a std::exception";
     }
   }
   if (refusal) {
-    fail<PluginError>("{}: could not register what it brings, so nothing of it is there: {}", path,
+    fail<PluginError>("{}: registration failed, so none of its components are available: {}", path,
                       *refusal);
   }
   catalog.libraries().insert(handle.release());
@@ -215,9 +214,9 @@ void load_plugin(const std::string& path, Catalog& catalog) {
 
 namespace {
 
-/// The folder that a path of the key `plugins` starts at.
+/// The folder to which a path in the key `plugins` is relative.
 std::string base_folder_of(const Node& plugin, const Node& config) {
-  // Line 0: from a command line, which speaks of the config that it names.
+  // Line 0: from the command line, where paths are relative to the config.
   const Place& place = plugin.place().line > 0 ? plugin.place() : config.place();
   const std::string folder = fs::path(place.file).parent_path().string();
   return folder.empty() ? "." : folder;

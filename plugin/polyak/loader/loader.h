@@ -9,26 +9,25 @@
 
 namespace polyak {
 
-/// Where a plugin's name leads: a name with a slash is a path (relative to `base_folder`); a bare
-/// name such as `polyak_hooks` is lib<name>.so in the folder of libpolyak.so, then in the folders
-/// of POLYAK_PLUGIN_PATH. Never the current folder by accident.
-/// @throws PluginError listing where it looked.
+/// The file of a plugin. A name with a slash is a path, relative to `base_folder`. A bare name such
+/// as `polyak_hooks` is lib<name>.so in the folder of libpolyak.so or in the folders of
+/// POLYAK_PLUGIN_PATH, but never in the current folder.
+/// @throws PluginError listing the searched files.
 POLYAK_API std::string find_plugin(const std::string& name, const std::string& base_folder);
 
-/// Loads a shared library and lets it register what it brings. All or nothing: when anything is
-/// wrong, nothing is registered and the library is closed again. An accepted one stays until the
-/// process ends; loading it again into the same catalog changes nothing.
-/// @throws PluginError naming the file, what is wrong (both versions where they differ) and what to
-/// do.
+/// Loads a shared library and calls its registration function. On any error nothing is registered
+/// and the library is closed again. A loaded library stays loaded until the process ends; loading
+/// it again into the same catalog has no effect. Safe from any thread for different catalogs.
+/// @throws PluginError with the file, what is wrong (both versions, if they differ) and the remedy.
 POLYAK_API void load_plugin(const std::string& path, Catalog& catalog);
 
-/// Loads what a config's key `plugins` names, a string or a list of them. A path is relative to the
-/// file that wrote it, which may be a base of the config's.
-/// @throws PluginError as the two above, with the place in the config before it
+/// Loads the plugins of a config's key `plugins`, a string or a list of strings. A path is relative
+/// to the file that contains it, which may be a base of the config.
+/// @throws PluginError like the two functions above, with the place in the config
 POLYAK_API void load_plugins(const Node& config, Catalog& catalog);
 
-/// Makes the paths of a config's key `plugins` absolute, so that the config means the same wherever
-/// it is written to. Bare names stay: they are looked up.
+/// Makes the paths in a config's key `plugins` absolute, so that the config can be saved elsewhere.
+/// Bare names do not change.
 POLYAK_API void make_plugin_paths_absolute(Node& config);
 
 }  // namespace polyak

@@ -10,8 +10,8 @@
 #include "polyak/registry/registry.h"
 #include "polyak/version.h"
 
-/// The C++ library and its modes, in words: what objects of a plugin and of Polyak must agree on.
-/// g++ and clang agree on everything else, so the compiler itself is named but not compared.
+/// The C++ library and its modes in words, which must be the same for a plugin and Polyak. The rest
+/// of the ABI is the same for g++ and clang, so the compiler is named but not compared.
 #if defined(_LIBCPP_VERSION)
 #define POLYAK_CXX_ABI "libc++"
 #elif defined(_GLIBCXX_DEBUG)
@@ -34,9 +34,9 @@ namespace polyak {
 /// plugins derive from.
 constexpr int kPluginApi = 3;
 
-/// What a plugin was built with; the loader compares it with its own before it calls anything else.
+/// What a plugin was built with. The loader compares it to its own before it calls anything else.
 struct PluginInfo {
-  int api;  // stays the first member: with another number the rest is not looked at
+  int api;  // must stay the first member: if it differs, the others are not read
   const char* polyak_version;
   const char* libtorch_version;
   const char* cxx_abi;
@@ -45,7 +45,7 @@ struct PluginInfo {
 
 }  // namespace polyak
 
-/// Makes a shared library a plugin: its body receives the Catalog and registers what it brings.
+/// Defines the entry points of a plugin. The body receives the Catalog and registers components.
 ///
 ///     POLYAK_PLUGIN(catalog) {
 ///       catalog.of<polyak::Hook>().add<MyOptions>("MyHook", "What it does.", ...);
