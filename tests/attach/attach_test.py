@@ -184,8 +184,8 @@ class Models(AttachTest):
         self.assertEqual(self.messages(self.scenario("odd_tensors")), [])
         self.expect_replay()
         messages = self.messages(self.scenario("odd_tensors", "stepped"))
-        self.assertEqual(messages, ["polyak: far: is sparse, quantized or a meta tensor and has no average; it is saved "
-                                    "as it is"])
+        self.assertEqual(messages, ["polyak: far: is sparse, quantized or a meta tensor and is not averaged; it is saved "
+                                    "unchanged"])
         self.assertIn("12 steps", self.expect_replay())
 
     def test_optimizers_that_never_step_count_nothing(self):
@@ -271,7 +271,7 @@ class Files(AttachTest):
                           f"{entry['steps']} steps: first.weight", done.stderr)
 
     def test_the_config_names_the_files_in_the_order_of_making(self):
-        for names, says in (("[a, a]", "'a' stands there twice"), ("[a/b]", "'a/b' cannot be part of a file's name")):
+        for names, says in (("[a, a]", "'a' is listed twice"), ("[a/b]", "'a/b' is not valid in a file name")):
             self.refused(PROGRAMS / "scenario", "models", config=COSINE + f"names: {names}\n", says=says)
         self.scenario("models", config=COSINE + "names: [generator, discriminator]\n")
         self.assertEqual(self.files("out"), ["averages-discriminator.pth", "averages-generator.pth"])
@@ -297,11 +297,12 @@ class Files(AttachTest):
     def test_parameters_that_no_optimizer_steps_are_named_at_the_end(self):
         messages = self.messages(self.saver("hand_made_target"))
         self.assertEqual(len(messages), 1, messages)
-        self.assertIn("left out, since no optimizer stepped it: first.bias and ", messages[0])
+        self.assertIn("not averaged, since no optimizer stepped it: first.bias and ", messages[0])
 
     def test_an_optimizer_without_parameters_is_not_called_no_step(self):
         messages = self.messages(self.saver("nothing_to_step"))
-        self.assertEqual(messages, ["polyak: what was stepped has no parameters to average; nothing was averaged"])
+        self.assertEqual(messages, ["polyak: the optimizers that stepped have no parameters to average; nothing was "
+                                    "averaged"])
 
     def test_a_number_at_the_end_of_a_name_is_no_file_type(self):
         self.saver("saves_as", "epoch.2", "model.pt", "plain", "a.b.ckpt")
@@ -417,7 +418,7 @@ class Surroundings(AttachTest):
 
 class Refusals(AttachTest):
     def test_a_program_that_is_not_there(self):
-        self.refused("./nothing", says="./nothing: there is no such program")
+        self.refused("./nothing", says="./nothing: no such program")
         self.refused("no_such_program", says=["no_such_program", "PATH"])
 
     def test_a_file_that_is_not_executable(self):
@@ -434,16 +435,16 @@ class Refusals(AttachTest):
         self.refused(self.write_program(b"#!/bin/sh\nexec trainer\n"), says=["is a script", "polyak attach CONFIG --"])
 
     def test_a_file_that_is_no_program(self):
-        self.refused(self.write_program(b"hello"), says="no ELF file")
-        self.refused(self.write_program(b""), says="no ELF file")
-        self.refused(self.write_program(b"\x7fELF"), says="no ELF file")
+        self.refused(self.write_program(b"hello"), says="not an ELF file")
+        self.refused(self.write_program(b""), says="not an ELF file")
+        self.refused(self.write_program(b"\x7fELF"), says="not an ELF file")
 
     def test_a_program_without_libtorch_names_the_version_that_it_takes(self):
         version = re.search(r"LibTorch (\S+)", self.run_program(POLYAK, "--version").stdout)[1]
-        self.refused("/bin/true", says=["loads no LibTorch", version])
+        self.refused("/bin/true", says=["does not load LibTorch", version])
 
     def test_a_static_program(self):
-        self.refused(PROGRAMS / "static_program", says="linked statically")
+        self.refused(PROGRAMS / "static_program", says="statically linked")
 
     def test_another_libtorch_names_both_versions(self):
         version = re.search(r"LibTorch (\S+)", self.run_program(POLYAK, "--version").stdout)[1]
@@ -456,7 +457,7 @@ class Refusals(AttachTest):
                 ("custom_hooks: []\n", "custom_hooks: is empty"),
                 (COSINE.replace("max_iters: 20", ""), ["CosineEMA", "max_iters", "is required"]),
                 (COSINE.replace("momentum: 0.1", "momentm: 0.1"), ["averaging.yaml:3", "did you mean 'momentum'"]),
-                (COSINE.replace("EMAHook", "CheckpointHook"), ["custom_hooks[0].type", "attach takes EMAHook"]),
+                (COSINE.replace("EMAHook", "CheckpointHook"), ["custom_hooks[0].type", "attach supports EMAHook"]),
                 (COSINE.replace("0.1", "0.1, begin_epoch: 2"), ["begin_epoch", "use begin_iter"]),
                 (COSINE.replace("0.1", "0.1, begin_iter: 21"), ["begin_iter: is 21", "20 iteration"]),
                 (COSINE.replace("output_dir", "outputdir"), "did you mean 'output_dir'"),

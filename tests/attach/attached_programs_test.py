@@ -53,7 +53,7 @@ class Programs(attach_test.AttachTest):
         messages = self.both("soft_updates", ["averages-2.pth", "averages-3.pth", "averages.pth"])
         self.assertEqual(len(messages), 2, messages)
         self.assertIn("no averaged weights beside critic_2_target.pt", messages[0])
-        self.assertIn("left out, since no optimizer stepped it: first.bias and 11 more", messages[1])
+        self.assertIn("not averaged, since no optimizer stepped it: first.bias and 11 more", messages[1])
         self.replay("actor", "averages")
 
     def test_a_target_that_is_synced_through_a_stream(self):
@@ -66,7 +66,7 @@ class Programs(attach_test.AttachTest):
     def test_parameters_that_grow_keep_one_file_for_each_optimizer(self):
         messages = self.both("growing", ["averages-2.pth", "averages-3.pth", "averages.pth"])
         self.assertEqual(len(messages), 1, messages)
-        self.assertIn("put other tensors in the place of parameters of its Adam", messages[0])
+        self.assertIn("the program replaced parameters of its Adam", messages[0])
         self.assertIn("points.averaged.pt", self.files())
         weights, rows = (programs_test.read_steps(self.folder / f"{name}.bin") for name in ("points", "rows"))
         for file, name, width in (("averages", "means", 2), ("averages-2", "scales", 2), ("averages-3", "weights", 1)):

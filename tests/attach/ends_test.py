@@ -89,7 +89,7 @@ class Ends(attach_test.AttachTest):
 
     def test_a_program_that_steps_nothing_is_told_so_once(self):
         done = self.scenario("no_step")
-        self.assertEqual(self.messages(done), ["polyak: no step of an optimizer was seen; nothing was averaged"])
+        self.assertEqual(self.messages(done), ["polyak: no optimizer step was seen; nothing was averaged"])
         self.assertEqual(self.files("out"), [])
         self.assertNotIn("model.averaged.pt", self.files())
 

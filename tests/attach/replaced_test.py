@@ -19,8 +19,8 @@ custom_hooks:
 max_iters: 40
 output_dir: out
 """
-LINE = ("polyak: the program put other tensors in the place of parameters of its SGD; an average goes on where values "
-        "or names are the same, and begins as a copy elsewhere")
+LINE = ("polyak: the program replaced parameters of its SGD; an average continues if values or names are the same, and "
+        "starts as a copy otherwise")
 
 
 def weight(k):

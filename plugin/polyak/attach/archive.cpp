@@ -9,7 +9,7 @@
 namespace polyak {
 namespace {
 
-/// A module as an archive knows it.
+/// A module in an archive.
 struct Folder {
   std::vector<NamedTensor> tensors;  // by their own names
   std::map<std::string, std::unique_ptr<Folder>> folders;

@@ -23,12 +23,12 @@ AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalo
 
 void AttachedRunner::set_tensors(std::vector<NamedTensor> tensors) {
   model_ = Model(std::move(tensors));
-  // At once: the next list may stand at the address of one that an average knows.
+  // Immediately: the next list may have the address of one that an average knows.
   for (const NamedAverage& item : averages()) item.average->rebind(model_);
 }
 
 void AttachedRunner::step() {
-  static const Scalars& kNoLosses = *new Scalars;  // never destroyed, as threads may outlive main
+  static const Scalars& kNoLosses = *new Scalars;  // never destroyed: threads may outlive main
   ++progress_.optimizer_steps;
   hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, progress_.iter, kNoLosses); });
   ++progress_.iter;

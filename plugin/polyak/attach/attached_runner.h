@@ -11,13 +11,13 @@
 
 namespace polyak {
 
-/// What hooks see of a compiled program: tensors that an optimizer steps, and how often it did.
+/// The runner of a compiled program: tensors that an optimizer steps, and the number of its steps.
 class POLYAK_API AttachedRunner : public Runner {
  public:
-  /// Builds the config's hooks. Tensors have names of our own, since a program's names may become
-  /// known later, or never.
-  /// @param steps that the optimizer took before
-  /// @throws ConfigError for what is wrong with a hook or its average
+  /// Builds the config's hooks.
+  /// @param tensors with internal names, since the program's names may become known later or never
+  /// @param steps of the optimizer so far
+  /// @throws ConfigError for an invalid hook or average
   AttachedRunner(const AttachConfig& config, const Catalog& catalog,
                  std::vector<NamedTensor> tensors, int64_t steps = 0);
 
@@ -27,11 +27,11 @@ class POLYAK_API AttachedRunner : public Runner {
   void request_stop() override {}
   Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
 
-  /// More tensors came; those there were must be among them, under their names.
+  /// Adds tensors: the list must contain all previous ones under their names.
   void set_tensors(std::vector<NamedTensor> tensors);
-  /// The optimizer stepped: one iteration, as hooks count.
+  /// Counts an optimizer step, which is one iteration for hooks.
   void step();
-  /// What a checkpoint of this moment holds, the hooks' entries too.
+  /// A checkpoint of the current state, including the hooks' entries.
   Value checkpoint();
 
  private:
@@ -40,7 +40,7 @@ class POLYAK_API AttachedRunner : public Runner {
   HookList hooks_;
 };
 
-/// Builds the config's hooks over a model of one number, so that what is wrong with them shows.
+/// Checks the config's hooks by building them for a model of one number.
 /// @throws ConfigError
 POLYAK_API void check_attached_hooks(const AttachConfig& config, const Catalog& catalog);
 

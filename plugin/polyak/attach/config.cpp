@@ -46,25 +46,24 @@ Node node_of(const Json& json) {
 void AttachConfig::visit(OptionVisitor& visitor) {
   visitor.required("custom_hooks", &custom_hooks, "A list of EMAHooks.");
   visitor.key("output_dir", &output_dir,
-              "Where the averages are written; null: ./work_dirs/<name of the config>.");
+              "Folder for the averages; null: ./work_dirs/<name of the config>.");
   visitor.key("every", &every,
-              "Optimizer steps between two writes of the averages; 0: only when the program ends.",
+              "Optimizer steps between two writes of the averages; 0: write only at program exit.",
               steps_from(0));
-  visitor.key("max_iters", &max_iters,
-              "Optimizer steps of the whole run; CosineEMA needs it, as a program does not say.",
-              steps_from(1));
-  visitor.key("names", &names,
-              "What to call the averages, optimizer by optimizer in the order in which the program "
-              "makes them.");
-  visitor.key("siblings", &siblings,
-              "Where averaged weights go that belong to a file of the program: beside it, or a "
-              "folder.");
   visitor.key(
-      "streams", &streams,
-      "Averaged copies of what the program saves to streams: {keep: N} the newest, none, or "
-      "all; null: {keep: 2}.");
+      "max_iters", &max_iters,
+      "Optimizer steps of the whole run. CosineEMA requires it, as programs do not state it.",
+      steps_from(1));
+  visitor.key("names", &names,
+              "Names of the averages, in the order in which the program creates its optimizers.");
+  visitor.key("siblings", &siblings,
+              "Where to write the averaged version of a file that the program saves: beside it, or "
+              "in a folder.");
+  visitor.key("streams", &streams,
+              "How many averaged copies of saves to streams to keep: {keep: N}, none or all; null: "
+              "{keep: 2}.");
   visitor.choice("format", &format, {"pth", "pt"},
-                 "pt: write averages*.pt too, which torch::load reads.");
+                 "pt: also write averages*.pt, which torch::load reads.");
 }
 
 std::optional<int64_t> AttachConfig::streams_kept() const {
@@ -79,14 +78,14 @@ std::optional<int64_t> AttachConfig::streams_kept() const {
       streams.find("keep")->is_int() && streams.find("keep")->as_int() >= 1) {
     return streams.find("keep")->as_int();
   }
-  fail<ConfigError>("streams: must be {{keep: N}} with N of 1 or more, none, or all");
+  fail<ConfigError>("streams: must be {{keep: N}} with N at least 1, none, or all");
 }
 
 void AttachConfig::validate() const {
   if (output_dir && output_dir->empty()) {
-    fail<ConfigError>("output_dir: must not be empty; name a folder, or leave it out");
+    fail<ConfigError>("output_dir: must not be empty; set a folder, or omit the key");
   }
-  if (siblings.empty()) fail<ConfigError>("siblings: must be beside, or the name of a folder");
+  if (siblings.empty()) fail<ConfigError>("siblings: must be 'beside' or the name of a folder");
   streams_kept();
   std::set<std::string> known;
   for (const std::string& name : names) {
@@ -95,17 +94,17 @@ void AttachConfig::validate() const {
     });
     if (!plain) {
       fail<ConfigError>(
-          "names: '{}' cannot be part of a file's name; take letters, digits, _ and -", name);
+          "names: '{}' is not valid in a file name; use letters, digits, '_', '-' and '.'", name);
     }
-    if (!known.insert(name).second) fail<ConfigError>("names: '{}' stands there twice", name);
+    if (!known.insert(name).second) fail<ConfigError>("names: '{}' is listed twice", name);
   }
-  if (custom_hooks.items().empty()) custom_hooks.fail("is empty; name at least one EMAHook");
+  if (custom_hooks.items().empty()) custom_hooks.fail("is empty; list at least one EMAHook");
   for (const Node& hook : custom_hooks.items()) {
     const Node& type = hook.at("type");
     if (type.as_string() != "EMAHook") {
       type.fail(fmt::format(
-          "'{}' cannot work in a compiled program, which shows neither data nor epochs; attach "
-          "takes EMAHook",
+          "'{}' does not work in a compiled program, whose data and epochs are unknown; attach "
+          "supports EMAHook",
           type.text()));
     }
     const Node* epoch = hook.find("begin_epoch");

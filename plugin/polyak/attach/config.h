@@ -22,23 +22,24 @@ struct POLYAK_API AttachConfig : Options {
   Node streams;
   std::string format = "pth";
 
-  /// How many copies of what the program saves to streams stay; nothing: all.
+  /// How many averaged copies of saves to streams are kept; nullopt: all.
   std::optional<int64_t> streams_kept() const;
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
 };
 
-/// The keys of a config file. Hooks that make no sense in a compiled program are refused.
-/// @throws ConfigError
+/// Reads the keys of a config file.
+/// @throws ConfigError for invalid values, and for hooks that do not work in a compiled program
 POLYAK_API AttachConfig read_attach_config(const Node& config);
 
-/// The config as one line of JSON, and back: the preloaded library has no YAML within.
+/// The config as one line of JSON, for the preloaded library, which has no YAML parser.
 POLYAK_API std::string to_json(const AttachConfig& config);
+/// The config from to_json().
 /// @throws ConfigError
 AttachConfig attach_config_from(const std::string& json);
 
-// How the command hands over to the library that it preloads: the config as JSON, and the
-// LD_PRELOAD that the program is to see.
+// The environment variables by which the command passes on to the preloaded library: the config as
+// JSON, and the LD_PRELOAD that the program should see.
 constexpr const char* kAttachConfig = "POLYAK_ATTACH_CONFIG";
 constexpr const char* kAttachPreload = "POLYAK_ATTACH_PRELOAD";
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// fmt for the preloaded library, which must not need libfmt.so. The sources that it shares with
-// libpolyak.so call fmt as a library; here its header makes those functions, compiled without
-// inlining so that each has a symbol.
+// fmt for the preloaded library, which must not depend on libfmt.so. The sources that it shares
+// with libpolyak.so call fmt as a library; its header defines these functions here, compiled
+// without inlining so that each has a symbol.
 #define FMT_HEADER_ONLY
 #include <fmt/format.h>
 

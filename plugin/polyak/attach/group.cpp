@@ -35,7 +35,7 @@ void Group::tell_averages(const AttachConfig& config, const Catalog& catalog) {
   const bool grown = std::exchange(grown_, false), replaced = std::exchange(replaced_, false);
   if (!runner || (!grown && !replaced)) return;
   if (!replaced) return runner->set_tensors(tensors);
-  // An average has no way to forget a tensor: new ones take over what goes on.
+  // An average cannot drop a tensor, so new ones take over the tensors that continue.
   auto next = std::make_unique<AttachedRunner>(config, catalog, tensors, runner->progress().iter);
   for (const NamedAverage& before : runner->averages()) {
     if (before.average->steps() == 0) continue;
@@ -54,7 +54,7 @@ void Group::tell_averages(const AttachConfig& config, const Catalog& catalog) {
 
 bool Group::is_orphan(const at::Tensor& tensor, size_t handles_beside) const {
   // One handle is in `tensors`, one in the runner's model, one in each average, and one in the node
-  // that gathers its gradient, as long as a loss is there.
+  // that accumulates the gradient, while a loss exists.
   const size_t ours = 2 + (runner ? runner->averages().size() : 0);
   const size_t of_graph = torch::autograd::impl::try_get_grad_accumulator(tensor) ? 1 : 0;
   return static_cast<size_t>(tensor.use_count()) <= ours + of_graph + handles_beside;

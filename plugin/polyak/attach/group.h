@@ -11,42 +11,41 @@
 
 namespace polyak {
 
-/// Tensors of the program that are averaged together, in their own count of steps.
+/// Tensors of the program that are averaged together, with their own count of steps.
 struct Group {
-  std::vector<NamedTensor> tensors;  // names are ours
-  std::vector<NamedTensor> frozen;   // stand beside them, and no optimizer has them: copied
+  std::vector<NamedTensor> tensors;  // with internal names
+  std::vector<NamedTensor> frozen;   // parameters of the same model without optimizer: copied
   std::unique_ptr<AttachedRunner> runner;
   std::string file;
   std::string optimizer;    // its class
-  int64_t made = 0;         // its place among the optimizers
-  std::string saved_as;     // the newest file of the program's that holds these averages
-  int64_t generation = -1;  // of the names, when what stands beside was looked for
+  int64_t made = 0;         // its place in the order of creation, from 1
+  std::string saved_as;     // the newest averaged version of a file that the program saved
+  int64_t generation = -1;  // of the names when buffers and frozen parameters were last added
   bool written = true;
   bool broken = false;
 
-  /// Takes a tensor in, under a name of ours; its average begins as a copy.
+  /// Adds a tensor under an internal name. Its average starts as a copy.
   void add(NamedTensor item);
-  /// Puts a tensor in the place of one that is here. It goes on with the average of that one where
-  /// `continues`, else it begins as a copy.
+  /// Replaces a tensor by another. If `continues`, it continues the average of the first; otherwise
+  /// its average starts as a copy.
   void replace(const at::Tensor& before, const at::Tensor& now, bool continues);
-  /// Lets the averages know of what was added and replaced.
+  /// Passes added and replaced tensors on to the averages.
   void tell_averages(const AttachConfig& config, const Catalog& catalog);
-  /// Whether the program holds none of the tensors any more.
+  /// Whether the program has released all tensors.
   bool is_expired() const;
-  /// Whether the program has let this one of the tensors go; a loss that was computed with it may
-  /// still hold it.
-  /// @param handles_beside that the caller holds
+  /// Whether the program has released this tensor, apart from the graph of a loss.
+  /// @param handles_beside the number of handles that the caller holds
   bool is_orphan(const at::Tensor& tensor, size_t handles_beside = 0) const;
-  /// A tensor that got another shape in its place begins as a copy.
+  /// Restarts the averages of tensors that were resized in place as copies.
   void see_resized();
-  /// The parameters that are averaged or copied, without buffers.
+  /// The number of parameters that are averaged or copied, without buffers.
   int64_t count_parameters() const;
 
  private:
   std::vector<std::vector<int64_t>> sizes_;  // of `tensors`
   int64_t named_ = 0;
-  bool grown_ = false;     // tensors were added, or took an average over
-  bool replaced_ = false;  // some average begins anew
+  bool grown_ = false;     // tensors were added, or continue an average
+  bool replaced_ = false;  // some average starts again
 };
 
 }  // namespace polyak

@@ -11,9 +11,9 @@
 namespace polyak {
 namespace {
 
-/// Gives entries of every dict within the names that the program has for them.
+/// Replaces internal names by the program's names in all dicts of a value.
 void rename(Value& value, const std::unordered_map<std::string, std::string>& names) {
-  const std::string kModule = "module.";  // before the names in ema_state_dict
+  const std::string kModule = "module.";  // prefix of the names in ema_state_dict
   if (!value.is_dict()) return;
   for (auto& [key, entry] : value.entries()) {
     rename(entry, names);
@@ -24,7 +24,7 @@ void rename(Value& value, const std::unordered_map<std::string, std::string>& na
   }
 }
 
-/// What no optimizer has is copied.
+/// Adds the frozen parameters to the state_dicts.
 void add_frozen(Value& checkpoint, const std::vector<NamedTensor>& frozen) {
   for (const NamedTensor& item : frozen) {
     for (auto& [key, entry] : checkpoint.entries()) {
@@ -37,7 +37,8 @@ void add_frozen(Value& checkpoint, const std::vector<NamedTensor>& frozen) {
   }
 }
 
-/// The program's names for ours, or the place. One that stands for two tensors names neither.
+/// The program's names by internal names. Unknown names and names of several tensors are replaced
+/// by positions.
 std::unordered_map<std::string, std::string> names_in(const Group& group,
                                                       const TensorNames& known) {
   std::unordered_map<std::string, int> counts;

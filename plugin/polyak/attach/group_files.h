@@ -8,14 +8,15 @@
 #include "polyak/attach/tensor_names.h"
 #include "polyak/checkpoint/value.h"
 
-// What the files of a group's averages hold, under the program's names.
+// The files of a group's averages, with the program's names.
 namespace polyak {
 
-/// The group's checkpoint. Tensors have the program's names, or places where it showed none or one
-/// for two of them; what no optimizer has is copied.
+/// The group's checkpoint. Tensors have the program's names, or names by position if these are
+/// unknown or not unique. Includes the frozen parameters.
 Value named_checkpoint_of(Group& group, const TensorNames& names);
 
-/// The same as archives for C++ programs: `averages.pt`, of a named average `averages.NAME.pt`.
+/// Writes the same as archives for C++ programs: `averages.pt`, or `averages.NAME.pt` for a named
+/// average.
 /// @param modules dotted names of the program's modules
 void write_archives(const Group& group, const TensorNames& names,
                     const std::set<std::string>& modules);

@@ -58,7 +58,7 @@ void Groups::replace(const at::Tensor& before, const at::Tensor& now, bool conti
 }
 
 std::vector<Group*> Groups::expired() {
-  // Asked once of each: the program's other threads let models go at any time.
+  // Asked once for each group: other threads may release models at any time.
   const auto first = std::stable_partition(
       groups_.begin(), groups_.end(),
       [](const std::unique_ptr<Group>& group) { return !group->is_expired(); });
@@ -92,7 +92,7 @@ AveragedTensors Groups::averages(const std::string& name, bool with_buffers) con
       for (const NamedTensor& value : item.average->state()) values[value.name] = value.tensor;
       for (const NamedTensor& tensor : group->tensors) {
         if (tensor.buffer && !(with_buffers && tensor.tensor.is_floating_point())) continue;
-        const auto value = values.find(tensor.name);  // not there: came after the last update
+        const auto value = values.find(tensor.name);  // absent: was added after the last update
         if (value != values.end()) averages.add(tensor.tensor, value->second);
       }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The functions of LibTorch that the preloaded library stands before. Each has the symbol of the
-// original, calls it, and tells the session. They are no members of LibTorch's classes, since a
-// definition of a class's first virtual function would make a second table of that class here; a
-// member is called as a function that takes the object first.
+// The functions of LibTorch that the preloaded library replaces. Each has the symbol of the
+// original, calls it, and notifies the session. They are not members of LibTorch's classes, since
+// defining a class's first virtual function would emit a second vtable here. The ABI allows calling
+// a member as a function that takes the object first.
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -31,11 +31,11 @@ namespace {
 using torch::optim::Optimizer;
 using Closure = Optimizer::LossClosure;
 
-/// Never destroyed: the program's threads may run until the very end. None in a forked child.
+/// Never destroyed: the program's threads may run until the end. Null in a forked child.
 std::atomic<Session*> session{nullptr};
 std::terminate_handler terminate_before = nullptr;
 
-/// What the program would have called without us.
+/// The function that the program would have called without us.
 template <class Function>
 Function* original(const char* symbol) {
   return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, symbol));
@@ -45,8 +45,8 @@ void finish() {
   if (Session* here = session) here->finish();
 }
 
-/// Registered after a step, this comes before what LibTorch made until then goes; what the program
-/// itself does at its end may come later still.
+/// Registered after a step, the handler runs before LibTorch's objects of that time are destroyed.
+/// Exit handlers of the program may run later still.
 void write_at_exit() {
   [[maybe_unused]] static const int registered = std::atexit([] {
     if (Session* here = session) here->write_averages();
@@ -64,7 +64,7 @@ at::Tensor step(at::Tensor (*original_step)(Optimizer*, Closure), Optimizer* sel
   return loss;
 }
 
-/// Of functions that call each other the outermost is the program's.
+/// If intercepted functions call each other, only the outermost call is the program's.
 class Nesting {
  public:
   explicit Nesting(int& depth) : depth_(depth) { ++depth_; }
@@ -118,7 +118,7 @@ static void zeroing_gradients(const Zeroed& zeroed) {
   write_at_exit();
 }
 
-// LibTorch 1.13 and 2 differ in its arguments.
+// Its arguments differ between LibTorch 1.13 and 2.
 #define POLYAK_ZERO_GRAD "_ZN5torch5optim9Optimizer9zero_gradE"
 void zero_grad(Optimizer* self) POLYAK_IN_PLACE_OF(POLYAK_ZERO_GRAD "v");
 void zero_grad(Optimizer* self) {
@@ -145,7 +145,7 @@ void module_zero_grad(torch::nn::Module* self, bool set_to_none) {
   real(self, set_to_none);
 }
 
-// Every way to a module's parameters leads here, and whoever asks has the whole tree alive.
+// All accesses to a module's parameters lead here, and the caller has the whole tree alive.
 #define POLYAK_NAMED_PARAMETERS "_ZNK5torch2nn6Module16named_parametersB5cxx11Eb"
 using NamedParameters = torch::OrderedDict<std::string, at::Tensor>;
 NamedParameters named_parameters(const torch::nn::Module* self, bool recurse)
@@ -156,7 +156,7 @@ NamedParameters named_parameters(const torch::nn::Module* self, bool recurse) {
   NamedParameters parameters = real(self, recurse);
   Session* here = session;
   if (here && recurse && !parameters.is_empty()) {
-    // The handle asks for const nothing, and changes nothing.
+    // The handle takes no const module, but changes nothing.
     here->module_seen(const_cast<torch::nn::Module&>(*self), parameters.size(),
                       parameters[0].value());
   }
@@ -170,7 +170,7 @@ static const at::Tensor& tensor_of(const torch::jit::NameTensor& item) {
   return item.value;
 }
 
-// TorchScript's lists are walked by the program, so both ways are here.
+// The program itself iterates over TorchScript's lists, so both functions are intercepted.
 #define POLYAK_SCRIPT_PARAMETERS(name, List, symbol)                                  \
   List name(const torch::jit::Module* self, bool recurse) POLYAK_IN_PLACE_OF(symbol); \
   List name(const torch::jit::Module* self, bool recurse) {                           \
@@ -209,8 +209,7 @@ using ExportTo = void(const Module&, Target, const ExtraFiles&, bool, bool, bool
 
 namespace {
 
-/// The export of the program, and after it, unless another export is around it, that of the
-/// averages.
+/// Runs the program's export and then, unless it is nested in another export, that of the averages.
 template <class Target>
 void export_module(ExportTo<Target>* real, const Module& module, Target target,
                    const std::string& path, const ExtraFiles& extra_files, bool bytecode,
@@ -251,12 +250,12 @@ void check_symbols() {
         POLYAK_SCRIPT_LIST, POLYAK_SCRIPT_NAMED_LIST, POLYAK_EXPORT_TO_SINK,
         POLYAK_EXPORT_TO_STREAM, POLYAK_EXPORT_TO_FILE}) {
     if (!dlsym(RTLD_NEXT, symbol)) {
-      fail<Error>("this LibTorch has no {}, so attach cannot work with it", symbol);
+      fail<Error>("this LibTorch has no symbol {}; attach does not support it", symbol);
     }
   }
 }
 
-/// What the program starts is not attached, and the program sees the environment that it was given.
+/// The program sees its original environment, and child processes are not attached.
 void restore_environment() {
   const char* before = std::getenv(kAttachPreload);
   if (before && *before) {

@@ -15,8 +15,8 @@ namespace polyak {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr size_t kLines = 8;  // that the end may take for one thing
-constexpr size_t kNames = 3;  // in such a line
+constexpr size_t kLines = 8;  // at most, for files of averages at program exit
+constexpr size_t kNames = 3;  // at most, in one line
 
 std::string count_of(int64_t number, const char* what) {
   return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s");
@@ -46,7 +46,7 @@ std::string OutputFiles::new_averages_file(int64_t made) {
 std::string OutputFiles::sibling_of(const std::string& path, const std::string& suffix) const {
   std::string beside = sibling_path(path, "averaged" + suffix);
   if (siblings_.empty()) return beside;
-  // Files of one name in several folders stay apart.
+  // Files with the same name in different folders must not collide.
   std::error_code error;
   const fs::path absolute = fs::absolute(beside, error);
   const fs::path here = absolute.lexically_proximate(fs::current_path(error));
@@ -79,7 +79,7 @@ std::string OutputFiles::stream_file(const std::string& suffix) {
 
 void OutputFiles::end_stream() {
   if (present_.empty()) {
-    --streams_;  // nothing of it had an average
+    --streams_;  // it had no averaged tensors
     return;
   }
   kept_.push_back(std::move(present_));
@@ -130,7 +130,7 @@ std::vector<std::string> OutputFiles::last_lines() const {
   std::vector<std::string> lines;
   for (const AveragesRecord& record : records_) {
     if (lines.size() == kLines) {
-      lines.push_back(fmt::format("{} more files of averages; averages.yaml lists them",
+      lines.push_back(fmt::format("and {} more files of averages; averages.yaml lists all",
                                   records_.size() - kLines));
       break;
     }
@@ -140,8 +140,8 @@ std::vector<std::string> OutputFiles::last_lines() const {
   }
   if (!without_.empty() && !records_.empty()) {
     lines.push_back(fmt::format(
-        "no averaged weights beside {}: no optimizer steps the tensors in it, which may be copies; "
-        "averages*.pth in {} hold the averages",
+        "no averaged weights beside {}: no optimizer steps its tensors, which may be copies; the "
+        "averages are in averages*.pth in {}",
         list_names(without_, kNames), output_dir_));
   }
   std::vector<std::string> gone;
@@ -151,8 +151,8 @@ std::vector<std::string> OutputFiles::last_lines() const {
   }
   if (!gone.empty()) {
     lines.push_back(fmt::format(
-        "{} of {} files with averaged weights are gone ({}); a program that clears its folder "
-        "counts them as its own, and `siblings: FOLDER` puts them elsewhere",
+        "{} of {} files with averaged weights were deleted ({}), maybe by the program, which takes "
+        "them for its own files; set `siblings: FOLDER` to write them elsewhere",
         gone.size(), siblings_written_.size(), list_names(gone, kNames)));
   }
   return lines;

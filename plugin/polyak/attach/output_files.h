@@ -13,46 +13,47 @@
 
 namespace polyak {
 
-/// What the index says of one file of averages.
+/// The entry of one file of averages in the index.
 struct AveragesRecord {
   std::string file;       // in output_dir
-  int64_t made = 0;       // the place of its optimizer among those that the program made, from 1
+  int64_t made = 0;       // the optimizer's place in the order of creation, from 1
   std::string optimizer;  // its class
   int64_t parameters = 0;
   int64_t steps = 0;
-  std::vector<std::string> names;  // of the parameters and of what stands beside them
-  std::string saved_as;  // the newest file of averaged weights that the program's saves made
+  std::vector<std::string> names;  // of parameters and buffers
+  std::string saved_as;            // the newest averaged version of a file that the program saved
 };
 
-/// The files of an attached run, by name: where averages and siblings go, which copies of streams
-/// stay, an index of them all, and what is said of them at the end.
+/// The files of an attached run: the names of averages and siblings, which copies of streams are
+/// kept, an index of all files, and the messages about them at program exit.
 class OutputFiles {
  public:
   explicit OutputFiles(const AttachConfig& config);
 
-  /// Where the averages of the optimizer go that was made as the `made`-th: by the config's `names`
-  /// `averages-generator.pth`, else the next of `averages.pth`, `averages-2.pth`, ...
+  /// The file for the averages of the optimizer that was created as number `made`: with a name from
+  /// the config's `names`, `averages-generator.pth`, otherwise the next of `averages.pth`,
+  /// `averages-2.pth`, ...
   std::string new_averages_file(int64_t made);
 
-  /// Where averaged weights go that belong to what the program saved as `path`.
-  /// @param suffix "" or ".NAME" of an average
+  /// The file for the averaged version of the file `path`.
+  /// @param suffix "", or ".NAME" for a named average
   std::string sibling_of(const std::string& path, const std::string& suffix) const;
-  /// Notes that a sibling is whole. It gets a time of change one second before the original's, so
-  /// that whoever takes the newest file of a folder takes the program's own.
+  /// Records that a sibling is complete. Sets its modification time to one second before that of
+  /// the original, so that the newest file of a folder is the program's own.
   void sibling_written(const std::string& path, const std::string& sibling);
-  /// Notes a save in which there was nothing to average.
+  /// Records a save without averaged tensors.
   void no_sibling(const std::string& path);
 
-  /// A save to a stream begins; false where none is to be kept.
+  /// Begins a save to a stream. Returns false if no copies are kept.
   bool begin_stream();
-  /// Where its averaged weights go.
+  /// The file for its averaged version.
   std::string stream_file(const std::string& suffix);
-  /// It is whole: the copies that are too many go.
+  /// Ends it, and removes the oldest copies beyond the limit.
   void end_stream();
 
-  /// Notes what a file of averages holds now, and writes the index.
+  /// Records what a file of averages contains, and writes the index.
   void averages_written(AveragesRecord record);
-  /// What a person should know at the end, a line each.
+  /// Messages for program exit, one line each.
   std::vector<std::string> last_lines() const;
 
  private:
@@ -62,9 +63,9 @@ class OutputFiles {
   std::string output_dir_;
   std::vector<std::string> names_;
   std::string siblings_;                 // "": beside the originals
-  std::optional<int64_t> keep_streams_;  // nothing: all
+  std::optional<int64_t> keep_streams_;  // nullopt: all
   std::set<std::string> given_;
-  std::vector<AveragesRecord> records_;  // in the order of making
+  std::vector<AveragesRecord> records_;  // in the order of creation
   std::map<std::string, std::string> siblings_written_;
   std::vector<std::string> without_;
   int64_t streams_ = 0;

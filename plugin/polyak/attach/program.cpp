@@ -43,22 +43,22 @@ T read_at(std::ifstream& file, std::streamoff offset) {
   return value;
 }
 
-/// The loader that a dynamically linked program names.
+/// The dynamic linker that a program names.
 std::string interpreter_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   const auto header = read_at<ElfW(Ehdr)>(file, 0);
   if (std::memcmp(header.e_ident, "#!", 2) == 0) {
     fail<ConfigError>(
-        "{}: is a script; attach to the program that it starts: write `polyak attach CONFIG --` "
-        "before that program's name in the script",
+        "{}: is a script; attach to the program that it starts: in the script, write `polyak "
+        "attach CONFIG --` before the program's name",
         path);
   }
   if (!file || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
-    fail<ConfigError>("{}: is no program that Linux can start (no ELF file)", path);
+    fail<ConfigError>("{}: is not a program (not an ELF file)", path);
   }
   const auto own = read_at<ElfW(Ehdr)>(*std::make_unique<std::ifstream>("/proc/self/exe"), 0);
   if (header.e_ident[EI_CLASS] != own.e_ident[EI_CLASS] || header.e_machine != own.e_machine) {
-    fail<ConfigError>("{}: is a program for another kind of machine than this one", path);
+    fail<ConfigError>("{}: is a program for another architecture", path);
   }
   for (int i = 0; i < header.e_phnum; ++i) {
     const auto part = read_at<ElfW(Phdr)>(
@@ -70,12 +70,11 @@ std::string interpreter_of(const std::string& path) {
     return name.c_str();
   }
   fail<ConfigError>(
-      "{}: is linked statically, so nothing can be loaded into it; link LibTorch as shared "
-      "libraries",
+      "{}: is statically linked, so no library can be preloaded; link LibTorch as a shared library",
       path);
 }
 
-/// What `command` prints.
+/// The standard output of a command.
 std::string output_of(std::vector<std::string> command) {
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0) return "";
@@ -100,7 +99,7 @@ std::string output_of(std::vector<std::string> command) {
   return text;
 }
 
-/// The version that a LibTorch says it has. It is loaded for that, apart from the one that is here.
+/// The version of a LibTorch. It is loaded in a separate namespace to ask for it.
 std::string libtorch_version(const std::string& path) {
   void* library = dlmopen(LM_ID_NEWLM, path.c_str(), RTLD_LAZY);
   if (!library) fail<ConfigError>("{}: cannot be loaded: {}", path, dlerror());
@@ -112,7 +111,7 @@ std::string libtorch_version(const std::string& path) {
   return version == options().end() ? "of an unknown version" : version->second;
 }
 
-/// The LibTorch of this very process.
+/// The LibTorch of this process.
 std::string own_libtorch() {
   std::string path;
   dl_iterate_phdr(
@@ -131,9 +130,9 @@ std::string own_libtorch() {
 std::string find_program(const std::string& name) {
   if (name.find('/') != std::string::npos) {
     std::error_code error;
-    if (!fs::exists(name, error)) fail<ConfigError>("{}: there is no such program", name);
+    if (!fs::exists(name, error)) fail<ConfigError>("{}: no such program", name);
     if (!can_be_executed(name)) {
-      fail<ConfigError>("{}: cannot be executed; `chmod +x` makes a program of a file", name);
+      fail<ConfigError>("{}: is not executable; use `chmod +x`", name);
     }
     return name;
   }
@@ -143,21 +142,21 @@ std::string find_program(const std::string& name) {
     const fs::path file = fs::path(folder.empty() ? "." : folder) / name;
     if (can_be_executed(file)) return file.string();
   }
-  fail<ConfigError>("{}: no folder of PATH has such a program; write ./{} for one that is here",
-                    name, name);
+  fail<ConfigError>("{}: not found in PATH; use ./{} for a program in the current folder", name,
+                    name);
 }
 
 void check_program(const std::string& path) {
   const std::string interpreter = interpreter_of(path);
   struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && (status.st_mode & (S_ISUID | S_ISGID)) != 0) {
-    fail<ConfigError>("{}: is setuid or setgid, into which Linux loads nothing; remove that bit",
-                      path);
+    fail<ConfigError>(
+        "{}: is setuid or setgid, so Linux ignores preloaded libraries; remove the bit", path);
   }
-  // The dynamic linker itself says what it would load, and starts nothing.
+  // The dynamic linker lists the libraries that it would load, and starts nothing.
   std::istringstream lines(output_of({interpreter, "--list", path}));
-  std::string found;  // where it is
-  std::string asked;  // the name by which the program asks for it
+  std::string found;  // its path
+  std::string asked;  // the name by which the program links to it
   for (std::string line; std::getline(lines, line);) {
     const size_t name = line.find_first_not_of(" \t");
     if (name == std::string::npos || line.compare(name, kLibTorch.size(), kLibTorch) != 0) continue;
@@ -168,7 +167,7 @@ void check_program(const std::string& path) {
   }
   if (found.empty()) {
     fail<ConfigError>(
-        "{}: loads no LibTorch ({}) when it starts; it must be linked to LibTorch {} as a shared "
+        "{}: does not load LibTorch ({}) at startup; it must be linked to LibTorch {} as a shared "
         "library",
         path, kLibTorch, TORCH_VERSION);
   }
@@ -186,11 +185,11 @@ void check_program(const std::string& path) {
         "program's LibTorch: -DPOLYAK_TORCH=FOLDER",
         path, version, found, TORCH_VERSION);
   }
-  // The linker tells libraries apart by this name, and would load both.
+  // The dynamic linker identifies libraries by this name, and would load both.
   if (const std::string wanted = fs::path(own).filename().string(); asked != wanted) {
     fail<ConfigError>(
-        "{}: loads LibTorch {} as {}, but this Polyak as {}; build both with the same files", path,
-        version, asked, wanted);
+        "{}: loads LibTorch {} as {}, but this Polyak as {}; build both with the same LibTorch",
+        path, version, asked, wanted);
   }
 }
 

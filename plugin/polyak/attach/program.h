@@ -7,13 +7,13 @@
 
 namespace polyak {
 
-/// The file that a shell would start: a name with a slash is a path, another is looked up in PATH.
-/// @throws ConfigError when there is none that can be executed
+/// The file that a shell would start: a name with a slash is a path, any other name is looked up in
+/// PATH.
+/// @throws ConfigError if there is no executable file
 POLYAK_API std::string find_program(const std::string& name);
 
-/// Refuses, without running it, a program in which a preloaded library could do nothing or harm:
-/// one that is no dynamically linked program of this machine, that loads no LibTorch, or another
-/// one than Polyak's.
+/// Checks, without running it, that the library can be preloaded into a program: that it is a
+/// dynamically linked program for this machine, and that it loads the same LibTorch as Polyak.
 /// @throws ConfigError
 POLYAK_API void check_program(const std::string& path);
 

@@ -20,16 +20,16 @@
 #include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
 
-// The built-in hooks, through the door that every plugin has.
+// Registers the built-in hooks, through the entry point that every plugin has.
 extern "C" void polyak_plugin_register(polyak::Catalog& catalog);
 
 namespace polyak {
 namespace {
 
-/// Parameters of modules that no optimizer stepped, as far as they are counted.
+/// The maximum number of parameters without a step that are recorded.
 constexpr size_t kMostUnstepped = 10000;
 
-/// This thread is at work for us: what LibTorch calls meanwhile is not the program's doing.
+/// Set while this thread runs our code: calls of LibTorch are then not the program's.
 thread_local bool at_work = false;
 
 class AtWork {
@@ -44,7 +44,7 @@ class AtWork {
 
 void say(std::string_view text) {
   const std::string line = fmt::format("polyak: {}\n", text);
-  // Nobody is there to be told that nobody can be told.
+  // A failure cannot be reported anywhere.
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
 }
 
@@ -68,8 +68,8 @@ Session::Session(AttachConfig config) : config_(std::move(config)), files_(confi
   register_averages(catalog_);
   polyak_plugin_register(catalog_);
   if (config_.format != "pt") return;
-  // The last archives are written while the program exits. What LibTorch needs for that and makes
-  // at its first use goes in the reverse order of its making, so it is made now.
+  // The last archives are written at program exit. LibTorch's static objects for that are created
+  // at first use and destroyed in reverse order, so create them now.
   const AtWork flag;
   write_archive({{"module.number", at::zeros({1}), false}}, {},
                 [](const void*, size_t size) { return size; });
@@ -78,7 +78,7 @@ Session::Session(AttachConfig config) : config_(std::move(config)), files_(confi
 // ---- what the program shows
 
 void Session::module_seen(const Model& module, size_t count, const at::Tensor& first) {
-  guarded("looking at a module", [&] {
+  guarded("inspecting a module", [&] {
     const auto [seen, is_new] = trees_.try_emplace(module.identity(), Tree{count, nullptr});
     if (!is_new && seen->second.count == count &&
         seen->second.first == first.unsafeGetTensorImpl()) {
@@ -114,9 +114,9 @@ Session::Watched& Session::watched(const Optimizer& optimizer, bool before_step)
   return watched;
 }
 
-/// A tensor in the place of another, in the same optimizer: its average goes on where the program
-/// has the same name for both, or where it begins with the values of the other, and as a copy
-/// elsewhere. An equal shape alone says nothing: rows may stand in another order.
+/// Handles tensors that replace others in an optimizer. The average continues if the program has
+/// the same name for both or if the new tensor starts with the values of the old one; otherwise it
+/// starts as a copy. Equal shapes do not suffice: rows may be in another order.
 void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& before,
                            bool before_step) {
   const std::vector<at::Tensor> now = alive(watched.parameters);
@@ -137,29 +137,29 @@ void Session::see_replaced(Watched& watched, const std::vector<WeakTensor>& befo
     const at::Tensor old(std::move(strong));
     const bool alike = old.sizes() == now[i].sizes() && old.scalar_type() == now[i].scalar_type();
     const bool same_values = alike && before_step && at::equal(old, now[i].detach());
-    // Models that take turns in an optimizer stay two.
+    // Models that take turns in an optimizer keep separate averages.
     if (!same_values && !group->is_orphan(old, /*handles_beside=*/1)) continue;
     const std::string name = names_.name_of(old);
     const bool same_name = alike && !name.empty() && name == names_.name_of(now[i]);
     groups_.replace(old, now[i], same_values || same_name);
     unstepped_.erase(now[i].unsafeGetTensorImpl());
     if (!std::exchange(replaced_, true)) {
-      say(fmt::format(
-          "the program put other tensors in the place of parameters of its {}; an average goes on "
-          "where values or names are the same, and begins as a copy elsewhere",
-          watched.type.empty() ? "optimizer" : watched.type));
+      say(
+          fmt::format("the program replaced parameters of its {}; an average continues if values "
+                      "or names are the same, and starts as a copy otherwise",
+                      watched.type.empty() ? "optimizer" : watched.type));
     }
   }
   for (Group* group : watched.groups) group->tell_averages(config_, catalog_);
-  watched.groups.clear();  // found anew before the next step counts
+  watched.groups.clear();  // found again before the next step
 }
 
 void Session::group_added(const Optimizer& optimizer) {
-  guarded("looking at an optimizer", [&] {
-    // Steps of one before it would be in the versions that it begins with.
+  guarded("inspecting an optimizer", [&] {
+    // Steps of an earlier optimizer would otherwise be included in its initial versions.
     see_steps(not_intercepted_with(alive(parameters_of(optimizer))));
-    // The base class's constructor adds groups: whatever was known of this address is gone. The
-    // second group of one has the place that the first was given.
+    // The base class's constructor adds groups, so a previous optimizer at this address is gone.
+    // The second group of the same optimizer keeps the place of the first.
     int64_t made = 0;
     const auto known = optimizers_.find(&optimizer);
     if (typeid(optimizer) == typeid(Optimizer) && known != optimizers_.end()) {
@@ -176,7 +176,8 @@ void Session::group_added(const Optimizer& optimizer) {
   });
 }
 
-/// By the order of making; one over parameters that another has has the other's.
+/// Assigns the place in the order of creation. An optimizer that shares parameters with another
+/// gets the other's place.
 void Session::take_place(Watched& watched) {
   if (watched.made > 0) return;
   std::unordered_set<const void*> own;
@@ -213,8 +214,8 @@ void Session::zeroing_gradients(const Optimizer& optimizer) {
   });
 }
 
-/// Loops that zero the gradients of a model instead. What class an optimizer is of is not asked, as
-/// it may be gone; LibTorch's are known by their first step.
+/// For loops that zero the gradients of a model instead. The classes of optimizers are not checked,
+/// as they may be destroyed; LibTorch's are known by their first step.
 void Session::zeroing_gradients(const torch::nn::Module& module) {
   guarded("averaging", [&] {
     if (not_intercepted().empty()) return;
@@ -228,7 +229,7 @@ void Session::stepping(const Optimizer& optimizer) {
   guarded("averaging", [&] {
     Watched& seen = watched(optimizer, /*before_step=*/true);
     if (std::exchange(seen.intercepted, true)) return;
-    // One of the program's own may have gone before.
+    // An optimizer of the program's own may have stepped before.
     see_steps(not_intercepted_with(alive(seen.parameters)));
   });
 }
@@ -250,7 +251,7 @@ std::vector<Session::Watched*> Session::not_intercepted() {
   return found;
 }
 
-/// Those that have one of the tensors.
+/// Those that have any of the tensors.
 std::vector<Session::Watched*> Session::not_intercepted_with(
     const std::vector<at::Tensor>& tensors) {
   std::unordered_set<const void*> wanted;
@@ -265,7 +266,7 @@ std::vector<Session::Watched*> Session::not_intercepted_with(
   return found;
 }
 
-/// Steps that zeroing_gradients would have seen at the next turn of the loop.
+/// Handles steps that zeroing_gradients() would detect in the next iteration.
 void Session::see_steps(const std::vector<Watched*>& optimizers) {
   for (Watched* seen : optimizers) {
     if (seen->of_program && changed(*seen)) step(*seen);
@@ -279,7 +280,7 @@ void Session::step(Watched& watched) {
   if (!std::exchange(watched.looked_at, true)) find_groups(watched);
   for (Group* group : watched.groups) step(*group);
   if (not_intercepted().empty()) return;
-  // Another optimizer of these parameters must not take this step for its own.
+  // This step must not be attributed to another optimizer of these parameters.
   for (Watched* other : not_intercepted_with(alive(watched.parameters))) {
     other->versions = sum_of_versions(alive(other->parameters));
   }
@@ -294,12 +295,12 @@ void Session::find_groups(Watched& watched) {
       if (!std::exchange(left_out_, true)) {
         const std::string name = names_.name_of(parameter);
         say(fmt::format(
-            "{}: is sparse, quantized or a meta tensor and has no average; it is saved as it is",
+            "{}: is sparse, quantized or a meta tensor and is not averaged; it is saved unchanged",
             name.empty() ? "a parameter" : name));
       }
     } else if (!known) {
       fresh.push_back({"", parameter, false});
-    } else if (parameter.requires_grad() &&  // a frozen one may stand beside what another steps
+    } else if (parameter.requires_grad() &&  // a frozen one may be in the group of another
                std::find(watched.groups.begin(), watched.groups.end(), known) ==
                    watched.groups.end()) {
       watched.groups.push_back(known);
@@ -324,7 +325,7 @@ void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {
   group.tell_averages(config_, catalog_);
 }
 
-/// So that what is written is the whole model: no optimizer knows of its buffers.
+/// Optimizers do not have buffers and frozen parameters, but files must contain the whole model.
 void Session::add_buffers_and_frozen(Group& group) {
   group.generation = names_.generation();
   const std::vector<NamedTensor> buffers = groups_.set_frozen(group, names_.beside(group.tensors));
@@ -343,14 +344,14 @@ void Session::step(Group& group) {
     group.runner->step();
   } catch (const std::exception& error) {
     group.broken = true;
-    say(fmt::format("averaging stops, the program goes on: {}", first_line(error)));
+    say(fmt::format("averaging stopped, the program continues: {}", first_line(error)));
     return;
   }
   group.written = false;
   if (config_.every > 0 && group.runner->progress().iter % config_.every == 0) write(group);
 }
 
-/// Programs that train one model after another do not keep them all, nor do we.
+/// Programs that train one model after another do not keep them all, so neither do we.
 void Session::drop_expired_groups() {
   const std::vector<Group*> expired = groups_.expired();
   for (Group* group : expired) {
@@ -365,7 +366,7 @@ void Session::drop_expired_groups() {
 
 // ---- files
 
-/// In the order in which the program made optimizers, of those that have stepped.
+/// Names the files of groups that have stepped, in the order in which optimizers were created.
 void Session::name_files() {
   std::vector<Group*> fresh;
   for (const auto& group : groups_.all()) {
@@ -414,7 +415,7 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
              (before != let_go.end() && (tensor.sizes() == before->second.sizes() ||
                                          same_but_for_rows(tensor, before->second)));
     };
-    std::set<Group*> holders;  // of averages that are in it
+    std::set<Group*> holders;  // groups whose averages the file contains
     for (const Node& hook : config_.custom_hooks.items()) {
       const Node *named = hook.find("name"), *buffers = hook.find("update_buffers");
       const std::string name = named ? named->as_string() : "";
@@ -448,7 +449,7 @@ void Session::saved(const torch::jit::Module& module, const std::string& path,
       written = true;
       for (Group* group : holders) {
         group->saved_as = target;
-        group->written = false;  // the index names it
+        group->written = false;  // the index must name it
       }
     }
     if (path.empty()) {
@@ -466,21 +467,22 @@ void Session::write_groups() {
 
 void Session::write_averages() {
   if (at_work) {
-    say("the program ends within an update; the averages stay as they were last written");
+    say("the program ends during an update; the averages on disk are those of the last write");
   }
   guarded("writing the averages", [&] { write_groups(); });
 }
 
 std::vector<std::string> Session::last_lines() const {
-  if (!stepped_) return {"no step of an optimizer was seen; nothing was averaged"};
-  if (!groups_made_) return {"what was stepped has no parameters to average; nothing was averaged"};
+  if (!stepped_) return {"no optimizer step was seen; nothing was averaged"};
+  if (!groups_made_)
+    return {"the optimizers that stepped have no parameters to average; nothing was averaged"};
   std::vector<std::string> lines = files_.last_lines();
   std::set<std::string> names;
   for (const auto& [address, name] : unstepped_) names.insert(name);
   if (!unstepped_.empty()) {
     lines.push_back(fmt::format(
-        "left out, since no optimizer stepped it: {}{} (a target that the program updates by hand, "
-        "or a copy)",
+        "not averaged, since no optimizer stepped it: {}{} (a copy, or a target that the program "
+        "updates itself)",
         *names.begin(),
         unstepped_.size() > 1 ? fmt::format(" and {} more", unstepped_.size() - 1) : ""));
   }

@@ -21,51 +21,53 @@
 
 namespace polyak {
 
-/// One line on standard error, whatever became of the program's streams.
+/// Writes one line to standard error, even if the program has closed its streams.
 void say(std::string_view text);
 
-/// What the preloaded library knows of the program that it is in, and does for it. Every method is
-/// safe from any thread, throws nothing, and does nothing when it is called from within another.
+/// The state of the preloaded library in a program. All methods may be called from any thread, do
+/// not throw, and do nothing if called from within another one.
 class Session {
  public:
-  /// Takes bytes, as LibTorch's writers do.
+  /// Receives bytes and returns how many it took, like LibTorch's writers.
   using Sink = std::function<size_t(const void*, size_t)>;
-  /// Writes a module as the program wrote its own.
+  /// Writes a module in the way in which the program wrote its own.
   using Export = std::function<void(const torch::jit::Module&, const Sink&)>;
   using Optimizer = torch::optim::Optimizer;
 
-  /// @throws ConfigError, or Error when nothing can be built from the config
+  /// @throws ConfigError for an invalid config
   explicit Session(AttachConfig config);
 
-  /// The program asked a module for its `count` parameters, of which `first` is the first.
+  /// The program asked a module for its `count` parameters, starting with `first`.
   void module_seen(const Model& module, size_t count, const at::Tensor& first);
+  /// A parameter group was added to an optimizer.
   void group_added(const Optimizer& optimizer);
-  /// Sees steps of a program's own optimizers, whose step() cannot be intercepted: after one there
-  /// are gradients and other weights. Called before the gradients go.
+  /// Detects steps of the program's own optimizers, whose step() cannot be intercepted: after a
+  /// step there are gradients and the weights have changed. Called before the gradients are zeroed.
   void zeroing_gradients(const Optimizer& optimizer);
   void zeroing_gradients(const torch::nn::Module& module);
-  /// An intercepted step begins: those of this optimizer need no looking for.
+  /// An intercepted step begins, so steps of this optimizer need not be detected.
   void stepping(const Optimizer& optimizer);
+  /// An intercepted step has ended.
   void stepped(const Optimizer& optimizer);
-  /// The program saved a module to a file, or, with an empty path, elsewhere.
+  /// The program saved a module to a file, or to a stream if the path is empty.
   void saved(const torch::jit::Module& module, const std::string& path, const Export& write);
-  /// Writes what is not written yet.
+  /// Writes all averages that have changed since their last write.
   void write_averages();
-  /// The same for the last time: nothing is done after that.
+  /// Writes the averages and the final messages. Later calls do nothing.
   void finish();
 
  private:
-  /// An optimizer, or what was one at its address.
+  /// An optimizer that was seen. It may have been destroyed.
   struct Watched {
     std::vector<WeakTensor> parameters;
-    std::vector<size_t> group_sizes;  // of the optimizer's groups, in that order
+    std::vector<size_t> group_sizes;  // the numbers of parameters of the optimizer's groups
     std::vector<Group*> groups;       // empty until a step with these parameters
-    int64_t versions = 0;             // of the parameters: the sum grows with each change
-    int64_t made = 0;                 // its place among the optimizers, from 1; 0: not asked yet
-    std::string type;                 // its class, once that can be asked
-    bool intercepted = false;         // its steps are seen as they happen
-    bool of_program = false;          // its steps show in what they change
-    bool looked_at = false;           // its parameters have their groups
+    int64_t versions = 0;             // sum of the parameters' versions: increases with each change
+    int64_t made = 0;          // its place in the order of creation, from 1; 0: not known yet
+    std::string type;          // its class, once known
+    bool intercepted = false;  // its step() is intercepted
+    bool of_program = false;   // its steps are detected by changed weights
+    bool looked_at = false;    // its parameters have been assigned to groups
   };
 
   template <class Work>
@@ -96,17 +98,17 @@ class Session {
     size_t count;
     const void* first;
   };
-  std::unordered_map<const void*, Tree> trees_;  // modules that were seen
+  std::unordered_map<const void*, Tree> trees_;  // by module
   std::unordered_map<const void*, Watched> optimizers_;
   Groups groups_;
   OutputFiles files_;
-  std::set<std::string> modules_;                           // names of modules that were seen
-  std::unordered_map<const void*, std::string> unstepped_;  // parameters of modules, with names
+  std::set<std::string> modules_;                           // names of all modules
+  std::unordered_map<const void*, std::string> unstepped_;  // names of parameters without a step
   int64_t optimizers_made_ = 0;
   bool groups_made_ = false;
-  bool stepped_ = false;   // some optimizer
-  bool replaced_ = false;  // parameters were, which was said
-  bool left_out_ = false;  // a parameter, which was said
+  bool stepped_ = false;   // an optimizer has stepped
+  bool replaced_ = false;  // replaced parameters have been reported
+  bool left_out_ = false;  // a parameter that cannot be averaged has been reported
   bool done_ = false;
 };
 

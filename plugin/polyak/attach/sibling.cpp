@@ -18,7 +18,7 @@ class Copier {
       : averages_(averages), seen_(seen) {}
 
   ObjectPtr copy(const c10::ivalue::Object& object, const std::string& prefix) {
-    ObjectPtr& copied = copied_[&object];  // a module under two names stays one
+    ObjectPtr& copied = copied_[&object];  // a module with two names is copied once
     if (copied) return copied;
     ObjectPtr result = copied = object.copy();
     for (size_t i = 0; i < object.slots().size(); ++i) {
@@ -53,7 +53,7 @@ class Copier {
 std::string sibling_path(const std::string& path, const std::string& mark) {
   const std::filesystem::path file(path);
   const std::string extension = file.extension().string();
-  // Of `epoch.2` the end is a number.
+  // The end of `epoch.2` is a number, not an extension.
   const bool is_type =
       extension.size() > 1 && std::isdigit(static_cast<unsigned char>(extension[1])) == 0;
   std::filesystem::path name = is_type ? file.stem() : file.filename();

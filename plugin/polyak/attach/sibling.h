@@ -11,16 +11,17 @@
 
 namespace polyak {
 
-/// `model.pt` gives `model.averaged.pt`, `model` `model.averaged`, `epoch.2` `epoch.2.averaged`.
+/// Inserts a mark into a file name: `model.pt` becomes `model.averaged.pt`, `model` becomes
+/// `model.averaged`, `epoch.2` becomes `epoch.2.averaged`.
 std::string sibling_path(const std::string& path, const std::string& mark);
 
-/// Averaged values for a program's tensors, found also by tensors that show the same memory, such
-/// as detached ones.
+/// Averages by the program's tensors. They are also found by tensors with the same memory, such as
+/// detached ones.
 class AveragedTensors {
  public:
   void add(const at::Tensor& tensor, const at::Tensor& average);
-  /// The average as the program would have it: on the tensor's device, in its dtype, with its
-  /// requires_grad. An undefined tensor where there is none.
+  /// The average on the tensor's device, with its dtype and requires_grad. An undefined tensor if
+  /// there is none.
   at::Tensor find(const at::Tensor& tensor) const;
 
  private:
@@ -32,10 +33,10 @@ class AveragedTensors {
   std::unordered_map<const void*, Pair> by_memory_;
 };
 
-/// A copy of a module, an archive's or a TorchScript one, that holds averaged tensors for those
-/// that have one; nothing when none has. Neither the module nor what it holds is changed.
-/// @param seen receives every tensor of the module and its dotted name, and says what stands in for
-/// an average where there is none; undefined: nothing
+/// A copy of a module, from an archive or TorchScript, with averages in place of the tensors that
+/// have one; nullopt if none has. The module and its tensors are not changed.
+/// @param seen receives every tensor of the module with its dotted name, and returns a substitute
+/// for a missing average, or an undefined tensor
 std::optional<torch::jit::Module> averaged_copy(
     const torch::jit::Module& module, const AveragedTensors& averages,
     const std::function<at::Tensor(const at::Tensor&, const std::string&)>& seen);

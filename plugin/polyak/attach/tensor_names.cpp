@@ -12,13 +12,13 @@ bool can_be_averaged(const at::Tensor& tensor) {
 }
 
 void TensorNames::add_tree(const std::vector<NamedTensor>& tensors) {
-  forget_the_dead();
+  drop_expired();
   std::set<int64_t> trees;
   for (const NamedTensor& item : tensors) {
     const auto known = entries_.find(item.tensor.unsafeGetTensorImpl());
     if (known != entries_.end() && known->second.tree != 0) trees.insert(known->second.tree);
   }
-  // A part of a tree that is known belongs to it; a tree that joins several parts is a new one.
+  // Part of a known tree belongs to that tree; a tree that joins several trees is a new one.
   const int64_t tree = trees.size() == 1 ? *trees.begin() : ++trees_;
   for (const NamedTensor& item : tensors) {
     Entry& entry = entry_of(item.tensor);
@@ -66,7 +66,7 @@ std::vector<NamedTensor> TensorNames::beside(const std::vector<NamedTensor>& ten
   return found;
 }
 
-void TensorNames::forget_the_dead() {
+void TensorNames::drop_expired() {
   if (entries_.size() < forget_at_) return;
   for (auto entry = entries_.begin(); entry != entries_.end();) {
     entry = entry->second.tensor.expired() ? entries_.erase(entry) : std::next(entry);

@@ -12,29 +12,29 @@
 
 namespace polyak {
 
-/// A tensor of the program that we do not keep alive. While it is held no other tensor gets its
-/// address.
+/// A tensor of the program that we do not keep alive. No other tensor can get its address
+/// meanwhile.
 using WeakTensor = c10::weak_intrusive_ptr<at::TensorImpl, at::UndefinedTensorImpl>;
 
-/// Whether an average can be kept of a tensor: it lies dense in memory that can be read.
+/// Whether a tensor can be averaged: it is strided and its memory is readable.
 bool can_be_averaged(const at::Tensor& tensor);
 
-/// What a program showed of its tensors' names. Of several names the longest stays: a module of a
-/// part of the model knows only the end of it. A tree's names come before those of an archive,
-/// where a model may stand under a name of its own.
+/// The names of a program's tensors, as far as they are known. The longest of several names is
+/// kept, since a submodule only knows the end of a name. Names from module trees take precedence
+/// over those from archives, which may have the model under another name.
 class TensorNames {
  public:
-  /// Takes in the parameters and buffers of one tree of modules.
+  /// Adds the parameters and buffers of one tree of modules.
   void add_tree(const std::vector<NamedTensor>& tensors);
-  /// A name from elsewhere.
+  /// Adds a name from another source.
   void add(const at::Tensor& tensor, const std::string& name);
 
-  /// "" for a tensor that none knows.
+  /// "" for an unknown tensor.
   std::string name_of(const at::Tensor& tensor) const;
-  /// What stands in a tree with one of `tensors` and no optimizer changes: buffers, and parameters
-  /// without gradients. By name; without what cannot be averaged.
+  /// The buffers and frozen parameters of trees that contain one of `tensors`, sorted by name.
+  /// Excludes tensors that cannot be averaged.
   std::vector<NamedTensor> beside(const std::vector<NamedTensor>& tensors) const;
-  /// Another number when a tree brought tensors that were not known.
+  /// Increases whenever a tree adds new tensors.
   int64_t generation() const { return generation_; }
 
  private:
@@ -42,10 +42,10 @@ class TensorNames {
     WeakTensor tensor;
     std::string name;
     bool buffer = false;
-    int64_t tree = 0;  // 0: seen alone
+    int64_t tree = 0;  // 0: not in a tree
   };
   Entry& entry_of(const at::Tensor& tensor);
-  void forget_the_dead();
+  void drop_expired();
 
   std::unordered_map<const void*, Entry> entries_;
   int64_t trees_ = 0;
