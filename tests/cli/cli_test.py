@@ -514,7 +514,7 @@ class Streams(CommandTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(len(self.table(done)), 8)
         self.assertEqual(done.stderr.count("going on without the log file"), 1)
-        self.assertEqual(done.stderr.count("scalars.json cannot be written: File too large; going on without it"), 1)
+        self.assertEqual(done.stderr.count("scalars.json cannot be written: File too large; continuing without it"), 1)
         self.assertGreater(len(self.scalars("run")), 10)  # each a whole line
 
 

@@ -126,7 +126,7 @@ default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, out_dir: ckpts, 
         self.train(config, "--work-dir", "run")
         (self.folder / "run" / "last_checkpoint").unlink()
         done = self.train(config, "--work-dir", "other")
-        self.assertIn("ckpts holds 2 checkpoint(s) of an earlier run, the newest epoch_3.pth", done.stderr)
+        self.assertIn("ckpts contains 2 checkpoint(s) of an earlier run, the newest epoch_3.pth", done.stderr)
 
     def test_files_without_an_optimizer_do_not_become_the_last_checkpoint(self):
         config = self.write(BASE + EMA[:-2] + """, {type: CheckpointHook, interval: 1, save_optimizer: false,
@@ -174,7 +174,7 @@ custom_hooks:
     def test_that_write_different_things_under_one_name_are_refused(self):
         config = self.write(BASE + "custom_hooks: [{type: CheckpointHook, save_optimizer: false}]\n")
         done = self.train(config, "--work-dir", "run", status=2)
-        self.assertIn("two of them write epoch_N.pth into run", done.stderr)
+        self.assertIn("two hooks write epoch_N.pth to run", done.stderr)
 
 
 class Stop(ResumeTest):

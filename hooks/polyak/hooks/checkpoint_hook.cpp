@@ -24,13 +24,12 @@ namespace {
 
 // Keys of a hook's record in the run_info.
 constexpr const char* kRecords = "checkpoint_hooks";
-constexpr const char* kKept = "kept";        // regular files, the oldest first
-constexpr const char* kSurplus = "surplus";  // to be removed once the file of this record is whole
-constexpr const char* kOutdated =
-    "outdated";                        // the same of best files: once a run can go on from it
-constexpr const char* kStop = "stop";  // the file of a run that was stopped
-constexpr const char* kOwed = "owed";  // the number of a regular file that a signal prevented
-constexpr const char* kBest = "best";  // {metric: {score, file}}
+constexpr const char* kKept = "kept";          // regular files, oldest first
+constexpr const char* kSurplus = "surplus";    // to remove once the file of this record is complete
+constexpr const char* kOutdated = "outdated";  // best files to remove once a run can resume from it
+constexpr const char* kStop = "stop";          // the file of a run that was stopped
+constexpr const char* kOwed = "owed";          // number of a regular file that a signal prevented
+constexpr const char* kBest = "best";          // {metric: {score, file}}
 
 void remove_name(Value& record, const char* list, const std::string& file) {
   std::vector<Value>& names = record.at(list).items();
@@ -46,7 +45,7 @@ Value new_record() {
   return record;
 }
 
-/// The hooks of this kind in the order of their calls; `self` alone for a host without a list.
+/// The hooks of this kind in the order of their calls; only `self` if the host has no list.
 std::vector<CheckpointHook*> peers_of(Runner& runner, CheckpointHook* self) {
   std::vector<CheckpointHook*> peers;
   runner.hooks().call([&](Hook& hook) {
@@ -60,6 +59,13 @@ bool same_path(const std::string& a, const std::string& b) {
   std::error_code error;
   const auto first = std::filesystem::weakly_canonical(a, error);
   return !error && first == std::filesystem::weakly_canonical(b, error);
+}
+
+[[noreturn]] void fail_metric(const std::string& wanted, const std::vector<std::string>& names) {
+  const std::string near = nearest_name(wanted, names);
+  fail<ConfigError>("CheckpointHook: save_best: no metric is named '{}'; {}the metrics are: {}",
+                    wanted, near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
+                    fmt::join(names, ", "));
 }
 
 bool ends_with(const std::string& text, const std::string& end) {
@@ -81,20 +87,20 @@ void CheckpointHook::check_run(Runner& runner) {
   if (options_.interval() < 0 && options_.max_keep_ckpts() > 0) {
     log_warning(
         "CheckpointHook: max_keep_ckpts is {}, but {} is saved, since interval is -1; set "
-        "interval: 1 for one after each epoch",
+        "interval: 1 to save after each epoch",
         options_.max_keep_ckpts(),
         options_.save_last() ? "only the last" : "no regular checkpoint");
   }
   if (folder(runner).empty()) {
-    fail<ConfigError>("CheckpointHook: has no folder to write to; set work_dir, or its out_dir");
+    fail<ConfigError>("CheckpointHook: there is no folder to write to; set work_dir or out_dir");
   }
   if (const std::string reason = unwritable_reason(folder(runner)); !reason.empty()) {
     fail<ConfigError>("CheckpointHook: {} cannot be written: {}", folder(runner), reason);
   }
   if (by_epoch(runner) && !runner.progress().by_epoch) {
     log_warning(
-        "CheckpointHook: by_epoch is true, but the training loop counts iterations: it saves once, "
-        "at the end; set by_epoch: false");
+        "CheckpointHook: by_epoch is true, but the training loop counts iterations, so it only "
+        "saves at the end; set by_epoch: false");
   }
   check_order(runner);
   for (const CheckpointHook* peer : peers_of(runner, this)) {
@@ -106,12 +112,12 @@ void CheckpointHook::check_run(Runner& runner) {
         peer->options_.save_param_scheduler() == options_.save_param_scheduler();
     if (same_names && !same_content) {
       fail<ConfigError>(
-          "CheckpointHook: two of them write {} into {}, and only one saves the optimizer's and "
-          "schedulers' state; give one an out_dir of its own",
+          "CheckpointHook: two hooks write {} to {}, but only one saves the state of the optimizer "
+          "and schedulers; set another out_dir for one of them",
           pattern(runner), folder(runner));
     }
   }
-  // An optimizer that cannot be saved says so now, and not after hours.
+  // If the optimizer cannot be saved, fail now and not after hours.
   runner.make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
   std::vector<std::string> names = runner.metric_names();
   if (names.empty()) return;
@@ -124,22 +130,19 @@ void CheckpointHook::check_run(Runner& runner) {
   });
   for (const std::string& wanted : options_.save_best()) {
     if (wanted == "auto" || std::count(names.begin(), names.end(), wanted)) continue;
-    const std::string near = nearest_name(wanted, names);
-    fail<ConfigError>(
-        "CheckpointHook: save_best: no metric is named '{}'; {}the validation gives {}", wanted,
-        near.empty() ? "" : fmt::format("did you mean '{}'? ", near), fmt::join(names, ", "));
+    fail_metric(wanted, names);
   }
 }
 
-/// What a later hook does in an iteration would be missing in a file that is written before it.
+/// A file would miss the changes of hooks that run later in the same iteration.
 void CheckpointHook::check_order(Runner& runner) {
   bool reached = false;
   runner.hooks().call([&](Hook& hook) {
     reached = reached || &hook == this;
     if (!reached || !hook.changes_checkpoints()) return;
     fail<ConfigError>(
-        "CheckpointHook: runs before {}, so that its files would miss what that does in the "
-        "iteration; give CheckpointHook a later priority, such as LOWEST",
+        "CheckpointHook: runs before {}, so its files would miss that hook's changes of the last "
+        "iteration; give CheckpointHook a lower priority, such as LOWEST",
         hook.name());
   });
 }
@@ -166,7 +169,7 @@ void CheckpointHook::before_train(Runner& runner) {
     saved_at_ = runner.progress().iter;
     const std::vector<Value>& kept = record(runner).at(kKept).items();
     is_newest_ = !kept.empty() && is_named(runner, kept.back().as_string());
-    // What the run before was ended over.
+    // Removals that the previous run did not complete.
     remove_files(runner, kSurplus);
     remove_files(runner, kOutdated);
     if (const Value* owed = record(runner).find(kOwed)) {
@@ -177,14 +180,13 @@ void CheckpointHook::before_train(Runner& runner) {
   saved_at_ = -1;
   for (const CheckpointHook* peer : peers_of(runner, this)) {
     if (peer == this) break;
-    if (same_path(peer->folder(runner), folder_)) return;  // it has told
+    if (same_path(peer->folder(runner), folder_)) return;  // it has warned
   }
   const std::vector<std::string> found = regular_checkpoints(folder_);
   if (found.empty()) return;
   log_warning(
-      "CheckpointHook: {} holds {} checkpoint(s) of an earlier run, the newest {}; this run "
-      "overwrites files of the same name. To go on with the earlier run, resume it; to keep it, "
-      "use another work_dir",
+      "CheckpointHook: {} contains {} checkpoint(s) of an earlier run, the newest {}; this run "
+      "overwrites files with the same names; resume the earlier run, or use another work_dir",
       folder_, found.size(), std::filesystem::path(found.front()).filename().string());
 }
 
@@ -226,7 +228,7 @@ void CheckpointHook::after_train(Runner& runner) {
 bool CheckpointHook::is_named(const Runner& runner, const std::string& file) const {
   try {
     return same_path(path_of(file), named_checkpoint(runner.work_dir(), {folder_}));
-  } catch (const CheckpointError&) {  // it names a file that is gone; the run goes on from another
+  } catch (const CheckpointError&) {  // it names a missing file; the run resumed from another
     return false;
   }
 }
@@ -257,9 +259,9 @@ Value& CheckpointHook::record(Runner& runner) {
   return records.at(key);
 }
 
-/// From a file without these records. 0.1 kept the regular files by their names. It and MMEngine
-/// kept a score for the hook that ranks a metric, MMEngine without the metric's name where it is
-/// the only one.
+/// Creates the record from a file without records. 0.1 saved the names of regular files. It and
+/// MMEngine saved the score of each metric, MMEngine without the metric's name if there is only
+/// one.
 void CheckpointHook::take_first_version(Runner& runner) {
   Value& info = runner.run_info();
   Value mine = new_record();
@@ -294,7 +296,7 @@ void CheckpointHook::take_first_version(Runner& runner) {
   info.at(kRecords).set(record_key(runner), std::move(mine));
 }
 
-/// Whether more than one metric is ranked in this run: MMEngine's key then names it.
+/// Whether this run ranks more than one metric. MMEngine's keys then contain the metric.
 bool CheckpointHook::ranks_several(Runner& runner) {
   size_t metrics = 0;
   for (const CheckpointHook* peer : peers_of(runner, this)) {
@@ -325,7 +327,7 @@ bool CheckpointHook::keeps(Runner& runner, const std::string& path) {
                      [&](const std::string& file) { return same_path(path_of(file), path); });
 }
 
-/// Removes the files of a list but those that a hook keeps, and empties the list.
+/// Removes the files of a list, except those that a hook keeps, and clears the list.
 void CheckpointHook::remove_files(Runner& runner, const char* list) {
   const Value names = record(runner).at(list);
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
@@ -339,7 +341,7 @@ void CheckpointHook::remove_files(Runner& runner, const char* list) {
   record(runner).at(list).items().clear();
 }
 
-/// At the end of a run whose files hold no optimizer: nothing goes on from the stop any more.
+/// For the end of a run whose files have no optimizer: the file of the stop is not needed any more.
 void CheckpointHook::remove_stop(Runner& runner) {
   Value& mine = record(runner);
   const Value* stop = mine.find(kStop);
@@ -357,12 +359,12 @@ void CheckpointHook::remove_stop(Runner& runner) {
 
 // ---- writing
 
-/// Best files hold no optimizer and name the weights that were measured. The file of a stop is
-/// there to go on from, so it holds everything, but for what a signal keeps a hook from adding.
+/// Best files have no optimizer and name the weights that were measured. The file of a stop has
+/// everything that resuming needs, except what a hook cannot add because of a signal.
 void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
                            const std::string& weights) {
   std::error_code error;
-  std::filesystem::create_directories(folder_, error);  // a failure is told by the write below
+  std::filesystem::create_directories(folder_, error);  // the write below reports a failure
   const bool resumable = kind != Kind::best;
   const bool stop = kind == Kind::stop;
   Value checkpoint = runner.make_checkpoint(stop || (resumable && options_.save_optimizer()),
@@ -388,7 +390,7 @@ void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
   } else if (std::none_of(peers.begin(), peers.end(), [](const CheckpointHook* peer) {
                return peer->options_.save_optimizer();
              })) {
-    remove_files(runner, kOutdated);  // no run goes on from any file of this one
+    remove_files(runner, kOutdated);  // no run can resume from files of this one
   }
 }
 
@@ -403,7 +405,7 @@ void CheckpointHook::move_pointer(const Runner& runner, const std::string& file)
   std::error_code error;
   fs::path name = fs::proximate(target, base, error);
   const bool outside = !name.empty() && *name.begin() == "..";
-  // Relative, so that a folder with both can be moved; an absolute out_dir elsewhere stays there.
+  // Relative, so that the folder can be moved; but not for an absolute out_dir elsewhere.
   if (error || (outside && target.is_absolute())) name = fs::absolute(target);
   fs::create_directories(base, error);
   replace_text_file((base / "last_checkpoint").string(), name.string());
@@ -412,7 +414,7 @@ void CheckpointHook::move_pointer(const Runner& runner, const std::string& file)
 void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters) {
   const std::string file = regular_file(runner, number);
   const Value before = record(runner);
-  // In the file too, so that a run which goes on from it removes what is left to remove.
+  // Saved in the file, so that a run that resumes from it completes the removals.
   Value& mine = record(runner);
   for (const char* list : {kKept, kSurplus, kOutdated}) remove_name(mine, list, file);
   std::vector<Value>& kept = mine.at(kKept).items();
@@ -423,7 +425,7 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
     surplus.push_back(kept.front());
     kept.erase(kept.begin());
   }
-  // A run goes on from the file of a stop until there is another.
+  // The file of a stop is needed until there is a newer one.
   if (const Value* stop = mine.find(kStop); stop && options_.save_optimizer()) {
     if (stop->as_string() != file) surplus.push_back(*stop);
     mine.erase(kStop);
@@ -431,7 +433,7 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
   mine.erase(kOwed);
   try {
     write(runner, file, Kind::regular, "");
-  } catch (const Interrupted&) {  // the file of the stop says that this one is owed
+  } catch (const Interrupted&) {  // the file of the stop records that this one is owed
     record(runner) = before;
     record(runner).set(kOwed, number);
     return;
@@ -440,12 +442,12 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
     throw;
   }
   saved_at_ = iters;
-  // Only now: the reference removes the oldest before it writes, and a full disk then loses both.
+  // Not before the write, as the reference does: a full disk would lose both files.
   remove_files(runner, kSurplus);
 }
 
-/// Who writes a file when training stops early: after a signal one, whose file a run goes on from;
-/// otherwise all with save_last, one for each folder, and where a stop was asked for at least one.
+/// The hooks that write a file if training stops early: one after a signal, to resume from;
+/// otherwise all with save_last, one for each folder, and at least one if a stop was requested.
 std::vector<CheckpointHook*> CheckpointHook::writers_at_stop(Runner& runner) {
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
   std::vector<CheckpointHook*> writers;
@@ -460,13 +462,13 @@ std::vector<CheckpointHook*> CheckpointHook::writers_at_stop(Runner& runner) {
   return writers;
 }
 
-/// The first of these hooks does it for all, so that each file's record tells of all of them.
+/// The first of these hooks does it for all, so that the record in each file includes all of them.
 void CheckpointHook::save_for_stop(Runner& runner) {
   const Progress& progress = runner.progress();
   const int64_t iters = progress.iter;
   std::vector<CheckpointHook*> writers = writers_at_stop(runner);
   const auto is_saved = [&](const CheckpointHook* hook) { return hook->saved_at_ == iters; };
-  if (runner.interrupted()) {  // a run may go on from a file of this very moment already
+  if (runner.interrupted()) {  // there may already be a file of this iteration to resume from
     for (const CheckpointHook* peer : peers_of(runner, this)) {
       if (is_saved(peer) && peer->options_.save_optimizer()) return;
     }
@@ -512,17 +514,15 @@ void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
     if (found == metrics.end()) {
       std::vector<std::string> names;
       for (const auto& [name, value] : metrics) names.push_back(name);
-      fail<ConfigError>(
-          "CheckpointHook: save_best: no metric is named '{}'; the validation gives {}", wanted,
-          fmt::join(names, ", "));
+      fail_metric(wanted, names);
     }
     save_if_best(runner, found->first, found->second, weights_of(runner, found->first, metrics));
   }
 }
 
-/// The regular file of this moment was written before the validation. Once every hook has seen its
-/// metrics, the file that a run goes on from is written again: then it knows the scores, and the
-/// validation is not repeated.
+/// The regular file of this epoch or iteration was written before the validation. After all hooks
+/// have seen the metrics, the file to resume from is written again with the scores, so that a
+/// resumed run does not repeat the validation.
 void CheckpointHook::after_val(Runner& runner) {
   if (!measured_ || !is_newest_) return;
   const Progress& progress = runner.progress();
@@ -562,13 +562,12 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
     const double score = best->at("score").as_real();
     if (larger ? value <= score : value >= score) return;
   }
-  // During validation the counters stand at finished epochs and iterations.
+  // During validation, the counters are those of finished epochs and iterations.
   const Progress& progress = runner.progress();
   std::string safe = metric;
   std::replace(safe.begin(), safe.end(), '/', '_');
-  const std::string file = by_epoch(runner)
-                               ? fmt::format("best_{}_epoch_{}.pth", safe, progress.epoch)
-                               : fmt::format("best_{}_iter_{}.pth", safe, progress.iter);
+  const int64_t number = by_epoch(runner) ? progress.epoch : progress.iter;
+  const std::string file = fmt::format("best_{}_{}", safe, regular_file(runner, number));
   Value& mine = record(runner);
   remove_name(mine, kOutdated, file);
   if (const Value* old = best ? best->find("file") : nullptr; old && old->as_string() != file) {
@@ -579,7 +578,7 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
   now.set("file", file);
   mine.at(kBest).set(metric, std::move(now));
   const Value info_before = runner.run_info();
-  if (ranks_first(runner, metric)) {  // where MMEngine looks for it
+  if (ranks_first(runner, metric)) {  // where MMEngine expects it
     const std::string name = ranks_several(runner) ? "_" + metric : "";
     runner.run_info().set("best_score" + name, value);
     runner.run_info().set("best_ckpt" + name, path_of(file));
@@ -594,8 +593,7 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
   log_info(
       "The best checkpoint with {:.4f} {} at {} {} is saved to {}; its state_dict holds the {} "
       "weights.",
-      value, metric, by_epoch(runner) ? progress.epoch : progress.iter,
-      by_epoch(runner) ? "epoch" : "iter", file,
+      value, metric, number, by_epoch(runner) ? "epoch" : "iter", file,
       weights == "raw" || weights == "averaged" ? weights : fmt::format("'{}'", weights));
 }
 

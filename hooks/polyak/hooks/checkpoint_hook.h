@@ -38,7 +38,7 @@ struct POLYAK_API CheckpointHookOptions : Options {
     return rule_ = std::move(value), *this;
   }
   const std::vector<std::string>& rule() const { return rule_; }
-  /// As `rule` says, else as the metric's name tells.
+  /// Whether larger values of a metric are better, by `rule` or by the metric's name.
   bool larger_is_better(const std::string& metric) const;
 
   void visit(OptionVisitor& visitor) override;
@@ -58,16 +58,15 @@ struct POLYAK_API CheckpointHookOptions : Options {
 };
 
 /// Writes checkpoints: `epoch_N.pth` or `iter_N.pth` every `interval`, and
-/// `best_<metric>_epoch_N.pth` when a validation is better than all before. Keeps max_keep_ckpts
-/// regular files; best ones are not counted. Runs after EMAHook.
+/// `best_<metric>_epoch_N.pth` if a validation is better than all before. Keeps max_keep_ckpts
+/// regular files; best ones do not count. Runs after EMAHook.
 ///
-/// `last_checkpoint` in work_dir names the newest file that a run can go on from. When training is
-/// stopped early, one more file is written for that; it goes once a later regular one is whole.
-/// A best file's `state_dict` holds the weights that were measured (Hook::measured_weights).
+/// `last_checkpoint` in work_dir names the newest file that a run can be resumed from. If training
+/// stops early, an additional file is written for that, and removed after the next regular one.
+/// The `state_dict` of a best file holds the weights that were measured (Hook::measured_weights).
 ///
-/// Several of them may work in one run. What each keeps, counts and ranks stands in
-/// `checkpoint_hooks` of the runner's run_info, by folder and pattern of the names, and a file goes
-/// when none of them keeps it.
+/// A run may have several of these hooks. The record of each is in `checkpoint_hooks` of the
+/// runner's run_info, by folder and pattern of file names. A file is removed when no hook keeps it.
 class POLYAK_API CheckpointHook : public Hook {
  public:
   /// @throws ConfigError
@@ -103,7 +102,7 @@ class POLYAK_API CheckpointHook : public Hook {
   bool is_named(const Runner& runner, const std::string& file) const;
   bool keeps(Runner& runner, const std::string& path);
 
-  /// `iters`: finished iterations of this moment.
+  /// `iters`: finished iterations so far.
   void save_regular(Runner& runner, int64_t number, int64_t iters);
   void save_for_stop(Runner& runner);
   std::vector<CheckpointHook*> writers_at_stop(Runner& runner);
@@ -120,7 +119,7 @@ class POLYAK_API CheckpointHook : public Hook {
   std::string folder_;
   int64_t saved_at_ = -1;   // finished iterations at the newest save; -1: none yet
   bool is_newest_ = false;  // last_checkpoint names this hook's newest file
-  bool measured_ = false;   // the validation that is ending was not broken off
+  bool measured_ = false;   // the validation that is ending was not interrupted
 };
 
 }  // namespace polyak

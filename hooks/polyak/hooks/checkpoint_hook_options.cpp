@@ -9,7 +9,7 @@
 namespace polyak {
 namespace {
 
-// What tells whether a metric is better when it is larger, as MMEngine guesses it from the name.
+// Parts of names by which MMEngine infers whether larger values of a metric are better.
 const std::vector<std::string> kLarger{"acc", "top",   "ar@",  "auc",  "precision",
                                        "map", "mdice", "miou", "macc", "aacc"};
 const std::vector<std::string> kSmaller{"loss"};
@@ -28,29 +28,29 @@ bool mentions(const std::vector<std::string>& words, const std::string& name) {
 }  // namespace
 
 void CheckpointHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("interval", &interval_, "Save every so many epochs or iterations; -1: only the last.",
-              steps_from(-1));
+  visitor.key("interval", &interval_,
+              "Save every so many epochs or iterations; -1: only at the end.", steps_from(-1));
   visitor.key("by_epoch", &by_epoch_,
-              "Count epochs instead of iterations; null: as the training loop does.");
+              "Count epochs instead of iterations; null: like the training loop.");
   visitor.key("save_optimizer", &save_optimizer_,
-              "Save the optimizer's state too; a resume needs it.");
+              "Save the optimizer's state, which resuming requires.");
   visitor.key("save_param_scheduler", &save_param_scheduler_,
-              "Save the schedulers' state too; a resume needs it.");
-  visitor.key("out_dir", &out_dir_, "Where checkpoints go; null: the work_dir.");
+              "Save the schedulers' state, which resuming requires.");
+  visitor.key("out_dir", &out_dir_, "Folder for checkpoints; null: the work_dir.");
   visitor.key("max_keep_ckpts", &max_keep_ckpts_,
-              "How many regular checkpoints stay, the newest; -1: all of them.", steps_from(-1));
-  visitor.key("save_last", &save_last_, "Save at the end of training in any case.");
-  visitor.key("save_begin", &save_begin_, "The epoch or iteration from which saving starts.",
+              "How many of the newest regular checkpoints to keep; -1: all.", steps_from(-1));
+  visitor.key("save_last", &save_last_, "Always save at the end of training.");
+  visitor.key("save_begin", &save_begin_, "The epoch or iteration at which saving begins.",
               steps_from(0));
   visitor.key("save_best", &save_best_,
-              "Metrics whose best checkpoint is kept; 'auto': the first metric there is.");
+              "Metrics whose best checkpoints are kept; 'auto': the first metric.");
   visitor.key("rule", &rule_,
-              "'greater' or 'less' for each of save_best; empty: told from the name.");
+              "'greater' or 'less' for each of save_best; empty: inferred from the name.");
 }
 
 void CheckpointHookOptions::validate() const {
   if (interval_ == 0 || interval_ < -1) {
-    fail<ConfigError>("interval: must be at least 1, or -1 for the last only, got {}", interval_);
+    fail<ConfigError>("interval: must be at least 1, or -1 for only the last, got {}", interval_);
   }
   if (max_keep_ckpts_ == 0 || max_keep_ckpts_ < -1) {
     fail<ConfigError>("max_keep_ckpts: must be at least 1, or -1 for all, got {}", max_keep_ckpts_);
@@ -65,14 +65,15 @@ void CheckpointHookOptions::validate() const {
     }
   }
   if (save_best_.size() > 1 && std::count(save_best_.begin(), save_best_.end(), "auto")) {
-    fail<ConfigError>("save_best: 'auto' stands alone, got {}", fmt::join(save_best_, ", "));
+    fail<ConfigError>("save_best: 'auto' cannot be combined with other metrics, got {}",
+                      fmt::join(save_best_, ", "));
   }
   for (const std::string& metric : save_best_) {
     const std::string name = lower(metric);
     if (rule_.empty() && metric != "auto" && !mentions(kLarger, name) &&
         !mentions(kSmaller, name)) {
       fail<ConfigError>(
-          "save_best: the name '{}' does not tell whether larger is better; add rule: greater "
+          "save_best: it is not known whether larger values of '{}' are better; set rule: greater "
           "or rule: less",
           metric);
     }

@@ -20,13 +20,13 @@ void IterTimerHook::before_epoch(Runner& runner, Stage stage) {
 
 void IterTimerHook::after_epoch(Runner& /*runner*/, Stage stage) {
   if (stage == Stage::train) return;
-  last_.reset();  // an evaluation in the middle of an epoch is no part of its iterations
+  last_.reset();  // evaluations inside an epoch do not count
   if (train_) last_ = *train_ + (Clock::now() - evaluation_);
 }
 
 void IterTimerHook::before_iter(Runner& runner, Stage /*stage*/, int64_t /*batch*/) {
   if (!last_ && !runner.began_unseen()) {
-    last_ = Clock::now();  // the wait for the epoch's first batch was not seen
+    last_ = Clock::now();  // the wait for the epoch's first batch is unknown
   } else if (last_ && !runner.began_unseen()) {
     runner.log("data_time", seconds());
   }

@@ -13,9 +13,9 @@ struct POLYAK_API IterTimerHookOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 
-/// Logs how long each iteration took, in seconds: `data_time` until the batch was there, `time` in
-/// all. Where a loop does not tell when an epoch or an iteration begins, what cannot be known is
-/// left out: `data_time`, and the `time` of an epoch's first iteration.
+/// Logs the duration of each iteration in seconds: `data_time` until the batch was ready, `time` in
+/// total. If a loop does not report when epochs and iterations begin, it omits what is unknown:
+/// `data_time`, and the `time` of an epoch's first iteration.
 class POLYAK_API IterTimerHook : public Hook {
  public:
   explicit IterTimerHook(const IterTimerHookOptions& /*options*/ = {}) {}
@@ -31,9 +31,9 @@ class POLYAK_API IterTimerHook : public Hook {
  private:
   using Clock = std::chrono::steady_clock;
   double seconds() const;
-  std::optional<Clock::time_point> last_;   // where the iteration began
-  std::optional<Clock::time_point> train_;  // the same of training, while an evaluation runs
-  Clock::time_point evaluation_;            // where that began
+  std::optional<Clock::time_point> last_;   // begin of the iteration
+  std::optional<Clock::time_point> train_;  // of the training iteration, during an evaluation
+  Clock::time_point evaluation_;            // begin of the evaluation
 };
 
 }  // namespace polyak

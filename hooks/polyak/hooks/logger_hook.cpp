@@ -36,13 +36,13 @@ int width(int64_t number) {
   return static_cast<int>(std::to_string(number).size());
 }
 
-/// Draws on the terminal, which may be gone.
+/// Writes to the terminal, ignoring errors.
 void show(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stderr);
   std::fflush(stderr);
 }
 
-/// "/12", or nothing where the host does not say how many there are.
+/// "/12", or "" if the number is unknown.
 std::string of(int64_t all) {
   return all > 0 ? fmt::format("/{}", all) : "";
 }
@@ -50,14 +50,15 @@ std::string of(int64_t all) {
 }  // namespace
 
 void LoggerHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("interval", &interval_, "Iterations between two lines.", steps_from(1));
-  visitor.key("window_size", &window_size_, "Iterations that losses and times are averaged over.",
-              count_from(1));
+  visitor.key("interval", &interval_, "Log every so many iterations.", steps_from(1));
+  visitor.key("window_size", &window_size_,
+              "Number of iterations over which losses and times are averaged.", count_from(1));
   visitor.key("ignore_last", &ignore_last_,
-              "No line for the rest of an epoch that is shorter than the interval.");
+              "Do not log the end of an epoch if it is shorter than the interval.");
   visitor.key("log_metric_by_epoch", &log_metric_by_epoch_,
               "Count validations in scalars.json by epochs instead of iterations.");
-  visitor.key("progress_bar", &progress_bar_, "Draw a bar when standard error is a terminal.");
+  visitor.key("progress_bar", &progress_bar_,
+              "Show a progress bar if standard error is a terminal.");
 }
 
 LoggerHook::LoggerHook(LoggerHookOptions options) : options_(std::move(options)) {
@@ -87,7 +88,7 @@ void LoggerHook::before_save_checkpoint(Runner& /*runner*/, Value& checkpoint) {
   if (!checkpoint.contains("polyak")) checkpoint.set("polyak", Value::dict()).set("format", 1);
   Value windows = Value::dict();
   for (const auto& [name, window] : windows_) {
-    if (name.find("time") != std::string::npos) continue;  // another process, another machine
+    if (name.find("time") != std::string::npos) continue;  // not comparable between processes
     const std::vector<double> values(window.begin(), window.end());
     windows.set(name, at::tensor(values, at::kDouble));
   }
@@ -109,9 +110,9 @@ void LoggerHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
   if (const Value* name = logger->find("scalars")) earlier_ = name->as_string();
 }
 
-/// This run's scalars.json begins with the lines of the run that goes on, up to its checkpoint, so
-/// that the newest file is the whole run. Lines of a validation that the checkpoint does not know
-/// of wait: they are dropped if it is repeated.
+/// This run's scalars.json starts with the lines of the resumed run up to its checkpoint, so that
+/// the newest file covers the whole run. Lines of a validation that is not in the checkpoint are
+/// kept back, and dropped if the validation is repeated.
 void LoggerHook::take_over_scalars(Runner& runner) {
   const Progress& progress = runner.progress();
   const bool epochs = options_.log_metric_by_epoch() && progress.by_epoch;
@@ -121,14 +122,14 @@ void LoggerHook::take_over_scalars(Runner& runner) {
   const std::filesystem::path folder = runner.work_dir();
   std::ifstream file(folder / earlier_);
   if (!file) {
-    log_info("LoggerHook: {} is not there, so scalars.json begins at iteration {}",
+    log_info("LoggerHook: {} does not exist, so scalars.json starts at iteration {}",
              (folder / earlier_).string(), progress.iter + 1);
     return;
   }
   std::string kept;
   for (std::string line; std::getline(file, line);) {
     const auto values = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!values.is_object() || !values.contains("step")) continue;  // cut off
+    if (!values.is_object() || !values.contains("step")) continue;  // truncated
     const auto step = values["step"].get<int64_t>();
     if (values.contains("iter") ? values["iter"].get<int64_t>() > progress.iter : step > done) {
       continue;
@@ -167,7 +168,7 @@ double LoggerHook::smoothed(const std::string& name) const {
   return sum / static_cast<double>(window.size());
 }
 
-/// How long the rest of the run takes; empty where nobody can know.
+/// The remaining time of the run; empty if unknown.
 std::string LoggerHook::eta(const Runner& runner) const {
   const Progress& progress = runner.progress();
   const int64_t iters = progress.max_iters - progress.iter - 1;
@@ -281,7 +282,7 @@ void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars
   log_info("{}{}", line, times);
   const int64_t step =
       options_.log_metric_by_epoch() && progress.by_epoch ? progress.epoch : progress.iter;
-  if (step == pending_step_) pending_.clear();  // this is the same validation once more
+  if (step == pending_step_) pending_.clear();  // the same validation was repeated
   write_pending(runner);
   write_scalars(runner, values, step);
 }
@@ -294,11 +295,11 @@ void LoggerHook::open_scalars(const Runner& runner) {
   std::filesystem::create_directories(file.parent_path());
   scalars_.reset(std::fopen(file.c_str(), "a"));
   if (!scalars_) {
-    log_warning("LoggerHook: {} cannot be written: {}; going on without it", file.string(),
+    log_warning("LoggerHook: {} cannot be written: {}; continuing without it", file.string(),
                 std::generic_category().message(errno));
     return;
   }
-  std::setvbuf(scalars_.get(), nullptr, _IONBF, 0);  // a line is whole at once, or not there
+  std::setvbuf(scalars_.get(), nullptr, _IONBF, 0);  // each line is written in one go
 }
 
 void LoggerHook::write_line(const std::string& line) {
@@ -307,11 +308,11 @@ void LoggerHook::write_line(const std::string& line) {
   const off_t size = ::lseek(fileno(scalars_.get()), 0, SEEK_END);
   if (std::fwrite(text.data(), 1, text.size(), scalars_.get()) == text.size()) return;
   const std::string reason = std::generic_category().message(errno);
-  // Half a line would be no JSON.
+  // An incomplete line would be invalid JSON.
   const bool whole = ::ftruncate(fileno(scalars_.get()), size) == 0;
   scalars_.reset();
-  log_warning("LoggerHook: scalars.json cannot be written: {}; going on without it{}", reason,
-              whole ? "" : ", and its last line is cut off");
+  log_warning("LoggerHook: scalars.json cannot be written: {}; continuing without it{}", reason,
+              whole ? "" : "; its last line is incomplete");
 }
 
 void LoggerHook::write_pending(const Runner& runner) {
@@ -335,7 +336,7 @@ void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
   static const bool is_terminal = isatty(fileno(stderr)) != 0;
   if (!options_.progress_bar() || !is_terminal) return;
   const Progress& progress = runner.progress();
-  if (progress.max_iters <= 0) return;  // nobody knows how far it is
+  if (progress.max_iters <= 0) return;  // the length is unknown
   const int64_t done = progress.by_epoch ? batch + 1 : progress.iter + 1;
   const int64_t all =
       std::max<int64_t>(progress.by_epoch ? progress.epoch_length : progress.max_iters, 1);

@@ -36,11 +36,10 @@ struct POLYAK_API LoggerHookOptions : Options {
   bool progress_bar_ = true;
 };
 
-/// Writes the lines that MMEngine writes: one every `interval` iterations and one for each
-/// validation or test, to the log and, as JSON lines, to
-/// <work_dir>/<timestamp>/vis_data/scalars.json. `eta` is by a clock of its own, without
-/// evaluations, and left out while nothing is known: no length, no iteration timed. On a terminal a
-/// bar shows the epoch's progress.
+/// Writes the same lines as MMEngine: one every `interval` iterations and one for each validation
+/// or test, to the log and, as JSON lines, to <work_dir>/<timestamp>/vis_data/scalars.json. `eta`
+/// is computed from the hook's own times of training iterations. It is omitted if the length of the
+/// run is unknown and before the first iteration. On a terminal, a bar shows the epoch's progress.
 class POLYAK_API LoggerHook : public Hook {
  public:
   /// @throws ConfigError
@@ -84,15 +83,15 @@ class POLYAK_API LoggerHook : public Hook {
   LoggerHookOptions options_;
   std::map<std::string, std::deque<double>> windows_;
   using Clock = std::chrono::steady_clock;
-  std::optional<Clock::time_point> last_;  // where the present iteration began, if that is known
-  Clock::time_point evaluation_;           // where the last evaluation began
-  double seconds_ = 0;                     // of the iterations of this process that were timed
-  int64_t timed_ = 0;                      // how many they are
+  std::optional<Clock::time_point> last_;  // begin of the current iteration, if known
+  Clock::time_point evaluation_;           // begin of the last evaluation
+  double seconds_ = 0;                     // total time of the timed iterations of this process
+  int64_t timed_ = 0;                      // their number
   bool bar_drawn_ = false;
-  std::string earlier_;               // scalars.json of the run that goes on, below work_dir
+  std::string earlier_;               // scalars.json of the resumed run, relative to work_dir
   std::vector<std::string> pending_;  // its lines of a validation that may be repeated
   int64_t pending_step_ = -1;
-  std::string scalars_name_;  // of the open file, below work_dir
+  std::string scalars_name_;  // of the open file, relative to work_dir
   bool scalars_tried_ = false;
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }

@@ -7,8 +7,7 @@ namespace polyak {
 
 void ParamSchedulerHook::check_run(Runner& runner) {
   if (!runner.has_schedulers()) {
-    fail<ConfigError>(
-        "ParamSchedulerHook: this loop steps its schedules itself; leave the hook out");
+    fail<ConfigError>("ParamSchedulerHook: the loop steps its schedules itself; remove the hook");
   }
 }
 

@@ -11,8 +11,8 @@ struct POLYAK_API ParamSchedulerHookOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 
-/// Steps the parameter schedulers: those that count iterations after each, those that count epochs
-/// after each epoch.
+/// Steps the parameter schedulers: those that count iterations after each iteration, those that
+/// count epochs after each epoch.
 class POLYAK_API ParamSchedulerHook : public Hook {
  public:
   explicit ParamSchedulerHook(const ParamSchedulerHookOptions& /*options*/ = {}) {}

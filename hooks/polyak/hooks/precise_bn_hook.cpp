@@ -25,7 +25,7 @@ void for_each_module(torch::nn::Module& module, const Visit& visit) {
 
 using Modes = std::unordered_map<const torch::nn::Module*, bool>;  // whether it is in train mode
 
-/// Gives each module that is named its mode. Parents come first, since train() reaches children.
+/// Sets the modes of modules. Parents come first, since train() also sets the children.
 void set_modes(torch::nn::Module& root, const Modes& modes) {
   for_each_module(root, [&](torch::nn::Module& module) {
     const auto found = modes.find(&module);
@@ -33,7 +33,7 @@ void set_modes(torch::nn::Module& root, const Modes& modes) {
   });
 }
 
-/// Puts every module back into the mode that it had, also those that differ from their parents.
+/// Restores the mode of every module, including those that differ from their parents.
 class KeepModes {
  public:
   explicit KeepModes(torch::nn::Module& root) : root_(root) {
@@ -42,7 +42,7 @@ class KeepModes {
     });
   }
   ~KeepModes() {
-    clean_up("putting the modes of modules back", [&] { set_modes(root_, modes_); });
+    clean_up("restoring the modes of modules", [&] { set_modes(root_, modes_); });
   }
   KeepModes(const KeepModes&) = delete;
   KeepModes& operator=(const KeepModes&) = delete;
@@ -52,15 +52,15 @@ class KeepModes {
   Modes modes_;
 };
 
-/// The normalisation layers of a model during the passes: those in train mode take the plain mean
-/// over batches, the others and those that no pass reaches end with the statistics that they had.
+/// The normalisation layers of a model during the passes. Those in train mode get the cumulative
+/// mean over batches; all others, and those that no pass reaches, keep their statistics.
 class CumulativeStatistics {
  public:
   CumulativeStatistics() = default;
-  /// @return whether any layer takes new statistics.
+  /// @return whether any layer gets new statistics.
   bool begin(torch::nn::Module& root) {
     for_each_module(root, [&](torch::nn::Module& module) {
-      if (!known_.insert(&module).second) return;  // stands under two names
+      if (!known_.insert(&module).second) return;  // registered under two names
       if (auto* other = dynamic_cast<RunningStatistics*>(&module)) return begin(module, *other);
       begin<torch::nn::BatchNorm1dImpl>(module) || begin<torch::nn::BatchNorm2dImpl>(module) ||
           begin<torch::nn::BatchNorm3dImpl>(module);
@@ -68,7 +68,7 @@ class CumulativeStatistics {
     return has_layers_;
   }
   ~CumulativeStatistics() {
-    for (const auto& end : ends_) clean_up("putting statistics back", end);
+    for (const auto& end : ends_) clean_up("restoring statistics", end);
   }
   CumulativeStatistics(const CumulativeStatistics&) = delete;
   CumulativeStatistics& operator=(const CumulativeStatistics&) = delete;
@@ -92,11 +92,11 @@ class CumulativeStatistics {
     });
     if (frozen) return true;
     has_layers_ = true;
-    // The first batch in train mode replaces the statistics. Until then they stay: a forward pass
-    // may put the layer into eval mode, which computes with them.
+    // The first batch in train mode replaces the statistics. They are not reset before, since a
+    // forward pass may put the layer into eval mode, which uses them.
     layer->options.momentum(std::decay_t<decltype(layer->options.momentum())>());  // cumulative
     layer->num_batches_tracked.zero_();
-    // Of these even a weight of 0 would be left.
+    // NaN and infinity would remain even with weight 0.
     if (!is_finite(layer->running_mean) || !is_finite(layer->running_var)) {
       layer->reset_running_stats();
     }
@@ -125,12 +125,12 @@ std::vector<NamedTensor> buffers_of(const Model& model) {
   return buffers;
 }
 
-/// Buffers change under a run that is broken off half way; this puts them back.
+/// Restores the buffers, also if the passes are interrupted.
 class KeepBuffers {
  public:
   explicit KeepBuffers(const Model& model) : model_(model), saved_(buffers_of(model)) {}
   ~KeepBuffers() {
-    clean_up("putting buffers back", [&] {
+    clean_up("restoring buffers", [&] {
       torch::NoGradGuard no_grad;
       size_t i = 0;
       for (NamedTensor& item : model_.tensors()) {
@@ -141,7 +141,7 @@ class KeepBuffers {
   KeepBuffers(const KeepBuffers&) = delete;
   KeepBuffers& operator=(const KeepBuffers&) = delete;
   void keep_new() { armed_ = false; }
-  /// Copies of those that have another value by now.
+  /// Copies of the buffers whose values have changed.
   std::vector<NamedTensor> changed() const {
     std::vector<NamedTensor> changed;
     const std::vector<NamedTensor> now = buffers_of(model_);
@@ -160,7 +160,7 @@ class KeepBuffers {
 }  // namespace
 
 void PreciseBNHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("num_samples", &num_samples_, "Training samples to estimate the statistics from.",
+  visitor.key("num_samples", &num_samples_, "Number of training samples for the estimate.",
               count_from(1));
 }
 
@@ -171,21 +171,21 @@ PreciseBNHook::PreciseBNHook(PreciseBNHookOptions options) : options_(std::move(
 void PreciseBNHook::check_run(Runner& runner) {
   if (!runner.model().nn_module()) {
     fail<ConfigError>(
-        "PreciseBNHook: finds BatchNorm layers in a torch::nn::Module only, and the model is a {}; "
-        "leave the hook out",
+        "PreciseBNHook: finds BatchNorm layers only in a torch::nn::Module, but the model is a {}; "
+        "remove the hook",
         runner.model().is_list() ? "list of tensors" : "TorchScript module");
   }
   if (runner.training() && !runner.has_training_forward()) {
     fail<ConfigError>(
-        "PreciseBNHook: needs forward passes over training data, and this loop gave none; hand "
-        "LoopHooksOptions::training_forward a function, or leave PreciseBNHook out");
+        "PreciseBNHook: requires forward passes over training data; set "
+        "LoopHooksOptions::training_forward, or remove the hook");
   }
 }
 
 void PreciseBNHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
-  if (batch == 0) modes_.clear();  // layers may come and go
+  if (batch == 0) modes_.clear();  // layers may be added and removed
   if (modes_.empty()) {
-    // The model itself need not be shared, and outlives the hook's calls.
+    // The model need not be owned by a shared_ptr, but outlives the hook's calls.
     modes_.push_back({{std::shared_ptr<void>(), runner.model().nn_module()}, true});
     for (auto& module : runner.model().nn_module()->modules(/*include_self=*/false)) {
       modes_.push_back({std::move(module), true});
@@ -194,8 +194,8 @@ void PreciseBNHook::after_train_iter(Runner& runner, int64_t batch, const Scalar
   for (ModuleMode& item : modes_) item.training = item.module->is_training();
 }
 
-/// Puts modules into the modes in which they train: the model may be in eval mode by now, and a
-/// layer that its owner froze by eval() stays frozen.
+/// Sets the modes that modules have in training: the model may be in eval mode now, and layers that
+/// were frozen by eval() stay frozen.
 void PreciseBNHook::set_training_modes(torch::nn::Module& root) const {
   if (modes_.empty() && root.is_training()) return;
   root.train(true);
@@ -214,7 +214,7 @@ void PreciseBNHook::estimate_model(Runner& runner, const Model& model) const {
 }
 
 void PreciseBNHook::estimate(Runner& runner) {
-  if (!runner.training()) return;  // a checkpoint holds the statistics of its save
+  if (!runner.training()) return;  // a checkpoint has the statistics of its save
   const Model model = runner.model();
   for (const NamedAverage& item : runner.averages()) {
     AveragedModel& average = *item.average;
@@ -224,7 +224,7 @@ void PreciseBNHook::estimate(Runner& runner) {
     std::vector<NamedTensor> buffers;
     {
       const SwapGuard guard = average.swap(model);
-      const KeepBuffers keep(model);  // of the average: they come in below, all at once
+      const KeepBuffers keep(model);  // the average's, which get all new values at once below
       estimate_model(runner, model);
       buffers = keep.changed();
     }
@@ -244,7 +244,7 @@ void PreciseBNHook::estimate(Runner& runner) {
 void PreciseBNHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   // Entries of the checkpoint are handles to the live tensors, so they see the new statistics.
   if (!runner.averages().empty()) estimate(runner);
-  // So that a run which goes on from here does not estimate them once more, from other batches.
+  // So that a resumed run does not estimate them again from other batches.
   Value estimated = Value::dict();
   for (const NamedAverage& item : runner.averages()) {
     const auto found = estimated_at_.find(item.average.get());

@@ -30,13 +30,13 @@ struct POLYAK_API PreciseBNHookOptions : Options {
 };
 
 /// Re-estimates the statistics of BatchNorm layers for the averaged weights before validation, test
-/// and save: the mean over training batches that the averaged model itself sees. Weights that were
-/// averaged over a stretch of training (StochasticWeightAverage) never produced the running
-/// statistics of any one model, and without this step they evaluate far below their worth.
+/// and save, as the mean over training batches that pass through the averaged model. Running
+/// statistics of the model do not fit weights that are averaged over a long stretch of training
+/// (StochasticWeightAverage), which evaluate far worse without this step.
 ///
-/// Only layers that train in train mode get new statistics: those that are in eval mode at the end
-/// of an iteration, or whose owner puts them there, keep theirs and compute with them. Every module
-/// has its mode back afterwards.
+/// Only layers in train mode get new statistics. Layers that are in eval mode at the end of an
+/// iteration, or that a forward pass puts into eval mode, keep and use theirs. The modes of all
+/// modules are restored afterwards.
 ///
 /// Runs before EMAHook, whatever the order in the config (priority HIGH). Without an EMAHook it
 /// re-estimates the model's own statistics. Named after mmpretrain's hook.
@@ -68,7 +68,7 @@ class POLYAK_API PreciseBNHook : public Hook {
 
   PreciseBNHookOptions options_;
   std::vector<ModuleMode> modes_;  // at the end of the last iteration
-  // The step of the last estimate for each average; for the model itself (nullptr) the iteration.
+  // The step of the last estimate for each average, and its iteration for the model (nullptr).
   std::map<const AveragedModel*, int64_t> estimated_at_;
 };
 

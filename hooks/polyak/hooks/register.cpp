@@ -25,18 +25,18 @@ void add(Registry<Hook>& hooks, const char* name, const char* doc) {
 POLYAK_PLUGIN(catalog) {
   using namespace polyak;
   auto& hooks = catalog.of<Hook>();
-  hooks.add<EMAHookOptions>(
-      "EMAHook", "Keeps an average of the weights, evaluates it and saves it.",
-      [](const EMAHookOptions& options, const Hook::Context& context) {
-        return std::make_shared<EMAHook>(options, context.catalog->of<AveragedModel>());
-      });
-  add<PreciseBNHook, PreciseBNHookOptions>(
-      hooks, "PreciseBNHook",
-      "Re-estimates BatchNorm statistics for the averaged weights before their use.");
+  hooks.add<EMAHookOptions>("EMAHook", "Averages the weights, and evaluates and saves the average.",
+                            [](const EMAHookOptions& options, const Hook::Context& context) {
+                              return std::make_shared<EMAHook>(
+                                  options, context.catalog->of<AveragedModel>());
+                            });
+  add<PreciseBNHook, PreciseBNHookOptions>(hooks, "PreciseBNHook",
+                                           "Re-estimates BatchNorm statistics for the averaged "
+                                           "weights before validation, test and save.");
   add<RuntimeInfoHook, RuntimeInfoHookOptions>(hooks, "RuntimeInfoHook",
-                                               "Gives learning rate and losses to the logs.");
+                                               "Logs learning rate and losses.");
   add<IterTimerHook, IterTimerHookOptions>(hooks, "IterTimerHook",
-                                           "Logs how long iterations take.");
+                                           "Logs the duration of iterations.");
   add<LoggerHook, LoggerHookOptions>(hooks, "LoggerHook",
                                      "Writes log lines, scalars.json and a progress bar.");
   add<ParamSchedulerHook, ParamSchedulerHookOptions>(hooks, "ParamSchedulerHook",

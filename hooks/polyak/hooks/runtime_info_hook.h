@@ -11,7 +11,7 @@ struct POLYAK_API RuntimeInfoHookOptions : Options {
   void visit(OptionVisitor&) override {}
 };
 
-/// Gives every iteration's learning rate and losses to the logs. Runs before all others.
+/// Logs the learning rate and losses of every iteration. Runs before all other hooks.
 class POLYAK_API RuntimeInfoHook : public Hook {
  public:
   explicit RuntimeInfoHook(const RuntimeInfoHookOptions& /*options*/ = {}) {}

@@ -383,7 +383,7 @@ TEST(LoopHooks, ABadConfigIsRefusedBeforeTraining) {
       {"custom_hooks: [{type: EMAHook, momentum: 2}]", "in (0, 1)"},
       {"custom_hooks: [{type: EMAHook}, {type: EMAHook}]", "'name' of its own"},
       {"custom_hooks: [{type: CheckpointHook}]", "set work_dir"},
-      {"custom_hooks: [{type: ParamSchedulerHook}]", "leave the hook out"},
+      {"custom_hooks: [{type: ParamSchedulerHook}]", "remove the hook"},
       {"custom_hooks: [{type: PreciseBNHook}]", "training_forward"},
       {"work_dir: /proc/nowhere\ncustom_hooks: [{type: LoggerHook}]", "cannot be written"},
       {"max_iters: 0", "at least 1"},
