@@ -8,7 +8,7 @@
 
 #include <cstdio>
 
-#include "polyak/averaging/cosine_ema.h"
+#include "polyak/averaging/averages.h"
 
 int main() {
   torch::manual_seed(1);

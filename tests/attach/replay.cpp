@@ -17,8 +17,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "polyak/averaging/cosine_ema.h"
-#include "polyak/averaging/stochastic_weight_average.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/checkpoint/pth.h"
 
 namespace {

@@ -10,7 +10,7 @@
 
 #include "bench/limit.h"
 #include "bench/race.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/kernels/lerp.h"
 
 namespace polyak::bench {

@@ -25,7 +25,7 @@
 
 #include "bench/shapes.h"
 #include "polyak/averaging/averaged_model.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/kernels/lerp_cuda.h"
 
 namespace {

@@ -8,7 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "bench/shapes.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/core/export.h"
 #include "polyak/kernels/lerp.h"
 

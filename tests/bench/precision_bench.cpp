@@ -8,7 +8,7 @@
 #include "bench/benchmarks.h"
 #include "bench/limit.h"
 #include "bench/race.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averages.h"
 
 namespace polyak::bench {
 namespace {

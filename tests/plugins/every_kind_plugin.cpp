@@ -7,7 +7,7 @@
 
 #include <memory>
 
-#include "polyak/averaging/averaged_model.h"
+#include "polyak/averaging/average.h"
 #include "polyak/core/log.h"
 #include "polyak/loader/plugin.h"
 #include "polyak/runtime/hook.h"
@@ -226,20 +226,10 @@ struct CountingHook : polyak::Hook {
   int64_t iters = 0;
 };
 
-struct ThirdOptions : polyak::AverageOptions<ThirdOptions> {};
-
-class ThirdOfTheWay : public polyak::AveragedModel {
- public:
-  ThirdOfTheWay(const polyak::Model& model, ThirdOptions options)
-      : AveragedModel(model, checked(options, "ThirdOfTheWay")), options_(std::move(options)) {}
-  std::string rule_name() const override { return "ThirdOfTheWay"; }
-  polyak::Node rule_options() const override { return polyak::options_to_node(options_); }
-
- protected:
-  double rule(int64_t) const override { return 1.0 / 3; }
-
- private:
-  ThirdOptions options_;
+struct ThirdOptions : polyak::AverageOptions<ThirdOptions> {
+  static constexpr const char* kName = "ThirdOfTheWay";
+  static constexpr const char* kDoc = "A third of the way.";
+  double weight(const polyak::Clock&) const { return 1.0 / 3; }
 };
 
 /// Registers a class that needs neither options nor a context.
@@ -283,9 +273,5 @@ POLYAK_PLUGIN(catalog) {
       });
   add<ErrorRate>(catalog.of<polyak::Metric>(), "ErrorRate");
   add<CountingHook>(catalog.of<polyak::Hook>(), "CountingHook");
-  catalog.of<polyak::AveragedModel>().add<ThirdOptions>(
-      "ThirdOfTheWay", "Of a plugin.",
-      [](const ThirdOptions& options, const polyak::AveragedModel::Context& context) {
-        return std::make_shared<ThirdOfTheWay>(*context.model, options);
-      });
+  polyak::register_average<polyak::Average<ThirdOptions>>(catalog);
 }

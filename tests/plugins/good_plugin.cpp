@@ -2,7 +2,7 @@
 // A stranger's plugin: a hook and an average of its own.
 #include <memory>
 
-#include "polyak/averaging/averaged_model.h"
+#include "polyak/averaging/average.h"
 #include "polyak/loader/plugin.h"
 #include "polyak/runtime/hook.h"
 
@@ -19,21 +19,11 @@ struct GreetingHook : polyak::Hook {
   std::string name() const override { return "GreetingHook"; }
 };
 
-struct HalfOptions : polyak::AverageOptions<HalfOptions> {};
-
 /// Always half of the way.
-class HalfWay : public polyak::AveragedModel {
- public:
-  HalfWay(const polyak::Model& model, HalfOptions options)
-      : AveragedModel(model, checked(options, "HalfWay")), options_(std::move(options)) {}
-  std::string rule_name() const override { return "HalfWay"; }
-  polyak::Node rule_options() const override { return polyak::options_to_node(options_); }
-
- protected:
-  double rule(int64_t) const override { return 0.5; }
-
- private:
-  HalfOptions options_;
+struct HalfOptions : polyak::AverageOptions<HalfOptions> {
+  static constexpr const char* kName = "HalfWay";
+  static constexpr const char* kDoc = "Half of the way at each update.";
+  double weight(const polyak::Clock&) const { return 0.5; }
 };
 
 }  // namespace
@@ -43,9 +33,5 @@ POLYAK_PLUGIN(catalog) {
       "GreetingHook", "Greets.", [](const GreetingOptions&, const polyak::Hook::Context&) {
         return std::make_shared<GreetingHook>();
       });
-  catalog.of<polyak::AveragedModel>().add<HalfOptions>(
-      "HalfWay", "Half of the way at each update.",
-      [](const HalfOptions& options, const polyak::AveragedModel::Context& context) {
-        return std::make_shared<HalfWay>(*context.model, options);
-      });
+  polyak::register_average<polyak::Average<HalfOptions>>(catalog);
 }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "polyak/averaging/averaged_model.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/averaging/register.h"
 #include "polyak/core/log.h"
 

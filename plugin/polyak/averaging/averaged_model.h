@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
-#include "polyak/averaging/average_options.h"
 #include "polyak/averaging/model.h"
 #include "polyak/averaging/module_tree.h"
 #include "polyak/averaging/refreshable.h"
 #include "polyak/averaging/swap_guard.h"
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
+#include "polyak/rules/average_options.h"
 
 namespace polyak {
 

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "polyak/averaging/cosine_ema.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/config/options.h"
 #include "polyak/core/export.h"
 #include "polyak/runtime/progress.h"

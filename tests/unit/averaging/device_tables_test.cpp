@@ -9,7 +9,7 @@
 #include <map>
 
 #include "polyak/averaging/averaged_model.h"
-#include "polyak/averaging/exponential_moving_average.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/kernels/lerp.h"
 #include "support/pretend_gpu.h"
 

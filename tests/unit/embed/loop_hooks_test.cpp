@@ -17,7 +17,7 @@
 #include <fstream>
 #include <thread>
 
-#include "polyak/averaging/cosine_ema.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/runner.h"
 #include "unit/embed/loop_hooks_testing.h"

@@ -10,8 +10,7 @@
 #include <cmath>
 #include <limits>
 
-#include "polyak/averaging/exponential_moving_average.h"
-#include "polyak/averaging/stochastic_weight_average.h"
+#include "polyak/averaging/averages.h"
 #include "support/fake_runner.h"
 
 namespace polyak::test {

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "polyak/averaging/cosine_ema.h"
+#include "polyak/averaging/averages.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/config/load.h"
 #include "polyak/registry/registry.h"

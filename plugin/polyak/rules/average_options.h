@@ -8,6 +8,7 @@
 
 #include "polyak/config/options.h"
 #include "polyak/core/export.h"
+#include "polyak/rules/clock.h"
 
 namespace polyak {
 
@@ -54,6 +55,14 @@ struct AverageOptions : Options {
   void validate() const override {
     if (device_) check_device(*device_);
   }
+
+  /// The weight that the rule works with for long, after a fast start and before an end at 0: what
+  /// the warning of an average that cannot move is judged by.
+  double lasting_weight() const { return static_cast<const Self&>(*this).weight(Clock(1)); }
+  /// Hears the updates that the run will make, at least 1, before the average is built.
+  void set_run_length(int64_t /*updates*/) {}
+  /// @throws ConfigError when an option is missing that an average of a model needs
+  void check_complete() const {}
 
  protected:
   Self& self() { return static_cast<Self&>(*this); }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "polyak/averaging/average_options.h"
+#include "polyak/rules/average_options.h"
 
 #include <torch/cuda.h>
 

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "polyak/core/error.h"
+#include "polyak/rules/average_options.h"
+
+namespace polyak {
+
+/// Exponential moving average whose momentum follows a half cosine over the run:
+///
+///     m(k) = end + (start - end) * (1 + cos(pi * k / K)) / 2,    k = updates so far, K = max_iters
+///
+/// so m goes from `momentum` at k = 0 to `end_momentum` at k = K, and stays there. The first update
+/// copies. Source: BYOL (Grill et al. 2020, arXiv:2006.07733) and mmpretrain's CosineEMA.
+/// mmpretrain's docstring has the sign of the second term wrong (its code is right), and its
+/// momentum rises again beyond K.
+struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
+  static constexpr const char* kName = "CosineEMA";
+  static constexpr const char* kDoc =
+      "EMA whose momentum goes from momentum to end_momentum along a half cosine over the run.";
+
+  CosineEMAOptions() : MomentumOptions(0.004) {}
+
+  /// The weight that the schedule ends with, in [0, 1].
+  CosineEMAOptions& end_momentum(double value) { return end_momentum_ = value, *this; }
+  double end_momentum() const { return end_momentum_; }
+  /// K: the updates over which the momentum goes from start to end, at least 1. Required, unless
+  /// the training loop knows its own length.
+  CosineEMAOptions& max_iters(int64_t value) { return max_iters_ = value, *this; }
+  std::optional<int64_t> max_iters() const { return max_iters_; }
+
+  double weight(const Clock& clock) const {
+    const double length = static_cast<double>(max_iters_ ? *max_iters_ : clock.run_length);
+    const double done = std::min(static_cast<double>(clock.updates) / length, 1.0);
+    return end_momentum_ + (momentum() - end_momentum_) * (1 + std::cos(M_PI * done)) / 2;
+  }
+  void set_run_length(int64_t updates) {
+    if (!max_iters_) max_iters_ = updates;
+  }
+  void check_complete() const {
+    if (max_iters_) return;
+    fail<ConfigError>(
+        "CosineEMA: max_iters: is required, because nothing here says how many updates the run "
+        "makes; set it to the number of optimizer steps");
+  }
+
+  void visit(OptionVisitor& visitor) override {
+    MomentumOptions::visit(visitor);
+    visitor.key("end_momentum", &end_momentum_, "The momentum that the schedule ends with.",
+                closed_interval(0, 1));
+    visitor.key(
+        "max_iters", &max_iters_,
+        "Updates over which the momentum goes to end_momentum; null: the length of the run.",
+        steps_from(1));
+  }
+
+ private:
+  double end_momentum_ = 0.0;
+  std::optional<int64_t> max_iters_;
+};
+
+}  // namespace polyak
