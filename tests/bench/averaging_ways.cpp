@@ -41,7 +41,8 @@ std::shared_ptr<Parameters> make_model(const std::string& shapes, at::ScalarType
 std::unique_ptr<AveragedModel> make_average(const std::shared_ptr<Parameters>& model,
                                             const std::string& precision) {
   auto average = std::make_unique<ExponentialMovingAverage>(
-      model, ExponentialMovingAverageOptions().momentum(kWeight).precision(precision));
+      model,
+      ExponentialMovingAverageOptions().momentum(kWeight).precision(parse_precision(precision)));
   average->update_parameters(model);
   return average;
 }

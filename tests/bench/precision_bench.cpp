@@ -45,7 +45,9 @@ void error_of_precision(benchmark::State& state, const Case& /*of*/) {
   std::vector<AveragedModel*> emas;
   for (const char* precision : kPrecisions) {
     owned.push_back(std::make_unique<ExponentialMovingAverage>(
-        model, ExponentialMovingAverageOptions().momentum(kSmallWeight).precision(precision)));
+        model, ExponentialMovingAverageOptions()
+                   .momentum(kSmallWeight)
+                   .precision(parse_precision(precision))));
     emas.push_back(owned.back().get());
   }
   update_together(emas, model);

@@ -28,7 +28,7 @@ class BadInput(CommandTest):
             self.refuse(SMALL + COSINE + f"    end_momentum: {value}\n", "end_momentum")
         self.refuse(SMALL + COSINE + "    max_iters: 0\n", "max_iters")
         self.refuse(SMALL + COSINE + "    begin_iter: 1\n    begin_epoch: 1\n", "begin_epoch")
-        self.refuse(SMALL + COSINE + "    device: warp\n", "'warp' is no device")
+        self.refuse(SMALL + COSINE + "    device: warp\n", "'warp' is not a device")
         self.refuse(SMALL + COSINE + "    momentm: 0.1\n",
                     ["config.yaml:", "custom_hooks[0].momentm: unknown key; did you mean 'momentum'? EMAHook takes: "])
         self.refuse(SMALL + COSINE.replace("CosineEMA", "CosinEMA"), "did you mean 'CosineEMA'?")

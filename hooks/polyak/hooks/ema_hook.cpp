@@ -132,7 +132,7 @@ EMAHook::EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages
                              fmt::join(known, ", "), registered));
     }
   }
-  averages_.check(average_node_);
+  make_average_ = averages_.prepare(average_node_);
   if (!options_.evaluate_on_ema() && !options_.evaluate_on_origin()) {
     log_warning(
         "EMAHook: evaluate_on_ema and evaluate_on_origin are both false; the raw weights are "
@@ -157,7 +157,7 @@ void EMAHook::before_run(Runner& runner) {
   if (length > 0) context.max_iters = length;
   if (!runner.training()) context.max_iters = 1;  // no update will ask for it
   try {
-    average_ = averages_.build(average_node_, context);
+    average_ = make_average_(context);
   } catch (const ConfigError& error) {  // of the constructor: the keys were read before
     average_node_.fail(error.what());
   }

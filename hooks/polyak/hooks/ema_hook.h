@@ -113,6 +113,7 @@ class POLYAK_API EMAHook : public Hook {
   EMAHookOptions options_;
   const Registry<AveragedModel>& averages_;
   Node average_node_;
+  Registry<AveragedModel>::Maker make_average_;
   std::shared_ptr<AveragedModel> average_;
   const void* model_ = nullptr;
   int64_t steps_seen_ = 0;

@@ -136,12 +136,6 @@ class KeepRandomState {
   at::Tensor state_;
 };
 
-Precision precision_of(const std::string& name) {
-  return name == "compensated" ? Precision::compensated
-         : name == "float64"   ? Precision::float64
-                               : Precision::standard;
-}
-
 void copy_training_flags(const torch::nn::Module& from, torch::nn::Module& to) {
   to.train(from.is_training());  // sets the children too, so parents come first
   const auto targets = to.named_children();
@@ -205,7 +199,6 @@ struct AveragedModel::Captured {
 AveragedModel::AveragedModel(const Model& model, Settings settings, ModuleFactory factory)
     : torch::nn::Module("AveragedModel"),
       settings_(std::move(settings)),
-      precision_(precision_of(settings_.precision)),
       factory_(std::move(factory)) {
   steps_ = register_buffer("steps", at::zeros({}, at::kLong));
   steps_at_ = steps_.data_ptr();
@@ -363,8 +356,7 @@ void AveragedModel::bind_to(const Model& model) {
 }
 
 void AveragedModel::build_slots(const Model& model, const std::vector<NamedTensor>& tensors) {
-  std::optional<c10::Device> device;
-  if (settings_.device) device = c10::Device(*settings_.device);
+  const std::optional<c10::Device>& device = settings_.device;
 
   clone_error_.clear();
   std::shared_ptr<torch::nn::Module> copy;
@@ -475,12 +467,13 @@ void AveragedModel::settle_precision() const {
 void AveragedModel::settle_precision(Slot& slot) const {
   const bool averaged = (!slot.buffer || settings_.update_buffers) && slot.held.is_floating_point();
   const at::ScalarType dtype = slot.held.scalar_type();
-  const at::ScalarType wanted = !averaged                          ? dtype
-                                : precision_ == Precision::float64 ? at::kDouble
-                                : is_half(dtype)                   ? at::kFloat
-                                                                   : dtype;
+  const at::ScalarType wanted = !averaged                                   ? dtype
+                                : settings_.precision == Precision::float64 ? at::kDouble
+                                : is_half(dtype)                            ? at::kFloat
+                                                                            : dtype;
   const bool apart = wanted != dtype;
-  const bool compensated = averaged && precision_ == Precision::compensated && wanted == at::kFloat;
+  const bool compensated =
+      averaged && settings_.precision == Precision::compensated && wanted == at::kFloat;
   if (slot.average.is_same(slot.held) != apart && slot.average.scalar_type() == wanted &&
       slot.average.device() == slot.held.device() && slot.lost.defined() == compensated &&
       (!compensated || slot.lost.device() == slot.held.device())) {

@@ -26,7 +26,6 @@ struct Slot;
 class Background;
 class ListWatch;
 class Plan;
-enum class Precision;
 
 /// Makes an empty module of the model's class, for models that cannot be cloned.
 using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
@@ -177,8 +176,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   struct Settings {
     int64_t interval = 1;
     bool update_buffers = false;
-    std::optional<std::string> device;
-    std::string precision = "default";
+    std::optional<c10::Device> device;
+    Precision precision = Precision::standard;
     bool skip_nonfinite = false;
   };
   /// Checks a rule's options and gives what concerns this class. @throws ConfigError
@@ -229,7 +228,6 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   [[noreturn]] void throw_wrong_module() const;
 
   Settings settings_;
-  Precision precision_;
   ModuleFactory factory_;
   std::string model_class_;
   std::string clone_error_;  // why there is no module that runs; empty when there is one

@@ -9,9 +9,6 @@
 
 namespace polyak {
 
-/// How finely an average is kept; AverageOptions::precision() says which is which.
-enum class Precision { standard, compensated, float64 };
-
 /// One distinct tensor of a model and its average.
 struct Slot {
   std::string name;    // the first one, when the tensor has several

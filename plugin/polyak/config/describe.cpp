@@ -19,22 +19,20 @@ Node to_node(const std::vector<T>& values) {
   return Node::sequence(std::vector<Node>(values.begin(), values.end()));
 }
 
-Node present_value(const OptionValue& target) {
-  return std::visit([](const auto* value) { return to_node(*value); }, target);
+Node present_value(const ConstOptionValue& present) {
+  return std::visit([](const auto* value) { return to_node(*value); }, present);
 }
 
-class Writer : public OptionVisitor {
+class Writer : public OptionReader {
  public:
   Node node = Node::mapping();
 
-  void rest(Node* value, const char*) override {
-    if (value->is_null()) return;
-    for (const auto& [name, entry] : value->entries()) node.set(name, entry);
+  void key(const Key& key, ConstOptionValue value) override {
+    node.set(key.name, present_value(value));
   }
-
- protected:
-  void visit(const Key& key, OptionValue target) override {
-    node.set(key.name, present_value(target));
+  void rest(const Node& value, const char*) override {
+    if (value.is_null()) return;
+    for (const auto& [name, entry] : value.entries()) node.set(name, entry);
   }
 };
 
@@ -64,17 +62,17 @@ std::string type_name(const std::vector<T>*) {
   return fmt::format("list of {}s", type_name(static_cast<const T*>(nullptr)));
 }
 
-std::string default_text(const OptionValue& target) {
-  std::string text = present_value(target).dump();
+std::string default_text(const ConstOptionValue& value) {
+  std::string text = present_value(value).dump();
   text.pop_back();  // the newline
   return text;
 }
 
-class Describer : public OptionVisitor {
+class Describer : public OptionReader {
  public:
   std::vector<KeyDescription> keys;
 
-  void rest(Node*, const char* doc) override {
+  void rest(const Node&, const char* doc) override {
     KeyDescription description;
     description.name = "...";
     description.type = "any";
@@ -83,12 +81,11 @@ class Describer : public OptionVisitor {
     keys.push_back(std::move(description));
   }
 
- protected:
-  void visit(const Key& key, OptionValue target) override {
+  void key(const Key& key, ConstOptionValue value) override {
     KeyDescription description;
     description.name = key.name;
-    description.type = std::visit([](const auto* value) { return type_name(value); }, target);
-    if (!key.required) description.default_value = default_text(target);
+    description.type = std::visit([](const auto* member) { return type_name(member); }, value);
+    if (!key.required) description.default_value = default_text(value);
     description.range = key.choices.empty()
                             ? key.bounds.text()
                             : fmt::format("one of {}", fmt::join(key.choices, ", "));
@@ -102,13 +99,13 @@ class Describer : public OptionVisitor {
 
 Node options_to_node(const Options& options) {
   Writer writer;
-  const_cast<Options&>(options).visit(writer);  // the writer changes nothing
+  options.inspect(writer);
   return writer.node;
 }
 
 std::vector<KeyDescription> describe_options(const Options& options) {
   Describer describer;
-  const_cast<Options&>(options).visit(describer);  // the describer changes nothing
+  options.inspect(describer);
   return describer.keys;
 }
 

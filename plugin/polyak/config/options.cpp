@@ -3,8 +3,47 @@
 
 namespace polyak {
 
+namespace {
+
+/// Shows an OptionReader what visit() offers to be set.
+class ReadOnly : public OptionVisitor {
+ public:
+  explicit ReadOnly(OptionReader& reader) : reader_(reader) {}
+
+  void rest(Node* value, const char* doc) override { reader_.rest(*value, doc); }
+
+ protected:
+  void visit(const Key& key, OptionValue value) override {
+    std::visit([&](const auto& member) { show(key, member); }, value);
+  }
+
+ private:
+  template <class T>
+  void show(const Key& key, const T* member) {
+    reader_.key(key, member);
+  }
+  void show(const Key& key, const TextOption& option) {
+    const std::optional<std::string> text = option.get(option.member);
+    option.nullable ? reader_.key(key, &text) : reader_.key(key, &text.value());
+  }
+
+  OptionReader& reader_;
+};
+
+}  // namespace
+
 OptionVisitor::~OptionVisitor() = default;
+OptionReader::~OptionReader() = default;
 Options::~Options() = default;
+
+void Options::inspect(OptionReader& reader) const {
+  ReadOnly visitor(reader);
+  const_cast<Options*>(this)->visit(visitor);  // ReadOnly changes nothing, by its type
+}
+
+OptionError::OptionError(std::string key, const std::string& problem)
+    : ConfigError(fmt::format("{}: {}", key, problem)), key_(std::move(key)), problem_(problem) {}
+OptionError::~OptionError() = default;
 
 void OptionVisitor::key(const char* name, OptionValue value, const char* doc, Bounds bounds) {
   visit(Key{name, doc, bounds, {}, false}, value);

@@ -10,17 +10,52 @@
 
 #include "polyak/config/key.h"
 #include "polyak/config/node.h"
+#include "polyak/core/error.h"
+#include "polyak/core/export.h"
 
 namespace polyak {
 
-/// A pointer to the member that a key sets. std::optional members accept null.
+/// A member that a config gives as text, such as an enum or a device. See OptionVisitor::text().
+struct TextOption {
+  void* member;
+  bool nullable;
+  std::optional<std::string> (*get)(const void* member);              // empty for null
+  void (*set)(void* member, const std::optional<std::string>& text);  // @throws ConfigError
+};
+
+/// The member that a key sets. std::optional members accept null.
 using OptionValue =
     std::variant<bool*, int64_t*, double*, std::string*, std::optional<bool>*,
                  std::optional<int64_t>*, std::optional<double>*, std::optional<std::string>*,
-                 std::vector<int64_t>*, std::vector<double>*, std::vector<std::string>*, Node*>;
+                 std::vector<int64_t>*, std::vector<double>*, std::vector<std::string>*, Node*,
+                 TextOption>;
 
-/// Visits the keys of an Options struct: base class of the YAML reader, the range check and the
-/// documentation.
+namespace detail {
+template <auto Show, auto Parse, class Member>
+struct TextMember {
+  static constexpr bool kNullable = false;
+  static std::optional<std::string> get(const void* member) {
+    return Show(*static_cast<const Member*>(member));
+  }
+  static void set(void* member, const std::optional<std::string>& text) {
+    *static_cast<Member*>(member) = Parse(text.value());
+  }
+};
+template <auto Show, auto Parse, class Value>
+struct TextMember<Show, Parse, std::optional<Value>> {
+  static constexpr bool kNullable = true;
+  static std::optional<std::string> get(const void* member) {
+    const auto& value = *static_cast<const std::optional<Value>*>(member);
+    return value ? std::optional<std::string>(Show(*value)) : std::nullopt;
+  }
+  static void set(void* member, const std::optional<std::string>& text) {
+    auto& value = *static_cast<std::optional<Value>*>(member);
+    value = text ? std::optional<Value>(Parse(*text)) : std::nullopt;
+  }
+};
+}  // namespace detail
+
+/// Visits the keys of an Options struct and may set their members: base class of the YAML reader.
 class POLYAK_API OptionVisitor {
  public:
   virtual ~OptionVisitor();
@@ -31,11 +66,37 @@ class POLYAK_API OptionVisitor {
               const char* doc);
   /// Like key(), but a config must set it.
   void required(const char* name, OptionValue value, const char* doc, Bounds bounds = {});
+  /// A member of type T or std::optional<T> that a config gives as text, such as an enum.
+  /// `std::string Show(T)` and `T Parse(const std::string&)` convert; Parse throws ConfigError.
+  /// `choices` lists the valid texts; empty: any.
+  template <auto Show, auto Parse, class Member>
+  void text(const char* name, Member* member, std::initializer_list<const char*> choices,
+            const char* doc) {
+    using Access = detail::TextMember<Show, Parse, Member>;
+    choice(name, TextOption{member, Access::kNullable, &Access::get, &Access::set}, choices, doc);
+  }
   /// All other keys, as a mapping. At most one call, after all others.
   virtual void rest(Node* value, const char* doc) = 0;
 
  protected:
   virtual void visit(const Key& key, OptionValue value) = 0;
+};
+
+/// The current value of a key. A TextOption is shown as its text.
+using ConstOptionValue =
+    std::variant<const bool*, const int64_t*, const double*, const std::string*,
+                 const std::optional<bool>*, const std::optional<int64_t>*,
+                 const std::optional<double>*, const std::optional<std::string>*,
+                 const std::vector<int64_t>*, const std::vector<double>*,
+                 const std::vector<std::string>*, const Node*>;
+
+/// Reads the keys of an Options struct and their current values: base class of the range check and
+/// the documentation. Pointers are valid during the call.
+class POLYAK_API OptionReader {
+ public:
+  virtual ~OptionReader();
+  virtual void key(const Key& key, ConstOptionValue value) = 0;
+  virtual void rest(const Node& value, const char* doc) = 0;
 };
 
 /// Base class of all Options structs. visit() lists the keys once: name, member, range and
@@ -45,10 +106,32 @@ struct POLYAK_API Options {
   virtual ~Options();
   /// Passes each key to the visitor.
   virtual void visit(OptionVisitor& visitor) = 0;
-  /// Checks what ranges of single keys cannot express. Throws ConfigError; the reader adds the
-  /// place.
+  /// Passes each key and its current value to the reader.
+  void inspect(OptionReader& reader) const;
+  /// Checks what ranges of single keys cannot express. Throws OptionError, which names a key, or
+  /// ConfigError; the reader adds the place.
   virtual void validate() const {}
 };
+
+/// An error in the value of one key. The reader of a config reports it at the place of that key.
+class POLYAK_API OptionError : public ConfigError {
+ public:
+  OptionError(std::string key, const std::string& problem);
+  ~OptionError() override;
+  const std::string& key() const { return key_; }
+  /// The message without the key.
+  const std::string& problem() const { return problem_; }
+
+ private:
+  std::string key_;
+  std::string problem_;
+};
+
+/// Throws OptionError.
+template <class... Args>
+[[noreturn]] void fail_option(const char* key, fmt::format_string<Args...> format, Args&&... args) {
+  throw OptionError(key, fmt::format(format, std::forward<Args>(args)...));
+}
 
 /// Sets options from a mapping, or from null, which sets none, and checks them. `owner` is the name
 /// of the class in messages.

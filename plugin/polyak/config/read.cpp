@@ -52,15 +52,13 @@ void read_value(const Node& node, const Key& key, std::vector<T>& value) {
 }
 
 // Collects the names of all keys.
-class NameCollector : public OptionVisitor {
+class NameCollector : public OptionReader {
  public:
   std::vector<std::string> names;
   bool takes_rest = false;
 
-  void rest(Node*, const char*) override { takes_rest = true; }
-
- protected:
-  void visit(const Key& key, OptionValue) override { names.push_back(key.name); }
+  void key(const Key& key, ConstOptionValue) override { names.push_back(key.name); }
+  void rest(const Node&, const char*) override { takes_rest = true; }
 };
 
 class Reader : public OptionVisitor {
@@ -79,7 +77,7 @@ class Reader : public OptionVisitor {
   void visit(const Key& key, OptionValue target) override {
     claimed_.push_back(key.name);
     if (const Node* found = node_.find(key.name)) {
-      std::visit([&](auto* value) { read_value(*found, key, *value); }, target);
+      std::visit([&](const auto& member) { read_member(*found, key, member); }, target);
     } else if (key.required) {
       Node missing;
       missing.set_place(node_.place());
@@ -89,21 +87,35 @@ class Reader : public OptionVisitor {
   }
 
  private:
+  template <class T>
+  static void read_member(const Node& node, const Key& key, T* value) {
+    read_value(node, key, *value);
+  }
+  static void read_member(const Node& node, const Key& key, const TextOption& option) {
+    std::optional<std::string> text;
+    if (!option.nullable || !node.is_null()) read_value(node, key, text.emplace());
+    try {
+      option.set(option.member, text);
+    } catch (const OptionError& error) {
+      node.fail(error.problem());
+    } catch (const ConfigError& error) {
+      node.fail(error.what());
+    }
+  }
+
   const Node& node_;
   const std::string& owner_;
   std::vector<std::string> claimed_;
 };
 
-class Checker : public OptionVisitor {
+class Checker : public OptionReader {
  public:
   explicit Checker(const std::string& owner) : owner_(owner) {}
 
-  void rest(Node*, const char*) override {}
-
- protected:
-  void visit(const Key& key, OptionValue target) override {
-    std::visit([&](const auto* value) { check(*value, key, key.name); }, target);
+  void key(const Key& key, ConstOptionValue value) override {
+    std::visit([&](const auto* present) { check(*present, key, key.name); }, value);
   }
+  void rest(const Node&, const char*) override {}
 
  private:
   template <class T>
@@ -128,9 +140,9 @@ class Checker : public OptionVisitor {
 };
 
 // Called before anything is read, so that a misspelt key is not reported as a missing one.
-void refuse_unknown_keys(const Node& node, Options& options, const std::string& owner) {
+void refuse_unknown_keys(const Node& node, const Options& options, const std::string& owner) {
   NameCollector known;
-  options.visit(known);
+  options.inspect(known);
   if (known.takes_rest || node.is_null()) return;
   for (const auto& [name, value] : node.entries()) {
     if (std::find(known.names.begin(), known.names.end(), name) != known.names.end()) continue;
@@ -151,6 +163,13 @@ void read_options(const Node& node, Options& options, const std::string& owner) 
   options.visit(reader);
   try {
     options.validate();
+  } catch (const OptionError& error) {
+    const Node* value = node.find(error.key());
+    if (value) value->fail(error.problem());
+    Node missing;
+    missing.set_place(node.place());
+    missing.set_path(node.path_of(error.key()));
+    missing.fail(error.problem());
   } catch (const ConfigError& error) {
     const std::string prefix = node.prefix();
     fail<ConfigError>("{}{}", prefix.empty() ? owner + ": " : prefix, error.what());
@@ -159,7 +178,7 @@ void read_options(const Node& node, Options& options, const std::string& owner) 
 
 void check_options(const Options& options, const std::string& owner) {
   Checker checker(owner);
-  const_cast<Options&>(options).visit(checker);  // the checker changes nothing
+  options.inspect(checker);
   try {
     options.validate();
   } catch (const ConfigError& error) {

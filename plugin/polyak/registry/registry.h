@@ -74,15 +74,13 @@ class Registry : public RegistryBase {
   template <class O, class Make>
   void add(const std::string& name, const std::string& doc, Make make) {
     add_description(name, [doc] { return Description{doc, describe_options(O())}; });
-    auto read = [name](const Node& node) {
+    entries_[name] = [name, make](const Node& node) -> Maker {
       O options;
       read_options(node.without({"type"}), options, name);
-      return options;
+      return [options, make](const Context& context) {
+        return std::shared_ptr<T>(make(options, context));
+      };
     };
-    entries_[name] = Entry{[read](const Node& node) { read(node); },
-                           [read, make](const Node& node, const Context& context) {
-                             return std::shared_ptr<T>(make(read(node), context));
-                           }};
   }
 
   void absorb(RegistryBase& other) override {
@@ -90,29 +88,33 @@ class Registry : public RegistryBase {
     entries_.merge(static_cast<Registry<T>&>(other).entries_);
   }
 
-  /// Reads the node's options like build(), without building the object.
-  /// @throws ConfigError like build().
-  void check(const Node& node) const { entries_.at(type_of(node)).check(node); }
+  /// Builds objects from options that prepare() read.
+  using Maker = std::function<std::shared_ptr<T>(const Context&)>;
+
+  /// Reads the node's options once, without building the object.
+  /// @throws ConfigError like build(), except for errors that only building can find
+  Maker prepare(const Node& node) const {
+    const Read& read = entries_.at(type_of(node));
+    return [node, made = read(node)](const Context& context) {
+      try {
+        return made(context);
+      } catch (const std::exception& error) {
+        refuse_size(node, error);
+        throw;
+      }
+    };
+  }
 
   /// Builds an object of the node's `type` from the node's other keys.
   /// @throws ConfigError for a missing or unknown type, an unknown key, a value of the wrong type
   /// or out of range, and for sizes that do not fit in memory.
   std::shared_ptr<T> build(const Node& node, const Context& context) const {
-    const Entry& entry = entries_.at(type_of(node));
-    try {
-      return entry.make(node, context);
-    } catch (const std::exception& error) {
-      refuse_size(node, error);
-      throw;
-    }
+    return prepare(node)(context);
   }
 
  private:
-  struct Entry {
-    std::function<void(const Node&)> check;
-    std::function<std::shared_ptr<T>(const Node&, const Context&)> make;
-  };
-  std::map<std::string, Entry> entries_;
+  using Read = std::function<Maker(const Node&)>;
+  std::map<std::string, Read> entries_;
 };
 
 /// All registries of a process, by the type that they build. A plugin's entry function receives it.

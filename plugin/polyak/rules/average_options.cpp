@@ -3,30 +3,54 @@
 
 #include <torch/cuda.h>
 
-#include "polyak/core/error.h"
-
 namespace polyak {
 
-void check_device(const std::string& text) {
-  std::optional<c10::Device> device;
+std::string precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::compensated:
+      return "compensated";
+    case Precision::float64:
+      return "float64";
+    default:
+      return "default";
+  }
+}
+
+Precision parse_precision(const std::string& name) {
+  for (const Precision precision :
+       {Precision::standard, Precision::compensated, Precision::float64}) {
+    if (precision_name(precision) == name) return precision;
+  }
+  fail_option("precision", "must be one of default, compensated, float64, got '{}'", name);
+}
+
+c10::Device parse_device(const std::string& text) {
   try {
-    device = c10::Device(text);
+    const c10::Device device(text);
+    if (device.is_cpu() || device.is_cuda()) return device;
   } catch (const c10::Error&) {
-    fail<ConfigError>("device: '{}' is no device; write cpu, cuda, or cuda:0", text);
+    fail_option("device", "'{}' is not a device; use cpu, cuda or cuda:N", text);
   }
-  if (!device->is_cpu() && !device->is_cuda()) {
-    fail<ConfigError>("device: '{}' is not supported; it must be cpu, cuda or cuda:N", text);
+  fail_option("device", "'{}' is not supported; it must be cpu, cuda or cuda:N", text);
+}
+
+std::string device_name(const c10::Device& device) {
+  return device.str();
+}
+
+void check_device(const c10::Device& device) {
+  if (!device.is_cpu() && !device.is_cuda()) {
+    fail_option("device", "'{}' is not supported; it must be cpu, cuda or cuda:N", device.str());
   }
-  if (device->is_cuda() && !torch::cuda::is_available()) {
-    fail<ConfigError>("device: '{}' is not available: this LibTorch or this machine has no CUDA",
-                      text);
+  if (!device.is_cuda()) return;
+  if (!torch::cuda::is_available()) {
+    fail_option("device", "'{}' is not available: this LibTorch or this machine has no CUDA",
+                device.str());
   }
-  if (device->is_cuda() && device->has_index()) {
-    const auto count = static_cast<int64_t>(torch::cuda::device_count());
-    if (device->index() >= count) {
-      fail<ConfigError>("device: '{}' is not available: this machine has {} CUDA device(s)", text,
-                        count);
-    }
+  const auto count = static_cast<int64_t>(torch::cuda::device_count());
+  if (device.has_index() && device.index() >= count) {
+    fail_option("device", "'{}' is not available: this machine has {} CUDA device(s)", device.str(),
+                count);
   }
 }
 

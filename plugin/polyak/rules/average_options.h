@@ -12,8 +12,23 @@
 
 namespace polyak {
 
-/// @throws ConfigError unless the text names a device that this LibTorch and this machine have.
-POLYAK_API void check_device(const std::string& device);
+/// How finely an average is kept.
+enum class Precision {
+  standard,     // "default": the model's dtype; float32 for float16 and bfloat16
+  compensated,  // where that is float32, 16 more bits of each number, 2 bytes a parameter, so that
+                // small updates are not lost to rounding
+  float64,      // whatever the model's dtype
+};
+/// The name in configs: "default", "compensated" or "float64".
+POLYAK_API std::string precision_name(Precision precision);
+/// @throws OptionError for another name
+POLYAK_API Precision parse_precision(const std::string& name);
+
+/// The device of a text: cpu, cuda or cuda:N. @throws OptionError for another text
+POLYAK_API c10::Device parse_device(const std::string& text);
+POLYAK_API std::string device_name(const c10::Device& device);
+/// @throws OptionError unless this LibTorch and this machine have the device
+POLYAK_API void check_device(const c10::Device& device);
 
 /// The keys that every average takes. `Self` is the Options struct itself, so that setters of both
 /// chain in any order.
@@ -26,15 +41,16 @@ struct AverageOptions : Options {
   Self& update_buffers(bool value) { return update_buffers_ = value, self(); }
   bool update_buffers() const { return update_buffers_; }
   /// Where the average is kept; empty: where the model's tensors are.
-  Self& device(std::optional<std::string> value) { return device_ = std::move(value), self(); }
-  Self& device(const c10::Device& value) { return device_ = value.str(), self(); }
-  const std::optional<std::string>& device() const { return device_; }
+  Self& device(std::optional<c10::Device> value) { return device_ = value, self(); }
+  Self& device(const std::string& value) { return device_ = parse_device(value), self(); }
+  const std::optional<c10::Device>& device() const { return device_; }
 
-  /// What the average is kept in. "default": the model's dtype, float32 for float16 and bfloat16.
-  /// "compensated": where that is float32, 16 more bits of each number, so that small updates are
-  /// not lost to rounding (2 more bytes a parameter). "float64": that, whatever the model's.
-  Self& precision(std::string value) { return precision_ = std::move(value), self(); }
-  const std::string& precision() const { return precision_; }
+  Self& precision(Precision value) { return precision_ = value, self(); }
+  [[deprecated("use polyak::Precision; the string goes in 0.3")]] Self& precision(
+      const std::string& value) {
+    return precision_ = parse_precision(value), self();
+  }
+  Precision precision() const { return precision_; }
   /// Looks at the model before each update, and leaves the average as it was where a NaN or an
   /// infinity is in it.
   Self& skip_nonfinite(bool value) { return skip_nonfinite_ = value, self(); }
@@ -45,10 +61,12 @@ struct AverageOptions : Options {
                 "Average at every interval-th update; the others only count.", steps_from(1));
     visitor.key("update_buffers", &update_buffers_,
                 "Average floating buffers like parameters; off: copy all buffers at each update.");
-    visitor.key("device", &device_,
-                "Where the average is kept, such as cpu or cuda:0; null: where the model is.");
-    visitor.choice("precision", &precision_, {"default", "compensated", "float64"},
-                   "What the average is kept in; compensated: float32 and 16 more bits.");
+    visitor.text<device_name, parse_device>(
+        "device", &device_, {},
+        "Where the average is kept, such as cpu or cuda:0; null: where the model is.");
+    visitor.text<precision_name, parse_precision>(
+        "precision", &precision_, {"default", "compensated", "float64"},
+        "What the average is kept in; compensated: float32 and 16 more bits.");
     visitor.key("skip_nonfinite", &skip_nonfinite_,
                 "Leave the average as it was when the model holds a NaN or an infinity.");
   }
@@ -70,8 +88,8 @@ struct AverageOptions : Options {
  private:
   int64_t interval_ = 1;
   bool update_buffers_ = false;
-  std::optional<std::string> device_;
-  std::string precision_ = "default";
+  std::optional<c10::Device> device_;
+  Precision precision_ = Precision::standard;
   bool skip_nonfinite_ = false;
 };
 

@@ -158,7 +158,7 @@ void ResNetOptions::visit(OptionVisitor& visitor) {
 
 void ResNetOptions::validate() const {
   if (stages_of(depth).empty()) {
-    fail<ConfigError>("depth: must be 18, 34, 50, 101 or 152, got {}", depth);
+    fail_option("depth", "must be 18, 34, 50, 101 or 152, got {}", depth);
   }
 }
 

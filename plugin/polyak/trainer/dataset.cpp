@@ -111,9 +111,9 @@ void ImageFilesOptions::visit(OptionVisitor& visitor) {
 }
 
 void ImageFilesOptions::validate() const {
-  if (data_root.empty()) fail<ConfigError>("data_root: must name the folder that holds the files");
+  if (data_root.empty()) fail_option("data_root", "must name the folder that holds the files");
   if (split && *split != "train" && *split != "test") {
-    fail<ConfigError>("split: must be train or test, got '{}'", *split);
+    fail_option("split", "must be train or test, got '{}'", *split);
   }
 }
 
@@ -138,8 +138,8 @@ void RandomImagesOptions::validate() const {
   for (const auto& [key, count, what] : held) {
     const double bytes = static_cast<double>(count) * image;
     if (bytes <= kMostBytes) continue;
-    fail<ConfigError>(
-        "{}: {} {} of {} x {} x {} would take {:.3g} GB; RandomImages holds at most {:.3g} GB", key,
+    fail_option(
+        key, "{} {} of {} x {} x {} would take {:.3g} GB; RandomImages holds at most {:.3g} GB",
         count, what, channels, image_size, image_size, bytes / kGigabyte, kMostBytes / kGigabyte);
   }
 }

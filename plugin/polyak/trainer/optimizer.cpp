@@ -432,7 +432,7 @@ void SgdOptions::visit(OptionVisitor& visitor) {
 
 void SgdOptions::validate() const {
   if (nesterov && (momentum <= 0 || dampening != 0)) {
-    fail<ConfigError>("nesterov: needs a momentum above 0 and no dampening");
+    fail_option("nesterov", "needs a momentum above 0 and no dampening");
   }
 }
 
@@ -448,7 +448,7 @@ void AdamOptions::visit(OptionVisitor& visitor) {
 }
 
 void AdamOptions::validate() const {
-  if (betas.size() != 2) fail<ConfigError>("betas: needs two numbers, got {}", betas.size());
+  if (betas.size() != 2) fail_option("betas", "needs two numbers, got {}", betas.size());
 }
 
 std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options, const Optimizer::Context& context) {
@@ -486,7 +486,7 @@ void LarsOptions::visit(OptionVisitor& visitor) {
 
 void LarsOptions::validate() const {
   if (nesterov && (momentum <= 0 || dampening != 0)) {
-    fail<ConfigError>("nesterov: needs a momentum above 0 and no dampening");
+    fail_option("nesterov", "needs a momentum above 0 and no dampening");
   }
 }
 

@@ -162,10 +162,9 @@ void ParamSchedulerOptions::visit(OptionVisitor& visitor) {
 }
 
 void ParamSchedulerOptions::validate() const {
-  if (end && *end <= begin)
-    fail<ConfigError>("end: must be above begin, got {} and {}", *end, begin);
+  if (end && *end <= begin) fail_option("end", "must be above begin, got {} and {}", *end, begin);
   if (convert_to_iter_based && !by_epoch) {
-    fail<ConfigError>("convert_to_iter_based: needs by_epoch, since it converts epochs");
+    fail_option("convert_to_iter_based", "needs by_epoch, since it converts epochs");
   }
 }
 

@@ -57,17 +57,17 @@ void TrainLoopOptions::visit(OptionVisitor& visitor) {
 
 void TrainLoopOptions::validate() const {
   if (type && *type != "EpochBasedTrainLoop" && *type != "IterBasedTrainLoop") {
-    fail<ConfigError>("type: must be EpochBasedTrainLoop or IterBasedTrainLoop, got '{}'", *type);
+    fail_option("type", "must be EpochBasedTrainLoop or IterBasedTrainLoop, got '{}'", *type);
   }
   if (type && by_epoch && *by_epoch != (*type == "EpochBasedTrainLoop")) {
-    fail<ConfigError>("by_epoch: {} contradicts type: {}", *by_epoch, *type);
+    fail_option("by_epoch", "{} contradicts type: {}", *by_epoch, *type);
   }
   const char* wanted = counts_epochs() ? "max_epochs" : "max_iters";
   const char* other = counts_epochs() ? "max_iters" : "max_epochs";
   if (!(counts_epochs() ? max_epochs : max_iters)) fail<ConfigError>("{} is missing", wanted);
   if (counts_epochs() ? max_iters : max_epochs) {
-    fail<ConfigError>("{}: this loop counts {}; leave {} out or set by_epoch: {}", other,
-                      counts_epochs() ? "epochs" : "iterations", other, !counts_epochs());
+    fail_option(other, "this loop counts {}; leave {} out or set by_epoch: {}",
+                counts_epochs() ? "epochs" : "iterations", other, !counts_epochs());
   }
   if (dynamic_intervals.is_null()) return;
   const auto is_count = [](const Node& node, int64_t least) {

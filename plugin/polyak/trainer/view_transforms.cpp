@@ -49,7 +49,7 @@ at::Tensor change_some(const at::Tensor& images, const at::Tensor& indices, Chan
 
 void check_pair(const std::vector<double>& range, const char* key) {
   if (range.size() != 2 || range[0] > range[1]) {
-    fail<ConfigError>("{}: needs two numbers, the smaller one first", key);
+    fail_option(key, "needs two numbers, the smaller one first");
   }
 }
 
@@ -210,7 +210,7 @@ void ColorJitterOptions::validate() const {
     if (values->size() != 1) check_pair(*values, key);
   }
   if (hue.size() == 1 && hue[0] < 0) {
-    fail<ConfigError>("hue: one number must be at least 0, got {}", hue[0]);
+    fail_option("hue", "one number must be at least 0, got {}", hue[0]);
   }
 }
 
@@ -266,7 +266,7 @@ void RandomGrayscaleOptions::validate() const {
   double sum = 0;
   for (double weight : channel_weights) sum += weight;
   if (channel_weights.size() != 3 || sum <= 0) {
-    fail<ConfigError>("channel_weights: needs three numbers that are not all 0");
+    fail_option("channel_weights", "needs three numbers that are not all 0");
   }
 }
 

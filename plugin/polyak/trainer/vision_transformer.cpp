@@ -90,12 +90,11 @@ void TransformerOptions::visit(OptionVisitor& visitor) {
 
 void TransformerOptions::validate() const {
   if (embed_dims % num_heads != 0) {
-    fail<ConfigError>("embed_dims: must be a multiple of num_heads, {}; got {}", num_heads,
-                      embed_dims);
+    fail_option("embed_dims", "must be a multiple of num_heads, {}; got {}", num_heads, embed_dims);
   }
   if (embed_dims % 4 != 0) {
-    fail<ConfigError>("embed_dims: must be a multiple of 4, for the position embedding; got {}",
-                      embed_dims);
+    fail_option("embed_dims", "must be a multiple of 4, for the position embedding; got {}",
+                embed_dims);
   }
 }
 

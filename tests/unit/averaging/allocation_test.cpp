@@ -101,7 +101,7 @@ TEST(Allocation, AnUpdateMakesNone) {
                                  .max_iters(100)
                                  .interval(2)
                                  .update_buffers(update_buffers)
-                                 .precision(precision)
+                                 .precision(parse_precision(precision))
                                  .skip_nonfinite(true);
         CosineEMA a(net, options), b(net, options), c(net, options);
         AveragedModel* all[] = {&a, &b, &c};

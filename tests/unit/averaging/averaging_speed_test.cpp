@@ -241,9 +241,9 @@ TEST(UpdateTogether, GivesTheBitsOfSeparateUpdates) {
     averages.push_back(std::make_unique<CosineEMA>(
         net, CosineEMAOptions().momentum(0.3).max_iters(10).interval(2).update_buffers(true)));
     averages.push_back(std::make_unique<StochasticWeightAverage>(
-        net, StochasticWeightAverageOptions().precision("float64")));
-    averages.push_back(
-        std::make_unique<ExponentialMovingAverage>(net, ema(0.7).precision("compensated")));
+        net, StochasticWeightAverageOptions().precision(Precision::float64)));
+    averages.push_back(std::make_unique<ExponentialMovingAverage>(
+        net, ema(0.7).precision(Precision::compensated)));
     return averages;
   };
   const auto together = make();
@@ -282,7 +282,7 @@ TEST(Precision, CompensatedAndFloat64MoveWhereFloat32StandsStill) {
   for (const std::string precision : {"default", "compensated", "float64"}) {
     torch::nn::Linear net(8, 8);
     torch::nn::init::constant_(net->weight, 1.0);
-    ExponentialMovingAverage average(net, ema(1e-6).precision(precision));
+    ExponentialMovingAverage average(net, ema(1e-6).precision(parse_precision(precision)));
     average.update_parameters(net);
     torch::nn::init::constant_(net->weight, 1.01);
     log_of([&] {
@@ -315,7 +315,7 @@ TEST(Precision, CompensationOfTensorsThatNoKernelTakesIsTheSame) {
   };
   at::manual_seed(3);
   Pair net;
-  ExponentialMovingAverage average(net, ema(1e-3).precision("compensated"));
+  ExponentialMovingAverage average(net, ema(1e-3).precision(Precision::compensated));
   average.update_parameters(net);
   for (int i = 0; i < 200; ++i) {
     torch::NoGradGuard no_grad;
@@ -336,12 +336,12 @@ TEST(Precision, CompensationOfTensorsThatNoKernelTakesIsTheSame) {
 TEST(Precision, StateAndCompensationTogetherResumeExactly) {
   at::manual_seed(4);
   Mixed net;
-  ExponentialMovingAverage average(net, ema(1e-3).precision("compensated"));
+  ExponentialMovingAverage average(net, ema(1e-3).precision(Precision::compensated));
   for (int i = 0; i < 20; ++i) {
     net.change(i);
     average.update_parameters(net);
   }
-  ExponentialMovingAverage resumed(net, ema(1e-3).precision("compensated"));
+  ExponentialMovingAverage resumed(net, ema(1e-3).precision(Precision::compensated));
   std::vector<NamedTensor> exact;
   for (const auto& item : average.named_averages()) exact.push_back({item.key(), item.value()});
   EXPECT_TRUE(resumed.load_state(exact, average.steps()).clean());
@@ -360,8 +360,8 @@ TEST(Precision, StateAndCompensationTogetherResumeExactly) {
 TEST(Precision, CastingACompensatedAverageThereAndBackLosesNothing) {
   at::manual_seed(5);
   torch::nn::Linear net(50, 50);
-  ExponentialMovingAverage average(net, ema(1e-3).precision("compensated"));
-  ExponentialMovingAverage untouched(net, ema(1e-3).precision("compensated"));
+  ExponentialMovingAverage average(net, ema(1e-3).precision(Precision::compensated));
+  ExponentialMovingAverage untouched(net, ema(1e-3).precision(Precision::compensated));
   auto step = [&] {
     torch::NoGradGuard no_grad;
     net->weight.add_(at::randn({50, 50}), 0.1);
@@ -379,7 +379,7 @@ TEST(Precision, CastingACompensatedAverageThereAndBackLosesNothing) {
 TEST(Precision, GoesOnAfterTheAveragedCopyWasCastByItself) {
   for (const auto dtype : {at::kDouble, at::kHalf}) {
     torch::nn::Linear net(3, 5);
-    ExponentialMovingAverage average(net, ema(0.5).precision("compensated"));
+    ExponentialMovingAverage average(net, ema(0.5).precision(Precision::compensated));
     for (int i = 0; i < 3; ++i) {
       torch::nn::init::constant_(net->weight, i);
       average.update_parameters(net);
@@ -401,8 +401,8 @@ TEST(Precision, AWeightThatCannotMoveTheAverageWarnsOnceWithTheNumbers) {
   ASSERT_EQ(lines.size(), 1u);
   EXPECT_THAT(lines[0], AllOf(HasSubstr("ExponentialMovingAverage"), HasSubstr("1e-07"),
                               HasSubstr("Float"), HasSubstr("60 %"), HasSubstr("compensated")));
-  EXPECT_TRUE(warnings(ema(1e-7).precision("compensated")).empty());
-  EXPECT_TRUE(warnings(ema(1e-7).precision("float64")).empty());
+  EXPECT_TRUE(warnings(ema(1e-7).precision(Precision::compensated)).empty());
+  EXPECT_TRUE(warnings(ema(1e-7).precision(Precision::float64)).empty());
   EXPECT_TRUE(warnings(ema(1e-4)).empty());
   // Rules with a fast start are judged by where they end up.
   EXPECT_EQ(log_of([&] {

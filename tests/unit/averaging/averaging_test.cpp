@@ -509,7 +509,7 @@ TEST(AverageOptions, OutOfRangeIsRefusedWithTheValueAndTheRange) {
   EXPECT_THAT([&] { MomentumAnnealingEMA(net, MomentumAnnealingEMAOptions().gamma(-1)); },
               ThrowsMessage<ConfigError>(HasSubstr("gamma")));
   EXPECT_THAT([&] { ExponentialMovingAverage(net, ema(0.1).device("warp")); },
-              ThrowsMessage<ConfigError>(HasSubstr("'warp' is no device")));
+              ThrowsMessage<ConfigError>(HasSubstr("'warp' is not a device")));
 }
 
 TEST(AverageOptions, MomentumThatLooksLikeADecayWarns) {

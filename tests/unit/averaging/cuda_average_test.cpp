@@ -62,7 +62,8 @@ void expect_same(const AveragedModel& cpu, const AveragedModel& other) {
 }
 
 CosineEMAOptions options(const std::string& precision = "default") {
-  return CosineEMAOptions().momentum(0.3).max_iters(20).interval(2).precision(precision);
+  return CosineEMAOptions().momentum(0.3).max_iters(20).interval(2).precision(
+      parse_precision(precision));
 }
 
 TEST(CudaAverage, GivesTheBitsOfTheCpu) {

@@ -41,7 +41,7 @@ at::ScalarType held_in(AveragedModel& average) {
 struct Cast {
   explicit Cast(at::ScalarType after, at::ScalarType before = at::kFloat,
                 const std::string& precision = "default")
-      : before(before), average(cast_net(), ema(0.5).precision(precision)) {
+      : before(before), average(cast_net(), ema(0.5).precision(parse_precision(precision))) {
     average.update_parameters(net);
     net->to(after);
     fill(*net, kThird);
@@ -160,7 +160,7 @@ TEST(LateDtype, EveryPrecisionKeepsWhatItHad) {
   for (const char* precision : {"compensated", "float64"}) {
     torch::nn::Linear net(1, 1);
     fill(*net, 1);
-    ExponentialMovingAverage average(net, ema(0.25).precision(precision));
+    ExponentialMovingAverage average(net, ema(0.25).precision(parse_precision(precision)));
     average.update_parameters(net);
     fill(*net, 1 + 0x1p-23);
     average.update_parameters(net);

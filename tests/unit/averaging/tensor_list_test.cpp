@@ -246,7 +246,7 @@ TEST(TensorList, AnAverageOfGrownTensorsGoesOnFromItsRows) {
   for (const char* precision : {"default", "compensated", "float64"}) {
     const at::Tensor small = at::full({2}, 4.0);
     const Model before({{"means", small}});
-    const auto options = ema(0.5).precision(precision);
+    const auto options = ema(0.5).precision(parse_precision(precision));
     ExponentialMovingAverage old(before, options);
     old.update_parameters(before);
     small.copy_(at::tensor({6.0, 8.0}));
