@@ -51,6 +51,14 @@ void read_value(const Node& node, const Key& key, std::vector<T>& value) {
   value = std::move(read);
 }
 
+// A missing key, at the place of its mapping.
+Node absent(const Node& mapping, const std::string& key) {
+  Node node;
+  node.set_place(mapping.place());
+  node.set_path(mapping.path_of(key));
+  return node;
+}
+
 // Collects the names of all keys.
 class NameCollector : public OptionReader {
  public:
@@ -79,10 +87,7 @@ class Reader : public OptionVisitor {
     if (const Node* found = node_.find(key.name)) {
       std::visit([&](const auto& member) { read_member(*found, key, member); }, target);
     } else if (key.required) {
-      Node missing;
-      missing.set_place(node_.place());
-      missing.set_path(node_.path_of(key.name));
-      missing.fail(fmt::format("is missing; {} requires it", owner_));
+      absent(node_, key.name).fail(fmt::format("is missing; {} requires it", owner_));
     }
   }
 
@@ -165,11 +170,9 @@ void read_options(const Node& node, Options& options, const std::string& owner) 
     options.validate();
   } catch (const OptionError& error) {
     const Node* value = node.find(error.key());
-    if (value) value->fail(error.problem());
-    Node missing;
-    missing.set_place(node.place());
-    missing.set_path(node.path_of(error.key()));
-    missing.fail(error.problem());
+    if (value && !value->prefix().empty()) value->fail(error.problem());
+    if (node.prefix().empty()) fail<ConfigError>("{}: {}", owner, error.what());
+    absent(node, error.key()).fail(error.problem());
   } catch (const ConfigError& error) {
     const std::string prefix = node.prefix();
     fail<ConfigError>("{}{}", prefix.empty() ? owner + ": " : prefix, error.what());

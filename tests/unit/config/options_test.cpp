@@ -46,6 +46,32 @@ struct TypedOptions : Options {
   }
 };
 
+enum class Unit { epoch, iteration };
+
+std::string unit_name(Unit unit) {
+  return unit == Unit::epoch ? "epoch" : "iteration";
+}
+Unit parse_unit(const std::string& name) {
+  if (name == "era") fail<ConfigError>("'era' is not a unit");
+  return name == "epoch" ? Unit::epoch : Unit::iteration;
+}
+
+struct UnitOptions : Options {
+  Unit unit = Unit::epoch;
+  std::optional<Unit> other;
+  int64_t begin = 0;
+
+  void visit(OptionVisitor& v) override {
+    v.text<unit_name, parse_unit>("unit", &unit, {"epoch", "iteration"}, "The unit.");
+    v.text<unit_name, parse_unit>("other", &other, {}, "Another unit.");
+    v.key("begin", &begin, "The first one.");
+  }
+  void validate() const override {
+    if (begin > 0 && unit == Unit::epoch) fail_option("begin", "is for iterations");
+    if (other && *other == unit) fail_option("other", "is '{}' like unit", unit_name(unit));
+  }
+};
+
 struct NoOptions : Options {
   void visit(OptionVisitor&) override {}
 };
@@ -176,6 +202,40 @@ TEST(Options, PrefixesValidateWithThePlaceOfTheMapping) {
   options.end_momentum = 0.5;
   EXPECT_EQ(error_of([&] { read_options(Node(), options, "EMAHook"); }),
             "EMAHook: end_momentum must not be above momentum");
+}
+
+TEST(Options, PlacesAnErrorOfValidateAtTheKeyThatItNames) {
+  const auto error = [](const std::string& text) {
+    UnitOptions options;
+    const Node config = parse_config("hook:\n  " + text + "\n", "c.yaml");
+    return error_of([&] { read_options(config.at("hook"), options, "Hook"); });
+  };
+  EXPECT_EQ(error("begin: 3"), "c.yaml:2:10: hook.begin: is for iterations");
+  EXPECT_EQ(error("other: epoch"), "c.yaml:2:10: hook.other: is 'epoch' like unit");
+  UnitOptions options;
+  options.begin = 1;
+  EXPECT_EQ(error_of([&] { check_options(options, "Hook"); }), "Hook: begin: is for iterations");
+  EXPECT_EQ(error_of([&] { read_options(Node(), options, "Hook"); }),
+            "Hook: begin: is for iterations");
+}
+
+TEST(Options, ReadATypeThatStandsAsText) {
+  UnitOptions options;
+  read_options(parse_config("unit: iteration\nother: epoch\n"), options, "Hook");
+  EXPECT_EQ(options.unit, Unit::iteration);
+  EXPECT_EQ(options.other, Unit::epoch);
+  EXPECT_EQ(options_to_node(options).dump(), "unit: iteration\nother: epoch\nbegin: 0\n");
+  read_options(parse_config("other: null\n"), options, "Hook");
+  EXPECT_EQ(options.other, std::nullopt);
+  EXPECT_EQ(error_of([&] { read_options(parse_config("unit: x\n", "c.yaml"), options, "Hook"); }),
+            "c.yaml:1:7: unit: must be one of epoch, iteration, got 'x'");
+  EXPECT_EQ(
+      error_of([&] { read_options(parse_config("other: era\n", "c.yaml"), options, "Hook"); }),
+      "c.yaml:1:8: other: 'era' is not a unit");
+  const auto keys = describe_options(UnitOptions());
+  EXPECT_EQ(keys[0].type, "string");
+  EXPECT_EQ(keys[0].range, "one of epoch, iteration");
+  EXPECT_EQ(keys[1].type, "string or null");
 }
 
 TEST(Options, RestKeepsPlacesAndPaths) {
