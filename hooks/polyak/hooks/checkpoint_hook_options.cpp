@@ -50,32 +50,31 @@ void CheckpointHookOptions::visit(OptionVisitor& visitor) {
 
 void CheckpointHookOptions::validate() const {
   if (interval_ == 0 || interval_ < -1) {
-    fail<ConfigError>("interval: must be at least 1, or -1 for only the last, got {}", interval_);
+    fail_option("interval", "must be at least 1, or -1 for only the last, got {}", interval_);
   }
   if (max_keep_ckpts_ == 0 || max_keep_ckpts_ < -1) {
-    fail<ConfigError>("max_keep_ckpts: must be at least 1, or -1 for all, got {}", max_keep_ckpts_);
+    fail_option("max_keep_ckpts", "must be at least 1, or -1 for all, got {}", max_keep_ckpts_);
   }
   if (!rule_.empty() && rule_.size() != save_best_.size()) {
-    fail<ConfigError>("rule: has {} entries, but save_best has {}", rule_.size(),
-                      save_best_.size());
+    fail_option("rule", "has {} entries, but save_best has {}", rule_.size(), save_best_.size());
   }
   for (const std::string& rule : rule_) {
     if (rule != "greater" && rule != "less") {
-      fail<ConfigError>("rule: must be 'greater' or 'less', got '{}'", rule);
+      fail_option("rule", "must be 'greater' or 'less', got '{}'", rule);
     }
   }
   if (save_best_.size() > 1 && std::count(save_best_.begin(), save_best_.end(), "auto")) {
-    fail<ConfigError>("save_best: 'auto' cannot be combined with other metrics, got {}",
-                      fmt::join(save_best_, ", "));
+    fail_option("save_best", "'auto' cannot be combined with other metrics, got {}",
+                fmt::join(save_best_, ", "));
   }
   for (const std::string& metric : save_best_) {
     const std::string name = lower(metric);
     if (rule_.empty() && metric != "auto" && !mentions(kLarger, name) &&
         !mentions(kSmaller, name)) {
-      fail<ConfigError>(
-          "save_best: it is not known whether larger values of '{}' are better; set rule: greater "
-          "or rule: less",
-          metric);
+      fail_option("save_best",
+                  "it is not known whether larger values of '{}' are better; set rule: greater "
+                  "or rule: less",
+                  metric);
     }
   }
 }

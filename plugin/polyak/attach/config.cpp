@@ -83,9 +83,9 @@ std::optional<int64_t> AttachConfig::streams_kept() const {
 
 void AttachConfig::validate() const {
   if (output_dir && output_dir->empty()) {
-    fail<ConfigError>("output_dir: must not be empty; set a folder, or omit the key");
+    fail_option("output_dir", "must not be empty; set a folder, or omit the key");
   }
-  if (siblings.empty()) fail<ConfigError>("siblings: must be 'beside' or the name of a folder");
+  if (siblings.empty()) fail_option("siblings", "must be 'beside' or the name of a folder");
   streams_kept();
   std::set<std::string> known;
   for (const std::string& name : names) {
@@ -93,10 +93,10 @@ void AttachConfig::validate() const {
       return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
     });
     if (!plain) {
-      fail<ConfigError>(
-          "names: '{}' is not valid in a file name; use letters, digits, '_', '-' and '.'", name);
+      fail_option("names",
+                  "'{}' is not valid in a file name; use letters, digits, '_', '-' and '.'", name);
     }
-    if (!known.insert(name).second) fail<ConfigError>("names: '{}' is listed twice", name);
+    if (!known.insert(name).second) fail_option("names", "'{}' is listed twice", name);
   }
   if (custom_hooks.items().empty()) custom_hooks.fail("is empty; list at least one EMAHook");
   for (const Node& hook : custom_hooks.items()) {

@@ -210,8 +210,8 @@ TEST(Options, PlacesAnErrorOfValidateAtTheKeyThatItNames) {
     const Node config = parse_config("hook:\n  " + text + "\n", "c.yaml");
     return error_of([&] { read_options(config.at("hook"), options, "Hook"); });
   };
-  EXPECT_EQ(error("begin: 3"), "c.yaml:2:10: hook.begin: is for iterations");
-  EXPECT_EQ(error("other: epoch"), "c.yaml:2:10: hook.other: is 'epoch' like unit");
+  EXPECT_EQ(error("begin: 3"), "c.yaml:2:3: hook.begin: is for iterations");
+  EXPECT_EQ(error("other: epoch"), "c.yaml:2:3: hook.other: is 'epoch' like unit");
   UnitOptions options;
   options.begin = 1;
   EXPECT_EQ(error_of([&] { check_options(options, "Hook"); }), "Hook: begin: is for iterations");
@@ -228,10 +228,10 @@ TEST(Options, ReadATypeThatStandsAsText) {
   read_options(parse_config("other: null\n"), options, "Hook");
   EXPECT_EQ(options.other, std::nullopt);
   EXPECT_EQ(error_of([&] { read_options(parse_config("unit: x\n", "c.yaml"), options, "Hook"); }),
-            "c.yaml:1:7: unit: must be one of epoch, iteration, got 'x'");
+            "c.yaml:1:1: unit: must be one of epoch, iteration, got 'x'");
   EXPECT_EQ(
       error_of([&] { read_options(parse_config("other: era\n", "c.yaml"), options, "Hook"); }),
-      "c.yaml:1:8: other: 'era' is not a unit");
+      "c.yaml:1:1: other: 'era' is not a unit");
   const auto keys = describe_options(UnitOptions());
   EXPECT_EQ(keys[0].type, "string");
   EXPECT_EQ(keys[0].range, "one of epoch, iteration");
