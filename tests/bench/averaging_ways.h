@@ -34,7 +34,7 @@ void check(const Way& way);
 
 /// The plain loop of limit.h over one flat array, on LibTorch's threads.
 Way plain_loop_way(const at::Tensor& average, const at::Tensor& source);
-/// Our kernel, cut and shared out as plugin/polyak/averaging/plan.cpp does it.
+/// Our kernel, cut and shared out as plugin/polyak/averaging/chunk_table.cpp does it.
 Way kernel_way(const std::string& name, const std::vector<at::Tensor>& averages,
                const std::vector<at::Tensor>& sources);
 /// What LibTorch has, as "aten:...".

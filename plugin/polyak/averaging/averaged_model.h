@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "polyak/averaging/load_report.h"
 #include "polyak/averaging/model.h"
-#include "polyak/averaging/module_tree.h"
 #include "polyak/averaging/refreshable.h"
 #include "polyak/averaging/swap_guard.h"
 #include "polyak/core/error.h"
@@ -22,24 +22,10 @@
 
 namespace polyak {
 
-struct Slot;
-class Background;
-class ListWatch;
-class Plan;
+struct AverageCore;
 
 /// Makes an empty module of the model's class, for models that cannot be cloned.
 using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
-
-/// What did not fit when values were taken in by name.
-struct LoadReport {
-  std::vector<std::string> missing;     // averaged, but not given
-  std::vector<std::string> unexpected;  // given, but not averaged
-  std::vector<std::string>
-      mismatched;  // "name [2, 3] instead of [2, 4]", "name in Char instead of Float"
-  bool clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
-  /// One line that lists them, for a message.
-  POLYAK_API std::string text() const;
-};
 
 /// An average of a model's weights over the course of training: `avg += weight(k) * (source - avg)`
 /// at every update. Subclasses differ only in their weight.
@@ -87,7 +73,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// otherwise, what the GPU's current stream gets after an update waits until the weights are
   /// copied. With `defer` it goes on, and it is for the caller to call fence() on the stream that
   /// will write the weights, before it does (before optimizer.step()).
-  void defer_fence(bool defer) { defer_fence_ = defer; }
+  void defer_fence(bool defer);
   void fence();
 
   /// For CUDA graphs. update_parameters and update_together can be captured, after the first
@@ -102,7 +88,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
   int64_t steps() const;
   /// Calls that changed nothing, since the model held a NaN or an infinity (skip_nonfinite).
-  int64_t skipped() const { return skipped_; }
+  int64_t skipped() const;
   /// The weight of the new value at call k >= 1, whatever the interval; 1 at k = 0, since it
   /// copies.
   double weight(int64_t k) const;
@@ -201,56 +187,10 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
  private:
   friend void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
   static void warn_if_decay(double momentum, const char* rule_name);
-  void bind(const Model& model);
-  void bind_to(const Model& model);
-  void build_slots(const Model& model, const std::vector<NamedTensor>& tensors);
-  void gather_averages() const;
-  void catch_up() const;
-  void follow_model() const;
-  void check_kind(const Slot& slot, const at::Tensor& source) const;
-  bool could_follow(const Slot& slot, const at::Tensor& source) const;
-  void settle_precision() const;
-  void settle_precision(Slot& slot) const;
-  void take_module_in() const;
-  void take_in_what_was_loaded() const;
-  void count(int64_t steps);
-  void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
-  void finish() const;
-  void prepare(const Model& model);
-  void average_in_background(double weight, bool averages);
-  void keep_for_replays();
-  void check_capture() const;
-  void copy_model();
-  void count_skipped();
-  void check_writable(const char* what, const char* instead) const;
-  void warn_if_stalled();
-  void warn_of_orphans(bool look_at_gradients);
   [[noreturn]] void throw_wrong_module() const;
 
-  Settings settings_;
-  ModuleFactory factory_;
-  std::string model_class_;
-  std::string clone_error_;  // why there is no module that runs; empty when there is one
-  std::shared_ptr<torch::nn::Module> module_;
-  at::Tensor steps_;
-  mutable const void* steps_at_ = nullptr;  // in memory
-  mutable int64_t counted_ = 0;             // what it should hold
-  int64_t skipped_ = 0;
-  bool defer_fence_ = false;
-  bool stall_checked_ = false;
-  bool orphans_told_ = false;
-  mutable bool half_checked_ = false;
-  mutable std::vector<Slot> slots_;  // mutable: what reads them lets them follow the model first
-  std::vector<std::pair<std::string, size_t>>
-      names_;  // every name in the model's order, and its slot
-  mutable std::shared_ptr<Plan> plan_;
-  struct Captured;
-  std::unique_ptr<Captured> captured_;
-  std::unique_ptr<Background> background_;  // uses the plan: goes first
-  const void* bound_to_ = nullptr;
-  ModuleTree tree_;                        // of the model that this is bound to
-  std::unique_ptr<ListWatch> list_watch_;  // where that is a list
-  std::weak_ptr<SwapState> swap_;
+  // All state: one more field of it moves no member of a class that derives from this.
+  std::unique_ptr<AverageCore> core_;
 };
 
 /// update_parameters for several averages over one model in one pass: the model's weights are read

@@ -7,13 +7,11 @@
 #include <mutex>
 #include <thread>
 
-#include "polyak/core/export.h"
-
 namespace polyak {
 
 /// One thread that does one job at a time. start() and wait() belong to one caller; what a job
 /// wrote is there for the caller after wait().
-class POLYAK_API Background {
+class Background {
  public:
   Background() = default;
   Background(const Background&) = delete;

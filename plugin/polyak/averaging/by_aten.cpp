@@ -9,8 +9,8 @@
 namespace polyak {
 namespace {
 
-/// The unit of `lost` beside each average, as float64; 0 where nothing is kept.
-at::Tensor unit_of_lost(const at::Tensor& average) {
+/// The unit of the residual beside each average, as float64; 0 where nothing is kept.
+at::Tensor unit_of_residual(const at::Tensor& average) {
   const at::Tensor bits = average.contiguous().view(at::kInt);
   const at::Tensor exponent = bits.bitwise_and(0x7f800000).div(1 << 23, "floor");
   const at::Tensor unit = at::pow(2.0, (exponent - (127 + 39)).to(at::kDouble));
@@ -30,21 +30,22 @@ void lerp_by_aten(const at::Tensor& average, const at::Tensor& source, double we
 }
 
 void lerp_by_aten(const Slot& slot, double weight) {
-  if (!slot.lost.defined()) return lerp_by_aten(slot.average, slot.source, weight);
-  const at::Tensor wide = widen_compensated(slot.average, slot.lost);
+  if (!slot.residual.defined()) return lerp_by_aten(slot.average, slot.source, weight);
+  const at::Tensor wide = widen_compensated(slot.average, slot.residual);
   lerp_by_aten(wide, slot.source, weight);
-  narrow_compensated(wide, slot.average, slot.lost);
+  narrow_compensated(wide, slot.average, slot.residual);
 }
 
-at::Tensor widen_compensated(const at::Tensor& average, const at::Tensor& lost) {
-  return average.to(at::kDouble) + lost.to(at::kDouble) * unit_of_lost(average);
+at::Tensor widen_compensated(const at::Tensor& average, const at::Tensor& residual) {
+  return average.to(at::kDouble) + residual.to(at::kDouble) * unit_of_residual(average);
 }
 
-void narrow_compensated(const at::Tensor& wide, const at::Tensor& average, const at::Tensor& lost) {
+void narrow_compensated(const at::Tensor& wide, const at::Tensor& average,
+                        const at::Tensor& residual) {
   average.copy_(wide);
-  const at::Tensor unit = unit_of_lost(average);
+  const at::Tensor unit = unit_of_residual(average);
   const at::Tensor units = ((wide - average.to(at::kDouble)) / unit).round();
-  lost.copy_(units.masked_fill(unit.eq(0), 0).clamp(-32768, 32767));
+  residual.copy_(units.masked_fill(unit.eq(0), 0).clamp(-32768, 32767));
 }
 
 bool are_finite_by_aten(const std::vector<at::Tensor>& tensors) {

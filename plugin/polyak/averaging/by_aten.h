@@ -17,9 +17,10 @@ void lerp_by_aten(const at::Tensor& average, const at::Tensor& source, double we
 void lerp_by_aten(const Slot& slot, double weight);
 
 /// A compensated average in float64, which holds all of it.
-at::Tensor widen_compensated(const at::Tensor& average, const at::Tensor& lost);
+at::Tensor widen_compensated(const at::Tensor& average, const at::Tensor& residual);
 /// Rounds a float64 tensor to float32 and what that loses, in int16.
-void narrow_compensated(const at::Tensor& wide, const at::Tensor& average, const at::Tensor& lost);
+void narrow_compensated(const at::Tensor& wide, const at::Tensor& average,
+                        const at::Tensor& residual);
 
 /// Whether no element is NaN or infinite. Waits for the tensors' devices, once for each.
 bool are_finite_by_aten(const std::vector<at::Tensor>& tensors);

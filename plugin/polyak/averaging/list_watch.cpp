@@ -12,11 +12,11 @@ bool is_trainable(const at::Tensor& tensor) {
 
 }  // namespace
 
-std::vector<std::string> ListWatch::held_by_nobody_else(const std::vector<Slot>& slots) const {
+std::vector<std::string> ListWatch::held_by_nobody_else(const Slots& slots) const {
   std::vector<std::string> names;
   const size_t averages = static_cast<size_t>(averages_.use_count()) - 1;
   for (const Slot& slot : slots) {
-    const size_t ours = 1 + slot.also.size() + averages;
+    const size_t ours = 1 + slot.aliases.size() + averages;
     // A view's numbers are somebody's.
     if (is_trainable(slot.source) && slot.source.use_count() <= ours && slot.source.has_storage() &&
         slot.source.storage().use_count() == 1) {
@@ -26,7 +26,7 @@ std::vector<std::string> ListWatch::held_by_nobody_else(const std::vector<Slot>&
   return names;
 }
 
-std::vector<std::string> ListWatch::without_new_gradient(const std::vector<Slot>& slots) {
+std::vector<std::string> ListWatch::without_new_gradient(const Slots& slots) {
   gradients_.resize(slots.size());
   bool any_new = false;
   std::vector<std::string> names;

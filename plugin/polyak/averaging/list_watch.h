@@ -24,9 +24,9 @@ class ListWatch {
   explicit ListWatch(std::shared_ptr<const void> averages) : averages_(std::move(averages)) {}
 
   /// Leaves that need a gradient, and that only the list and its averages hold.
-  std::vector<std::string> held_by_nobody_else(const std::vector<Slot>& slots) const;
+  std::vector<std::string> held_by_nobody_else(const Slots& slots) const;
   /// Leaves that had new gradients before, but none since the last call, while another had.
-  std::vector<std::string> without_new_gradient(const std::vector<Slot>& slots);
+  std::vector<std::string> without_new_gradient(const Slots& slots);
 
  private:
   struct Gradient {

@@ -54,7 +54,8 @@ class POLYAK_API Model {
   /// own buffers, then its children. A tensor that stands under several names is listed under each.
   std::vector<NamedTensor> tensors() const;
 
-  /// Equal for handles to the same model.
+  /// Equal for handles to the same model. An address, which another model may have once this one is
+  /// gone.
   const void* identity() const;
   /// The nn module, or nullptr for another kind.
   torch::nn::Module* nn_module() const { return module_; }
@@ -68,7 +69,8 @@ class POLYAK_API Model {
   std::string class_name() const;
 
  private:
-  friend class AveragedModel;
+  friend class ModelBinding;
+  friend class ModelIdentity;
   struct List;
   std::shared_ptr<torch::nn::Module> owner_;
   torch::nn::Module* module_ = nullptr;

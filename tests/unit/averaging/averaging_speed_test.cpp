@@ -9,7 +9,6 @@
 #include <cmath>
 #include <limits>
 
-#include "polyak/averaging/plan.h"
 #include "polyak/polyak.h"
 #include "support/averages.h"
 
@@ -59,32 +58,6 @@ void expect_same(const AveragedModel& a, const AveragedModel& b) {
 }
 
 // ---- work shared out
-
-TEST(ChunkTable, ThreadsGetTheSameBytesWhetherTensorsAreHugeOrTiny) {
-  const int before = at::get_num_threads();
-  at::set_num_threads(2);
-  const kernels::Span huge{nullptr, nullptr, 4000000, kernels::DType::float32,
-                           kernels::DType::float32};
-  const kernels::Span tiny{nullptr, nullptr, 100, kernels::DType::float32, kernels::DType::float32};
-  std::vector<kernels::Span> spans(20000, tiny);
-  spans.push_back(huge);
-  const ChunkTable table(spans);
-  std::mutex mutex;
-  std::vector<int64_t> bytes;
-  std::vector<int> visits(table.size());
-  table.share_out([&](size_t first, size_t last) {
-    int64_t sum = 0;
-    for (size_t i = first; i < last; ++i) sum += kernels::traffic_of(table.data()[i]) + 512;
-    std::lock_guard<std::mutex> lock(mutex);
-    for (size_t i = first; i < last; ++i) ++visits[i];
-    bytes.push_back(sum);
-  });
-  at::set_num_threads(before);
-  ASSERT_EQ(bytes.size(), 2u);
-  EXPECT_THAT(visits, testing::Each(1));
-  const auto [least, most] = std::minmax_element(bytes.begin(), bytes.end());
-  EXPECT_LT(static_cast<double>(*most - *least), 0.02 * static_cast<double>(*most));
-}
 
 TEST(Update, GivesTheSameBitsOnAnyNumberOfThreads) {
   const int before = at::get_num_threads();

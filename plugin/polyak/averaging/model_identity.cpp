@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/averaging/model_identity.h"
+
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/nn/module.h>
+
+namespace polyak {
+
+ModelIdentity::ModelIdentity(const Model& model) : address_(model.identity()) {
+  if (model.script()) {
+    using Kept = c10::weak_intrusive_ptr<c10::ivalue::Object>;
+    kept_memory_ = std::make_shared<const Kept>(model.script()->_ivalue());
+    return;
+  }
+  if (model.is_list()) {
+    owner_ = model.list_;
+  } else {
+    owner_ = model.nn_module()->weak_from_this();
+  }
+  // A module may have had an owner that let go of it; the address is all that is known of it then.
+  has_owner_ = !owner_.expired();
+}
+
+}  // namespace polyak

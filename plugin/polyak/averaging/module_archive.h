@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/serialize/archive.h>
+
+namespace polyak {
+
+/// Copies an archive's tensors into the module's of the same names, which keep their dtypes, where
+/// LibTorch's own load() reads numbers of another dtype as if they were of the module's.
+/// @throws Error, before anything was copied, where a shape differs, or the kind of numbers of a
+///   parameter
+void load_module(torch::serialize::InputArchive& archive, torch::nn::Module& module);
+
+}  // namespace polyak
