@@ -73,12 +73,14 @@ bool holds(const void* dictionary, const void* const* seen, size_t size) {
 }  // namespace
 
 ModuleTree::ModuleTree(const Module& root) {
-  add(root);
+  add(root, /*is_root=*/true);
 }
 
-void ModuleTree::add(const Module& module) {
+void ModuleTree::add(const Module& module, bool is_root) {
   const auto add_part = [&](const auto& dictionary, Kind kind) {
-    if (dictionary.is_empty()) return;
+    // Thousands of empty ones would be looked at for nothing; those of the root tell an empty model
+    // from another one at its address.
+    if (dictionary.is_empty() && !is_root) return;
     parts_.push_back({&dictionary, kind, dictionary.size()});
     for (const auto& item : dictionary) seen_.push_back(entry(item.value()));
   };
@@ -86,7 +88,7 @@ void ModuleTree::add(const Module& module) {
   add_part(module.*member(Buffers()), Kind::tensors);
   const Children& children = module.*member(Submodules());
   add_part(children, Kind::modules);
-  for (const auto& child : children) add(*child.value());
+  for (const auto& child : children) add(*child.value(), /*is_root=*/false);
 }
 
 ModuleTree::ModuleTree(const torch::jit::Module& root) {

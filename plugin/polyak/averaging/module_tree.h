@@ -33,7 +33,8 @@ class ModuleTree {
   explicit ModuleTree(const torch::jit::Module& root);
 
   /// Whether every dictionary of parameters, buffers or children that had an entry still has the
-  /// same ones. The root must live; what else is gone is noticed.
+  /// same ones, and the root's dictionaries no new ones. The root must live; what else is gone is
+  /// noticed.
   bool is_current() const;
 
  private:
@@ -45,7 +46,7 @@ class ModuleTree {
     Kind kind;
     size_t size;
   };
-  void add(const torch::nn::Module& module);
+  void add(const torch::nn::Module& module, bool is_root);
   void add(const c10::ivalue::Object& script);
 
   std::vector<Part> parts_;        // those of parents first

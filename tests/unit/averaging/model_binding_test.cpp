@@ -28,6 +28,15 @@ TEST(ModelBinding, IsCurrentUntilAModuleOfTheModelIsReplaced) {
   EXPECT_TRUE(binding.is_current(net));
 }
 
+TEST(ModelBinding, SeesTheFirstTensorOfAModelThatHadNone) {
+  torch::nn::Module net;
+  ModelBinding binding;
+  binding.bind(net);
+  EXPECT_TRUE(binding.is_current(net));
+  net.register_parameter("first", at::ones({2}));
+  EXPECT_FALSE(binding.is_current(net));
+}
+
 TEST(ModelBinding, NamesWhatNobodyTrainsOnceAndOfListsAlone) {
   Slots slots;
   {

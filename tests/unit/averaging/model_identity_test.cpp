@@ -3,18 +3,25 @@
 #include "polyak/averaging/model_identity.h"
 
 #include <ATen/ATen.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/nn/module.h>
+#include <torch/utils.h>
 
-#include <memory>
-#include <string>
-#include <utility>
+#include <functional>
+#include <optional>
+
+#include "support/averages.h"
 
 namespace polyak::test {
 namespace {
 
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
 struct Net : torch::nn::Module {
+  /// Without a tensor.
+  Net() = default;
   explicit Net(double value) : Net("weight", at::full({4}, value)) {}
   Net(const std::string& name, const at::Tensor& tensor) { register_parameter(name, tensor); }
 };
@@ -30,6 +37,10 @@ class Room {
  private:
   alignas(Net) unsigned char place_[sizeof(Net)];
 };
+
+double value_of(const AveragedModel& average, const std::string& name) {
+  return average_of(average, name).flatten()[0].item<double>();
+}
 
 TEST(ModelIdentity, IsThatOfEveryHandleToTheModelAndOfNoOther) {
   const auto net = std::make_shared<Net>(1), other = std::make_shared<Net>(1);
@@ -73,6 +84,94 @@ TEST(ModelIdentity, KeepsNoModuleAlive) {
   const ModelIdentity identity{Model(net)};
   net.reset();
   EXPECT_TRUE(alive.expired());
+}
+
+// ---- averages
+
+TEST(FreedAddress, AModuleWithoutAnOwnerThatStandsThereIsAveraged) {
+  std::optional<Net> net(std::in_place, 4.0);
+  ExponentialMovingAverage average(*net, ema(0.5));
+  average.update_parameters(*net);
+  const void* address = &*net;
+  net.emplace(8.0);
+  ASSERT_EQ(&*net, address);
+  average.update_parameters(*net);
+  EXPECT_EQ(value_of(average, "weight"), 6);
+  const auto guard = average.swap(*net);
+  EXPECT_EQ(net->named_parameters()["weight"][0].item<float>(), 6);
+}
+
+TEST(FreedAddress, AModuleThatStandsWhereAnEmptyOneWasIsAveraged) {
+  std::optional<Net> net(std::in_place);
+  ExponentialMovingAverage average(*net, ema(0.5));
+  average.update_parameters(*net);
+  net.emplace(8.0);
+  average.update_parameters(*net);
+  EXPECT_EQ(value_of(average, "weight"), 8);
+}
+
+TEST(FreedAddress, AnOwnedModuleThatStandsThereIsAveragedUnderItsOwnNames) {
+  Room room;
+  auto net = room.owned(4.0);
+  const at::Tensor weight = net->named_parameters()["weight"];
+  ExponentialMovingAverage average(net, ema(0.5));
+  average.update_parameters(net);
+  net.reset();
+  net = room.owned(8.0);
+  average.update_parameters(net);
+  EXPECT_EQ(value_of(average, "weight"), 6);
+  // The very tensors, but as another model's: addresses of tensors do not tell.
+  const at::Tensor same = net->named_parameters()["weight"];
+  net.reset();
+  net = room.owned("renamed", same);
+  EXPECT_THAT([&] { average.update_parameters(net); },
+              ThrowsMessage<Error>(HasSubstr("lacks what is averaged: weight")));
+}
+
+/// Averages models that are built one after another, each after the last one went, as many times as
+/// an allocator needs to give one the address of another.
+void expect_each_is_averaged(const std::string& name, const std::function<Model(double)>& make) {
+  std::optional<Model> model(make(0));
+  ExponentialMovingAverage average(*model, ema(0.5));
+  average.update_parameters(*model);
+  double expected = 0;
+  for (int i = 1; i <= 20; ++i) {
+    model.reset();
+    model.emplace(make(1 << i));
+    average.update_parameters(*model);
+    expected += ((1 << i) - expected) * 0.5;
+    ASSERT_EQ(value_of(average, name), expected) << i;
+  }
+}
+
+TEST(FreedAddress, AListThatStandsThereIsAveraged) {
+  expect_each_is_averaged("weight", [](double value) {
+    return Model({{"weight", at::full({4}, value, at::kDouble)}});
+  });
+}
+
+TEST(FreedAddress, ATorchScriptModuleThatStandsThereIsAveraged) {
+  expect_each_is_averaged("weight", [](double value) {
+    torch::jit::Module net("net");
+    net.register_parameter("weight", at::full({4}, value, at::kDouble), false);
+    return Model(net);
+  });
+}
+
+TEST(FreedAddress, ATorchScriptModuleOfNothingButIntegersIsCopied) {
+  const auto make = [](int64_t value) {
+    torch::jit::Module net("net");
+    net.register_buffer("count", at::full({}, value, at::kLong));
+    return net;
+  };
+  std::optional<torch::jit::Module> net(make(0));
+  ExponentialMovingAverage average(*net, ema(0.5));
+  for (int64_t i = 1; i <= 20; ++i) {
+    net.reset();
+    net.emplace(make(i));
+    average.update_parameters(*net);
+    ASSERT_EQ(value_of(average, "count"), static_cast<double>(i));
+  }
 }
 
 }  // namespace
