@@ -23,6 +23,7 @@
 namespace polyak {
 
 struct AverageCore;
+struct AverageState;
 
 /// Makes an empty module of the model's class, for models that cannot be cloned.
 using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
@@ -114,6 +115,14 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   torch::OrderedDict<std::string, at::Tensor> named_averages() const;
   /// The same in the model's dtypes: what a checkpoint stores.
   std::vector<NamedTensor> state();
+  /// Everything that an average needs to continue with the same bits, as handles to the average's
+  /// tensors. The struct is in polyak/averaging/average_state.h.
+  AverageState state_dict();
+  /// Takes such a state over, by name: count, values, what is kept beyond the model's dtype. What
+  /// does not fit stays as it was and is reported. The average keeps its own rule and options; a
+  /// state of another rule is warned about.
+  /// @throws Error for a negative count
+  LoadReport load_state_dict(const AverageState& state);
   /// Takes values in by name and sets steps. What does not fit stays as it was and is reported.
   LoadReport load_state(const std::vector<NamedTensor>& values, int64_t steps);
   /// With `precision: compensated`, what float32 cannot hold of the averages: int16 tensors of

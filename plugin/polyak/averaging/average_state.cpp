@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/averaging/average_state.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "polyak/averaging/averaged_model.h"
+#include "polyak/core/log.h"
+
+namespace polyak {
+namespace {
+
+std::vector<NamedTensor> clones_of(std::vector<NamedTensor> tensors) {
+  for (NamedTensor& item : tensors) item.tensor = item.tensor.detach().clone();
+  return tensors;
+}
+
+/// Calls `action` with the memory of each tensor.
+template <class Action>
+void for_each_storage(const AverageState& state, Action&& action) {
+  for (const auto* tensors : {&state.values, &state.exact, &state.compensation}) {
+    for (const NamedTensor& item : *tensors) {
+      if (item.tensor.has_storage()) action(item.tensor.storage().unsafeGetStorageImpl());
+    }
+  }
+}
+
+bool share_memory(const AverageState& a, const AverageState& b) {
+  std::unordered_set<const void*> of_a;
+  for_each_storage(a, [&](const void* storage) { of_a.insert(storage); });
+  bool shared = false;
+  for_each_storage(b, [&](const void* storage) { shared = shared || of_a.count(storage) != 0; });
+  return shared;
+}
+
+}  // namespace
+
+AverageState AverageState::clone() const {
+  AverageState copy = *this;
+  copy.values = clones_of(std::move(copy.values));
+  copy.exact = clones_of(std::move(copy.exact));
+  copy.compensation = clones_of(std::move(copy.compensation));
+  return copy;
+}
+
+AverageState AveragedModel::state_dict() {
+  AverageState state;
+  state.rule = rule_name();
+  state.options = rule_options();
+  state.steps = steps();
+  state.values = this->state();
+  const auto averages = named_averages();
+  for (NamedTensor& item : state.values) {
+    item.tensor = item.tensor.detach();
+    const at::Tensor& average = averages[item.name];
+    if (average.scalar_type() != item.tensor.scalar_type()) {
+      state.exact.push_back({item.name, average.detach(), item.buffer});
+    }
+  }
+  state.compensation = compensation();
+  return state;
+}
+
+LoadReport AveragedModel::load_state_dict(const AverageState& state) {
+  if (state.steps < 0) {
+    fail<Error>("load_state_dict: steps is {}; it counts updates, from 0", state.steps);
+  }
+  // The rounded values are written before the exact ones are read.
+  if (share_memory(state, state_dict())) return load_state_dict(state.clone());
+
+  LoadReport report = load_state(state.values, state.steps);
+  if (!state.exact.empty()) {
+    for (std::string& text : load_state(state.exact, state.steps).mismatched) {
+      auto& known = report.mismatched;
+      if (std::find(known.begin(), known.end(), text) == known.end()) {
+        known.push_back(std::move(text));
+      }
+    }
+  }
+  load_compensation(state.compensation);
+  if (!state.rule.empty() && state.rule != rule_name()) {
+    log_warning("{}: the state was made by {}; the average continues with {}", rule_name(),
+                state.rule, rule_name());
+  }
+  return report;
+}
+
+}  // namespace polyak
