@@ -111,6 +111,9 @@ struct POLYAK_API Options {
   /// Checks what ranges of single keys cannot express. Throws OptionError, which names a key, or
   /// ConfigError; the reader adds the place.
   virtual void validate() const {}
+  /// Receives the mapping that the options were read from, or null: for options that need to know
+  /// where a key was written after it was read.
+  virtual void keep_places(const Node& /*block*/) {}
 };
 
 /// An error in the value of one key. The reader of a config reports it at the place of that key.

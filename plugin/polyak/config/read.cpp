@@ -166,6 +166,7 @@ void read_options(const Node& node, Options& options, const std::string& owner) 
   refuse_unknown_keys(node, options, owner);
   Reader reader(node, owner);
   options.visit(reader);
+  options.keep_places(node);
   try {
     options.validate();
   } catch (const OptionError& error) {

@@ -49,6 +49,29 @@ std::string RegistryBase::type_of(const Node& node) const {
                          fmt::join(names(), ", ")));
 }
 
+void RegistryBase::refuse_unknown_keys(const Node& node, const std::vector<KeyDescription>& keys,
+                                       const std::string& owner,
+                                       const std::vector<KeyDescription>& owner_keys,
+                                       const std::string& reason) {
+  std::set<std::string> of_both;
+  for (const auto* descriptions : {&keys, &owner_keys}) {
+    for (const KeyDescription& key : *descriptions) {
+      if (!key.rest) of_both.insert(key.name);
+    }
+  }
+  for (const auto& [name, value] : node.entries()) {
+    const bool known = std::any_of(keys.begin(), keys.end(), [&](const KeyDescription& key) {
+      return key.rest || key.name == name;
+    });
+    if (known || name == "type") continue;
+    const std::vector<std::string> names(of_both.begin(), of_both.end());
+    const std::string near = nearest_name(name, names);
+    value.fail(fmt::format("unknown key; {}{} takes: {} (with {})",
+                           near.empty() ? "" : fmt::format("did you mean '{}'? ", near), owner,
+                           fmt::join(names, ", "), reason));
+  }
+}
+
 void RegistryBase::refuse_size(const Node& node, const std::exception& error) {
   const Node* type = node.is_mapping() ? node.find("type") : nullptr;
   const std::string name = type && type->is_scalar() ? type->text() : "it";

@@ -44,6 +44,11 @@ class POLYAK_API RegistryBase {
   /// The `type` of a config node. Throws ConfigError if it is missing, not a string, or not
   /// registered; the message lists the registered names and the closest one.
   std::string type_of(const Node& node) const;
+  /// Throws ConfigError at the first key of the node that is neither in `keys` nor in `owner_keys`.
+  static void refuse_unknown_keys(const Node& node, const std::vector<KeyDescription>& keys,
+                                  const std::string& owner,
+                                  const std::vector<KeyDescription>& owner_keys,
+                                  const std::string& reason);
   /// Throws ConfigError at the node if `error` means that there was not enough memory.
   static void refuse_size(const Node& node, const std::exception& error);
 
@@ -103,6 +108,17 @@ class Registry : public RegistryBase {
         throw;
       }
     };
+  }
+
+  /// Like prepare(), for a block that `owner` shares: it read some keys, and the node holds the
+  /// others. A key that neither knows is reported with the closest name and the names of both.
+  /// @param type_key the owner's key that holds the node's `type`
+  Maker prepare_shared(const Node& node, const std::string& owner, const Options& owner_options,
+                       const std::string& type_key) const {
+    const std::string type = type_of(node);
+    refuse_unknown_keys(node, describe(type).keys, owner, describe_options(owner_options),
+                        type_key + " " + type);
+    return prepare(node);
   }
 
   /// Builds an object of the node's `type` from the node's other keys.

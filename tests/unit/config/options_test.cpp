@@ -33,6 +33,7 @@ struct HookOptions : Options {
   }
   void validate() const override {
     if (end_momentum > momentum) fail<ConfigError>("end_momentum must not be above momentum");
+    if (device == "warp") fail_option("device", "'warp' is not a device");
   }
 };
 
@@ -236,6 +237,18 @@ TEST(Options, ReadATypeThatStandsAsText) {
   EXPECT_EQ(keys[0].type, "string");
   EXPECT_EQ(keys[0].range, "one of epoch, iteration");
   EXPECT_EQ(keys[1].type, "string or null");
+}
+
+TEST(Options, PlacesWhatValidateSaysOfAKeyAtThatKey) {
+  EXPECT_EQ(read_error("interval: 2\n    device: warp"),
+            "c.yaml:3:5: hooks[0].device: 'warp' is not a device");
+  HookOptions options;
+  options.device = "warp";
+  EXPECT_EQ(error_of([&] { read_options(Node(), options, "EMAHook"); }),
+            "EMAHook: device: 'warp' is not a device");
+  EXPECT_EQ(
+      error_of([&] { read_options(parse_config("interval: 2", "c.yaml"), options, "EMAHook"); }),
+      "c.yaml:1:1: device: 'warp' is not a device");
 }
 
 TEST(Options, RestKeepsPlacesAndPaths) {
