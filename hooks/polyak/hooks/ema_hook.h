@@ -3,7 +3,6 @@
 
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +11,16 @@
 #include "polyak/runtime/hook.h"
 
 namespace polyak {
+
+class KnownModel;
+
+/// What makes an update of an average.
+enum class UpdateCount {
+  optimizer_steps,  // each step of the optimizer
+  iterations,       // each iteration, with a step or without, as MMEngine counts
+};
+/// The name in configs and checkpoints: "optimizer_steps" or "iterations".
+POLYAK_API std::string update_count_name(UpdateCount count);
 
 struct POLYAK_API EMAHookOptions : Options {
   /// The registered name of the average.
@@ -32,16 +41,18 @@ struct POLYAK_API EMAHookOptions : Options {
   bool evaluate_on_ema() const { return evaluate_on_ema_; }
   EMAHookOptions& evaluate_on_origin(bool value) { return evaluate_on_origin_ = value, *this; }
   bool evaluate_on_origin() const { return evaluate_on_origin_; }
-  /// "optimizer_steps" or "iterations".
-  EMAHookOptions& count(std::string value) { return count_ = std::move(value), *this; }
-  const std::string& count() const { return count_; }
-  bool counts_iterations() const { return count_ == "iterations"; }
+  EMAHookOptions& count(UpdateCount value) { return count_ = value, *this; }
+  UpdateCount count() const { return count_; }
+  bool counts_iterations() const { return count_ == UpdateCount::iterations; }
   /// Tells several averages over one model apart; the one without a name is the first.
   EMAHookOptions& name(std::string value) { return name_ = std::move(value), *this; }
   const std::string& name() const { return name_; }
 
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
+  void keep_places(const Node& block) override;
+  /// What builds the average: its own keys, and ema_type as `type`.
+  Node average_node() const;
 
  private:
   std::string ema_type_ = "ExponentialMovingAverage";
@@ -50,9 +61,10 @@ struct POLYAK_API EMAHookOptions : Options {
   int64_t begin_epoch_ = 0;
   bool evaluate_on_ema_ = true;
   bool evaluate_on_origin_ = false;
-  std::string count_ = "optimizer_steps";
+  UpdateCount count_ = UpdateCount::optimizer_steps;
   std::string name_;
   Node average_ = Node::mapping();
+  Place type_place_;  // of ema_type
 };
 
 /// Keeps an average of the model's weights during training, evaluates it, and saves it: MMEngine's
@@ -66,14 +78,15 @@ struct POLYAK_API EMAHookOptions : Options {
 /// Several EMAHooks can share a model: one without a name, as above, the others with a `name` each.
 /// A named average is evaluated in a pass of its own (metrics carry `_<name>`), and saved whole
 /// under `ema_state_dict.<name>`. Hooks that follow each other without a hook of another kind
-/// between them update in one pass over the model's weights.
+/// between them update in one pass over the model's weights: each leaves its update to the runner's
+/// AverageSet, and the last of them flushes it.
 class POLYAK_API EMAHook : public Hook {
  public:
   /// Checks everything, the average's own keys too; `averages` must outlive the hook.
   /// @throws ConfigError
   EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages);
 
-  std::string name() const override { return "EMAHook"; }
+  std::string name() const override;
   bool changes_checkpoints() const override { return true; }
 
   void check_run(Runner& runner) override;
@@ -81,7 +94,9 @@ class POLYAK_API EMAHook : public Hook {
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void before_train_epoch(Runner& runner) override;
-  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+  /// Final, since a neighbour leaves its update to the set in the knowledge that this one flushes
+  /// it.
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) final;
   void before_val_epoch(Runner& runner) override { begin_evaluation(runner); }
   void after_val_epoch(Runner& runner, Scalars& metrics) override {
     end_evaluation(runner, metrics);
@@ -93,34 +108,29 @@ class POLYAK_API EMAHook : public Hook {
   void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
   void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
 
-  /// The average; a null pointer before before_run.
+  /// The average; a null pointer before before_run. A handle: an update that is left to a neighbour
+  /// comes with that one, or with the next look at runner.averages().
   const std::shared_ptr<AveragedModel>& average() const { return average_; }
 
  private:
   bool started(const Runner& runner) const;
-  void join_neighbours(Runner& runner);
+  bool is_followed(Runner& runner) const;
   bool is_first() const { return options_.name().empty(); }
-  std::string suffix() const { return is_first() ? "" : "_" + options_.name(); }  // of scalars
+  /// The average after the updates that are due.
+  AveragedModel& flushed(Runner& runner) const;
   void begin_evaluation(Runner& runner);
   void end_evaluation(Runner& runner, Scalars& metrics);
-  /// The name of the checkpoint's average that goes on as this one; nothing for a new average.
-  std::optional<std::string> find_average(Runner& runner, const Value& checkpoint) const;
-  bool matches(const Value& checkpoint, const std::string& name) const;
-  int64_t steps_of(const Runner& runner, const Value& checkpoint, const std::string& name) const;
-  void load(const Runner& runner, const Value& checkpoint, const std::string& name);
-  void report(const LoadReport& report, const std::string& what, bool strict) const;
+  void load(Runner& runner, const Value& checkpoint, const std::string& name);
+  void report(const LoadReport& report, const std::string& what) const;
 
   EMAHookOptions options_;
-  const Registry<AveragedModel>& averages_;
   Node average_node_;
   Registry<AveragedModel>::Maker make_average_;
   std::shared_ptr<AveragedModel> average_;
-  const void* model_ = nullptr;
+  std::shared_ptr<const KnownModel> model_;
   int64_t steps_seen_ = 0;
   bool start_from_average_ = false;
-  bool due_ = false;               // an update belongs to this iteration
-  std::vector<EMAHook*> updates_;  // whose updates this hook makes; the last of neighbours has all
-  std::vector<AveragedModel*> together_;
+  bool at_once_ = false;  // no update waits for a neighbour
   SwapGuard guard_;
 };
 

@@ -15,7 +15,7 @@ struct Column {
   std::string title;
 };
 
-std::vector<Column> columns_of(const Scalars& metrics, const std::vector<NamedAverage>& averages) {
+std::vector<Column> columns_of(const Scalars& metrics, const AverageSet& averages) {
   std::string rule;
   for (const NamedAverage& item : averages) {
     if (item.name.empty()) rule = item.average->rule_name();
@@ -36,7 +36,7 @@ std::vector<Column> columns_of(const Scalars& metrics, const std::vector<NamedAv
 }  // namespace
 
 std::string validation_table(const std::vector<TrainRunner::Validation>& validations,
-                             const std::vector<NamedAverage>& averages) {
+                             const AverageSet& averages) {
   if (validations.empty()) return "";
   const std::vector<Column> columns = columns_of(validations.back().metrics, averages);
   const char* unit = validations.back().by_epoch ? "epoch" : "iteration";

@@ -13,6 +13,6 @@ namespace polyak::cli {
 /// side where both the averaged and the raw weights were measured (`accuracy` and
 /// `accuracy_origin`).
 std::string validation_table(const std::vector<TrainRunner::Validation>& validations,
-                             const std::vector<NamedAverage>& averages);
+                             const AverageSet& averages);
 
 }  // namespace polyak::cli

@@ -782,10 +782,7 @@ bool LoopHooks::validated() const {
 }
 
 std::shared_ptr<AveragedModel> LoopHooks::average(const std::string& name) const {
-  for (const NamedAverage& item : loop_->averages()) {
-    if (item.name == name) return item.average;
-  }
-  return nullptr;
+  return loop_->averages().find(name);
 }
 
 Runner& LoopHooks::runner() {

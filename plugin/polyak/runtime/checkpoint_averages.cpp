@@ -19,7 +19,7 @@ constexpr const char* kAveraged = "averaged";
 constexpr const char* kEmaState = "ema_state_dict";
 constexpr const char* kSteps = "steps";
 // No objects: attach saves while a program's objects go.
-constexpr std::string_view kModule = "module.";
+constexpr std::string_view kModule = kAveragePrefix;
 constexpr std::string_view kNamed = "ema_state_dict.";
 
 /// Of `polyak.averages`.
@@ -131,7 +131,75 @@ std::string entry_to_restore(const Value& checkpoint) {
   return weights ? entry_of(checkpoint, weights->as_string()) : "";
 }
 
+Value to_value(const Node& node) {
+  if (node.is_bool()) return node.as_bool();
+  if (node.is_int()) return node.as_int();
+  if (node.is_number()) return node.as_double();
+  if (node.is_scalar()) return node.text();
+  Value value;
+  if (node.is_mapping()) {
+    value = Value::dict();
+    for (const auto& [key, entry] : node.entries()) value.set(key, to_value(entry));
+  } else if (node.is_sequence()) {
+    value = Value::list();
+    for (const Node& item : node.items()) value.items().push_back(to_value(item));
+  }
+  return value;
+}
+
+/// What no config can say becomes null: a damaged option stops no run that does not look at it.
+Node to_node(const Value& value) {
+  switch (value.kind()) {
+    case Value::Kind::none:
+      return {};
+    case Value::Kind::boolean:
+      return value.as_bool();
+    case Value::Kind::integer:
+      return value.as_int();
+    case Value::Kind::real:
+      return value.as_real();
+    case Value::Kind::tensor: {  // a number, in files without an optimizer
+      const at::Tensor& tensor = value.as_tensor();
+      return tensor.dim() == 0 && tensor.is_floating_point() ? Node(value.as_real()) : Node();
+    }
+    case Value::Kind::string:
+      return value.as_string();
+    case Value::Kind::list:
+    case Value::Kind::tuple: {
+      Node list = Node::sequence();
+      for (const Value& item : value.items()) list.append(to_node(item));
+      return list;
+    }
+    case Value::Kind::dict: {
+      Node mapping = Node::mapping();
+      for (const auto& [key, entry] : value.entries()) {
+        if (key.kind() == Value::Kind::string) mapping.set(key.as_string(), to_node(entry));
+      }
+      return mapping;
+    }
+  }
+  return {};
+}
+
+Value dict_of(const std::vector<NamedTensor>& tensors) {
+  Value dict = Value::dict({}, /*ordered=*/true);
+  for (const NamedTensor& item : tensors) dict.set(item.name, item.tensor);
+  return dict;
+}
+
 }  // namespace
+
+std::vector<NamedTensor> tensors_of(const Value& dict, const std::string& prefix) {
+  std::vector<NamedTensor> tensors;
+  for (const auto& [key, value] : dict.entries()) {
+    if (!value.is_tensor() || key.kind() != Value::Kind::string) continue;
+    const std::string& name = key.as_string();
+    if (name.compare(0, prefix.size(), prefix) == 0) {
+      tensors.push_back({name.substr(prefix.size()), value.as_tensor(), false});
+    }
+  }
+  return tensors;
+}
 
 std::string average_key(const std::string& name) {
   return name.empty() ? kEmaState : std::string(kNamed) + name;
@@ -154,7 +222,27 @@ const Value* average_record(const Value& checkpoint, const std::string& name) {
   return averages ? averages->find(record_key(name)) : nullptr;
 }
 
-void set_average_record(Value& checkpoint, const std::string& name, Value record) {
+AverageState recorded_average(const Value& checkpoint, const std::string& name) {
+  AverageState state;
+  const Value* record = average_record(checkpoint, name);
+  if (!record) return state;
+  if (const Value* rule = record->find("rule")) state.rule = rule->as_string();
+  if (const Value* options = record->find("options")) state.options = to_node(*options);
+  if (const Value* exact = record->find("average")) state.exact = tensors_of(*exact);
+  if (const Value* compensation = record->find("compensation")) {
+    state.compensation = tensors_of(*compensation);
+  }
+  return state;
+}
+
+void set_average_record(Value& checkpoint, const std::string& name, const AverageState& state,
+                        const std::string& count) {
+  Value record = Value::dict();
+  record.set("rule", state.rule);
+  record.set("options", to_value(state.options));
+  if (!count.empty()) record.set("count", count);
+  if (!state.exact.empty()) record.set("average", dict_of(state.exact));
+  if (!state.compensation.empty()) record.set("compensation", dict_of(state.compensation));
   Value& ours = checkpoint.at("polyak");
   if (!ours.contains("averages")) ours.set("averages", Value::dict());
   ours.at("averages").set(record_key(name), std::move(record));

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "polyak/averaging/average_state.h"
+#include "polyak/averaging/model.h"
 #include "polyak/checkpoint/value.h"
 #include "polyak/core/export.h"
 
@@ -13,6 +15,12 @@
 // `ema_state_dict.NAME`. Names of tensors begin with `module.` there.
 namespace polyak {
 
+/// What the names of tensors begin with in an average's entry.
+constexpr const char* kAveragePrefix = "module.";
+
+/// The tensors of a dict whose names begin with `prefix`, without it.
+POLYAK_API std::vector<NamedTensor> tensors_of(const Value& dict, const std::string& prefix = "");
+
 /// The checkpoint's entry of an average.
 POLYAK_API std::string average_key(const std::string& name);
 
@@ -20,9 +28,14 @@ POLYAK_API std::string average_key(const std::string& name);
 POLYAK_API std::vector<std::string> averages_in(const Value& checkpoint);
 
 /// What Polyak knows of an average beside MMEngine's layout, `polyak.averages.NAME`: its rule, its
-/// options, its clock. Null in files of other programs.
+/// options, what an update counts, and what the values in the model's dtypes lack. Null in files of
+/// other programs.
 POLYAK_API const Value* average_record(const Value& checkpoint, const std::string& name);
-POLYAK_API void set_average_record(Value& checkpoint, const std::string& name, Value record);
+/// The same as a state without steps and values; an empty one in files of other programs.
+POLYAK_API AverageState recorded_average(const Value& checkpoint, const std::string& name);
+/// Writes it; the checkpoint must have the entry `polyak`. An empty `count` is left out.
+POLYAK_API void set_average_record(Value& checkpoint, const std::string& name,
+                                   const AverageState& state, const std::string& count);
 
 /// The `steps` of an average's entry.
 /// @throws CheckpointError when it is missing, no number or below 0

@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "polyak/averaging/averaged_model.h"
 #include "polyak/averaging/model.h"
 #include "polyak/checkpoint/value.h"
 #include "polyak/core/export.h"
+#include "polyak/runtime/average_set.h"
 #include "polyak/runtime/progress.h"
 
 namespace polyak {
 
 class HookList;
-
-/// An average over the runner's model, under the name that its checkpoint entries carry. "" is the
-/// first and nameless one.
-struct NamedAverage {
-  std::string name;
-  std::shared_ptr<AveragedModel> average;
-};
 
 /// A normalisation layer with running statistics, registered in the model's tree of modules, that
 /// is none of LibTorch's BatchNorm layers: what PreciseBNHook sets so that they become plain means.
@@ -111,10 +103,11 @@ class POLYAK_API Runner {
   virtual bool interrupted() const { return false; }
 
   /// Averages over this runner's model, in the order in which hooks added them.
-  std::vector<NamedAverage>& averages() { return averages_; }
+  AverageSet& averages() { return averages_; }
 
  private:
-  std::vector<NamedAverage> averages_;
+  AverageSet averages_{[this] { return model(); },
+                       [this](const std::string& name, double value) { log(name, value); }};
   Value run_info_ = Value::dict();
 };
 

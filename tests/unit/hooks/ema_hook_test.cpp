@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/nn/modules/batchnorm.h>
-#include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/utils.h>
 
 #include <cmath>
+#include <optional>
 
 #include "polyak/checkpoint/pth.h"
+#include "polyak/config/load.h"
 #include "polyak/core/log.h"
-#include "polyak/hooks/precise_bn_hook.h"
+#include "polyak/runtime/saved_average.h"
 #include "support/fake_runner.h"
 #include "support/own_folder.h"
 
@@ -19,6 +19,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 using ::testing::ThrowsMessage;
 
 void fill(torch::nn::Module& module, double value) {
@@ -28,6 +29,12 @@ void fill(torch::nn::Module& module, double value) {
 
 Node keys(std::vector<Node::Entry> entries) {
   return Node::mapping(std::move(entries));
+}
+
+std::shared_ptr<AveragedModel> build_through_registry(const Model& model) {
+  AveragedModel::Context context;
+  context.model = model;
+  return averages().build(keys({{"type", "ExponentialMovingAverage"}, {"momentum", 0.5}}), context);
 }
 
 /// A model of one weight, a hook, and a loop of a few lines.
@@ -354,6 +361,72 @@ TEST_F(EMAHookTest, TheLastOfNeighboursMakesTheUpdatesOfAll) {
   EXPECT_EQ(last->average()->steps(), 1);
 }
 
+TEST_F(EMAHookTest, WhoReadsTheAveragesComesAfterTheUpdatesThatNeighboursLeft) {
+  auto first = make_ema_hook(keys({{"momentum", 0.5}, {"name", "first"}}));
+  auto last = make_ema_hook(keys({{"momentum", 0.5}, {"name", "last"}}));
+  for (const auto& hook : {first, last}) runner_.hooks_.add(hook);
+  start();
+  ++runner_.progress_.optimizer_steps;
+  first->after_train_iter(runner_, 0, {});
+  EXPECT_EQ(first->average()->steps(), 0);
+  EXPECT_EQ(runner_.averages().find("first")->steps(), 1);
+  last->after_train_iter(runner_, 0, {});
+  EXPECT_EQ(first->average()->steps(), 1);
+  EXPECT_EQ(last->average()->steps(), 1);
+
+  ++runner_.progress_.optimizer_steps;
+  first->after_train_iter(runner_, 0, {});
+  Value checkpoint = Value::dict();
+  checkpoint.set("state_dict", state_dict_of(net_));
+  first->before_save_checkpoint(runner_, checkpoint);
+  EXPECT_EQ(checkpoint.at("ema_state_dict.first").at("steps").as_tensor().item<int64_t>(), 2);
+}
+
+TEST_F(EMAHookTest, ANewModelAtTheAddressOfOneThatIsGoneGetsAnAverageOfItsOwn) {
+  std::optional<torch::nn::LinearImpl> net;
+  net.emplace(1, 1);
+  FakeRunner runner{Model(*net)};
+  auto hook = make_ema_hook(keys({{"momentum", 0.5}}));
+  hook->before_run(runner);
+  hook->before_train(runner);
+  fill(*net, 1);
+  hook->after_train_iter(runner, 0, {});
+  hook->before_run(runner);
+  EXPECT_EQ(hook->average()->steps(), 1);  // the same model: its average goes on
+
+  net.emplace(1, 1);
+  fill(*net, 2);
+  runner.model_ = Model(*net);
+  hook->before_run(runner);
+  hook->before_train(runner);
+  EXPECT_EQ(hook->average()->steps(), 0);
+  hook->after_train_iter(runner, 0, {});
+  EXPECT_EQ(hook->average()->named_averages()["weight"].item<float>(), 2);
+  EXPECT_EQ(runner.averages().size(), 1u);
+  EXPECT_EQ(runner.averages().find(""), hook->average());
+}
+
+TEST_F(EMAHookTest, AnAverageThatCodeSavedGoesOnInTheHook) {
+  auto ema = build_through_registry(net_);
+  for (int i = 0; i < 3; ++i) {
+    fill(*net_, i);
+    ema->update_parameters(net_);
+  }
+  Value checkpoint = Value::dict();
+  checkpoint.set("state_dict", state_dict_of(net_));
+  save_average(checkpoint, "", ema->state_dict());
+  const std::string file = own_folder() + "/code.pth";
+  write_pth(file, checkpoint);
+  Value loaded = read_pth(file);
+  use(keys({{"momentum", 0.5}}));
+  runner_.resuming_ = true;
+  hook_->before_run(runner_);
+  hook_->after_load_checkpoint(runner_, loaded);
+  EXPECT_EQ(hook_->average()->steps(), 3);
+  EXPECT_EQ(averaged(), ema->named_averages()["weight"].item<float>());
+  EXPECT_EQ(loaded.at("state_dict").at("weight").as_tensor().item<float>(), 2);  // raw
+}
+
 TEST_F(EMAHookTest, NeighboursThatStartLaterJoinLater) {
   auto first = make_ema_hook(keys({{"momentum", 0.5}, {"name", "first"}}));
   auto late = make_ema_hook(keys({{"momentum", 0.5}, {"name", "late"}, {"begin_iter", 3}}));
@@ -469,64 +542,38 @@ TEST(EMAHookOptions, WrongKeysAndValuesAreRefusedAtOnce) {
   expect_error(keys({{"count", "steps"}}), "optimizer_steps");
 }
 
+TEST(EMAHookOptions, WhatIsWrongIsPlacedAtItsOwnKey) {
+  const auto expect_error = [](const std::string& lines, const std::string& start) {
+    const Node config = parse_config("custom_hooks:\n  - type: EMAHook\n" + lines, "c.yaml");
+    const Node& block = config.at("custom_hooks").items()[0];
+    EXPECT_THAT([&] { make_ema_hook(block.without({"type"})); },
+                ThrowsMessage<ConfigError>(StartsWith(start)));
+  };
+  expect_error("    momentum: 0.1\n    ema_type: CosinEMA\n",
+               "c.yaml:4:5: custom_hooks[0].ema_type: no average is named 'CosinEMA'; did you mean "
+               "'CosineEMA'?");
+  expect_error("    ema_type: 3\n", "c.yaml:3:5: custom_hooks[0].ema_type: must be a string");
+  expect_error("    momentum: 0.1\n    device: warp\n",
+               "c.yaml:4:5: custom_hooks[0].device: 'warp' is no device");
+  expect_error("    begin_iter: 1\n    begin_epoch: 2\n",
+               "c.yaml:4:5: custom_hooks[0].begin_epoch: begin_iter and begin_epoch cannot both be "
+               "set; begin_iter is 1, begin_epoch is 2");
+  expect_error("    name: ema\n", "c.yaml:3:5: custom_hooks[0].name: 'ema' cannot name");
+  expect_error("    momentum: 3\n", "c.yaml:3:5: custom_hooks[0].momentum: must be in (0, 1)");
+  // One block, two owners: unknown keys are told once, with the names of both.
+  expect_error("    begin: 3\n    gamma: 4\n    ema_type: mmpretrain.CosineEMA\n",
+               "c.yaml:3:5: custom_hooks[0].begin: unknown key; EMAHook takes: begin_epoch, "
+               "begin_iter, count, device, ema_type, end_momentum, evaluate_on_ema, "
+               "evaluate_on_origin, interval, max_iters, momentum, name, precision, "
+               "skip_nonfinite, strict_load, update_buffers (with ema_type CosineEMA)");
+  expect_error("    evaluate_on_orign: true\n",
+               "c.yaml:3:5: custom_hooks[0].evaluate_on_orign: unknown key; did you mean "
+               "'evaluate_on_origin'? EMAHook takes: ");
+}
+
 TEST_F(EMAHookTest, AnAverageThatWouldNeverStartIsRefused) {
   use(keys({{"momentum", 0.1}, {"begin_epoch", 3}}));
   EXPECT_THAT([&] { start(10, 2); }, ThrowsMessage<ConfigError>(HasSubstr("never start")));
-}
-
-// ---- PreciseBNHook
-
-TEST(PreciseBNHook, GivesTheAveragedWeightsTheirOwnStatistics) {
-  torch::nn::Linear linear(1, 1);
-  torch::nn::BatchNorm1d bn(1);
-  torch::nn::Sequential net(linear, bn);
-  FakeRunner runner(net);
-  const at::Tensor data = at::tensor({0.0F, 2.0F, 4.0F, 6.0F}).view({4, 1});
-  int64_t asked = 0;
-  runner.forward_ = [&](int64_t samples) {
-    asked = samples;
-    EXPECT_TRUE(net->is_training());
-    net->forward(data);
-  };
-  auto hook = make_ema_hook(keys({{"ema_type", "StochasticWeightAverage"}}));
-  PreciseBNHook precise(PreciseBNHookOptions().num_samples(4));
-  hook->before_run(runner);
-  net->eval();
-  for (const double weight :
-       {1.0, 3.0}) {  // the mean of the weights is 2, its outputs' mean 2 * 3 + 2 = 8
-    fill(*linear, weight);
-    hook->average()->update_parameters(net);
-  }
-  bn->running_mean.fill_(-1);
-  precise.before_val_epoch(runner);
-  EXPECT_EQ(asked, 4);
-  EXPECT_FALSE(net->is_training());
-  EXPECT_FLOAT_EQ(hook->average()->named_averages()["1.running_mean"].item<float>(), 8);
-  EXPECT_EQ(bn->running_mean.item<float>(), -1);  // the raw model's own stay
-  EXPECT_EQ(linear->weight.item<float>(), 3);
-  EXPECT_TRUE(bn->options.momentum());
-  hook->before_val_epoch(runner);
-  EXPECT_FLOAT_EQ(bn->running_mean.item<float>(), 8);  // what validation sees
-}
-
-TEST(PreciseBNHook, AnExceptionLeavesModelAndAverageAsTheyWere) {
-  torch::nn::BatchNorm1d bn(1);
-  torch::nn::Sequential net(torch::nn::Linear(1, 1), bn);
-  FakeRunner runner(net);
-  runner.forward_ = [&](int64_t) {
-    net->forward(at::ones({2, 1}) * 9);
-    throw std::runtime_error("no more data");
-  };
-  auto hook = make_ema_hook(keys({{"momentum", 0.5}}));
-  hook->before_run(runner);
-  bn->running_mean.fill_(5);
-  hook->average()->update_parameters(net);
-  PreciseBNHook precise;
-  EXPECT_THROW(precise.before_val_epoch(runner), std::runtime_error);
-  EXPECT_EQ(bn->running_mean.item<float>(), 5);
-  EXPECT_EQ(hook->average()->named_averages()["1.running_mean"].item<float>(), 5);
-  EXPECT_FALSE(hook->average()->is_swapped());
-  EXPECT_TRUE(bn->options.momentum());
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
 #include <torch/utils.h>
 
 #include <cmath>
@@ -70,7 +72,7 @@ class PreciseBN : public ::testing::Test {
       net_->scale.fill_(scale);
       result->update_parameters(net_);
     }
-    runner_.averages().push_back({"", result});
+    runner_.averages().add({"", result});
     return result;
   }
   static double averaged(const std::shared_ptr<AveragedModel>& average, const std::string& name) {
@@ -231,10 +233,64 @@ TEST_F(PreciseBN, LeavesTheDigitsOfOtherAveragedBuffers) {
   average->update_parameters(net_);
   net_->statistic.fill_(1);
   average->update_parameters(net_);
-  runner_.averages().push_back({"", average});
+  runner_.averages().add({"", average});
   precise_.before_val_epoch(runner_);
   EXPECT_EQ(averaged(average, "statistic"), 0.1) << "not rounded to the model's float32";
   EXPECT_NEAR(averaged(average, "first.running_mean"), 3, 1e-5);
+}
+
+TEST(PreciseBNHook, GivesTheAveragedWeightsTheirOwnStatistics) {
+  torch::nn::Linear linear(1, 1);
+  torch::nn::BatchNorm1d bn(1);
+  torch::nn::Sequential net(linear, bn);
+  FakeRunner runner(net);
+  const at::Tensor data = at::tensor({0.0F, 2.0F, 4.0F, 6.0F}).view({4, 1});
+  int64_t asked = 0;
+  runner.forward_ = [&](int64_t samples) {
+    asked = samples;
+    EXPECT_TRUE(net->is_training());
+    net->forward(data);
+  };
+  auto hook = make_ema_hook(Node::mapping({{"ema_type", "StochasticWeightAverage"}}));
+  PreciseBNHook precise(PreciseBNHookOptions().num_samples(4));
+  hook->before_run(runner);
+  net->eval();
+  for (const double weight :
+       {1.0, 3.0}) {  // the mean of the weights is 2, its outputs' mean 2 * 3 + 2 = 8
+    const torch::NoGradGuard no_grad;
+    for (const at::Tensor& parameter : linear->parameters()) parameter.fill_(weight);
+    hook->average()->update_parameters(net);
+  }
+  bn->running_mean.fill_(-1);
+  precise.before_val_epoch(runner);
+  EXPECT_EQ(asked, 4);
+  EXPECT_FALSE(net->is_training());
+  EXPECT_FLOAT_EQ(hook->average()->named_averages()["1.running_mean"].item<float>(), 8);
+  EXPECT_EQ(bn->running_mean.item<float>(), -1);  // the raw model's own stay
+  EXPECT_EQ(linear->weight.item<float>(), 3);
+  EXPECT_TRUE(bn->options.momentum());
+  hook->before_val_epoch(runner);
+  EXPECT_FLOAT_EQ(bn->running_mean.item<float>(), 8);  // what validation sees
+}
+
+TEST(PreciseBNHook, AnExceptionLeavesModelAndAverageAsTheyWere) {
+  torch::nn::BatchNorm1d bn(1);
+  torch::nn::Sequential net(torch::nn::Linear(1, 1), bn);
+  FakeRunner runner(net);
+  runner.forward_ = [&](int64_t) {
+    net->forward(at::ones({2, 1}) * 9);
+    throw std::runtime_error("no more data");
+  };
+  auto hook = make_ema_hook(Node::mapping({{"momentum", 0.5}}));
+  hook->before_run(runner);
+  bn->running_mean.fill_(5);
+  hook->average()->update_parameters(net);
+  PreciseBNHook precise;
+  EXPECT_THROW(precise.before_val_epoch(runner), std::runtime_error);
+  EXPECT_EQ(bn->running_mean.item<float>(), 5);
+  EXPECT_EQ(hook->average()->named_averages()["1.running_mean"].item<float>(), 5);
+  EXPECT_FALSE(hook->average()->is_swapped());
+  EXPECT_TRUE(bn->options.momentum());
 }
 
 /// A layer with statistics that the hook does not know.

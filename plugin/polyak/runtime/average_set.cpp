@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/runtime/average_set.h"
+
+#include <algorithm>
+
+namespace polyak {
+namespace {
+
+std::string scalar(const char* what, const NamedAverage& item) {
+  return item.name.empty() ? what : fmt::format("{}_{}", what, item.name);
+}
+
+}  // namespace
+
+AverageSet::AverageSet(std::function<Model()> model, Log log)
+    : model_(std::move(model)), log_(std::move(log)) {}
+
+size_t AverageSet::place_of(const AveragedModel& average) const {
+  size_t place = 0;
+  while (place < items_.size() && items_[place].average.get() != &average) ++place;
+  return place;
+}
+
+void AverageSet::add(NamedAverage item) {
+  if (!item.average) fail<Error>("AverageSet: the average '{}' is a null pointer", item.name);
+  flush();
+  const size_t place = place_of(*item.average);
+  if (place < items_.size()) {
+    items_[place] = std::move(item);
+    return;
+  }
+  items_.push_back(std::move(item));
+  turns_.reserve(items_.size());
+  made_.reserve(items_.size());
+  together_.reserve(items_.size());
+}
+
+void AverageSet::remove(const AveragedModel& average) {
+  flush();
+  const size_t place = place_of(average);
+  if (place < items_.size()) items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(place));
+}
+
+void AverageSet::post(AveragedModel& average, bool due) {
+  const size_t item = place_of(average);
+  if (item == items_.size()) {
+    fail<Error>("AverageSet: {} was not added, so its update cannot be posted",
+                average.rule_name());
+  }
+  const auto earlier = std::find_if(turns_.begin(), turns_.end(),
+                                    [&](const Turn& turn) { return turn.item == item; });
+  if (earlier != turns_.end()) turns_.erase(earlier);
+  turns_.push_back({item, due});
+}
+
+bool AverageSet::is_due(const AveragedModel& average) const {
+  return std::any_of(turns_.begin(), turns_.end(), [&](const Turn& turn) {
+    return turn.due && items_[turn.item].average.get() == &average;
+  });
+}
+
+void AverageSet::flush() const {
+  if (turns_.empty()) return;
+  // Taken first: whoever logs may read the set, and what fails is not made twice.
+  made_.clear();
+  made_.swap(turns_);
+  together_.clear();
+  for (const Turn& turn : made_) {
+    if (!turn.due) continue;
+    const NamedAverage& item = items_[turn.item];
+    together_.push_back(item.average.get());
+    log_(scalar("ema_momentum", item), item.average->weight(item.average->steps()));
+  }
+  if (together_.empty()) return;
+  update_together(together_, model_());
+  for (const Turn& turn : made_) {
+    const NamedAverage& item = items_[turn.item];
+    const int64_t skipped = item.average->skipped();
+    if (skipped > 0) log_(scalar("ema_skipped", item), static_cast<double>(skipped));
+  }
+}
+
+const std::vector<NamedAverage>& AverageSet::all() const {
+  flush();
+  return items_;
+}
+
+std::shared_ptr<AveragedModel> AverageSet::find(const std::string& name) const {
+  for (const NamedAverage& item : all()) {
+    if (item.name == name) return item.average;
+  }
+  return nullptr;
+}
+
+}  // namespace polyak
