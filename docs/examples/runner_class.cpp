@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A program that has a runner class of its own: it implements polyak::Runner and calls the points.
+// A program that has a runner class of its own: it implements polyak::Runner and drives a
+// polyak::RunLoop.
 #include <polyak/hooks/ema_hook.h>
 #include <polyak/hooks/logger_hook.h>
 #include <polyak/polyak.h>
 #include <polyak/runtime/hook_list.h>
+#include <polyak/runtime/run_loop.h>
 #include <polyak/runtime/runner.h>
 
 #include <ATen/ATen.h>
@@ -22,48 +24,42 @@ namespace {
 class LineFitter : public polyak::Runner {
  public:
   LineFitter(int64_t epochs, int64_t batches) {
-    progress_.max_epochs = epochs;
-    progress_.epoch_length = batches;
-    progress_.max_iters = progress_.max_optimizer_steps = epochs * batches;
-    progress_.optimizer_steps = 0;
+    polyak::RunLength length;
+    length.max_epochs = epochs;
+    length.epoch_length = batches;
+    length.max_iters = epochs * batches;
+    loop_.set_length(length);
   }
 
   // What hooks see. The rest of polyak::Runner has defaults.
   polyak::Model model() override { return net_; }
-  const polyak::Progress& progress() const override { return progress_; }
+  const polyak::Progress& progress() const override { return loop_.progress(); }
   polyak::HookList& hooks() override { return hooks_; }
   void request_stop() override { stop_ = true; }
-  void log(const std::string& name, double value) override { logged_[name] = value; }
-  const polyak::Scalars& logged() const override { return logged_; }
+  void log(const std::string& name, double value) override { loop_.logged()[name] = value; }
+  const polyak::Scalars& logged() const override { return loop_.logged(); }
   polyak::Scalars validate(const std::string& suffix) override {
-    return {{"error" + suffix, error()}};
+    return loop_.measure_again(suffix).value();
   }
 
   /// @return the metrics of the last validation
   polyak::Scalars train() {
-    using polyak::Hook;
     polyak::Scalars metrics;
-    hooks_.call([&](Hook& hook) { hook.check_run(*this); });
-    hooks_.call([&](Hook& hook) { hook.before_run(*this); });
-    hooks_.call([&](Hook& hook) { hook.before_train(*this); });
-    while (progress_.epoch < progress_.max_epochs && !stop_) {
-      hooks_.call([&](Hook& hook) { hook.before_train_epoch(*this); });
-      for (int64_t batch = 0; batch < progress_.epoch_length; ++batch) {
-        logged_.clear();
-        hooks_.call([&](Hook& hook) { hook.before_train_iter(*this, batch); });
-        logged_["loss"] = step();
-        ++progress_.optimizer_steps;  // before the hooks, unlike iter
-        hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, batch, logged_); });
-        ++progress_.iter;
+    hooks_.call([&](polyak::Hook& hook) { hook.check_run(*this); });
+    while (progress().epoch < progress().max_epochs && !stop_) {
+      for (int64_t batch = 0; batch < progress().epoch_length; ++batch) {
+        loop_.before_iter();
+        const double loss = step();
+        loop_.after_step();
+        loop_.after_iter({{"loss", loss}});
       }
-      hooks_.call([&](Hook& hook) { hook.after_train_epoch(*this); });
-      ++progress_.epoch;
-      polyak::EvaluationScope scope(*this, hooks_, Hook::Stage::val);
-      metrics = validate("");
-      scope.finish(metrics);
+      loop_.after_epoch();
+      metrics = loop_.evaluate(polyak::Hook::Stage::val, [&] {
+        return polyak::Scalars{{"error", error()}};
+      });
     }
-    hooks_.call([&](Hook& hook) { hook.after_train(*this); });
-    hooks_.call([&](Hook& hook) { hook.after_run(*this); });
+    loop_.after_train();
+    loop_.after_run();
     return metrics;
   }
   // --8<-- [end:runner]
@@ -87,8 +83,7 @@ class LineFitter : public polyak::Runner {
   torch::nn::Linear net_{1, 1};
   torch::optim::SGD optimizer_{net_->parameters(), torch::optim::SGDOptions(0.5)};
   polyak::HookList hooks_;
-  polyak::Progress progress_;
-  polyak::Scalars logged_;
+  polyak::RunLoop loop_{*this};
   bool stop_ = false;
 };
 

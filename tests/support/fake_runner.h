@@ -9,13 +9,14 @@
 
 #include "polyak/averaging/register.h"
 #include "polyak/hooks/ema_hook.h"
+#include "polyak/runtime/evaluation_scope.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/runner.h"
 
 namespace polyak::test {
 
 /// A runner without a loop: tests set its counters and call its hooks.
-class FakeRunner : public Runner {
+class FakeRunner : public Runner, public TrainingForward {
  public:
   explicit FakeRunner(Model model) : model_(std::move(model)) {}
 
@@ -33,6 +34,7 @@ class FakeRunner : public Runner {
     for (const auto& [name, value] : evaluate_()) metrics[name + suffix] = value;
     return metrics;
   }
+  TrainingForward* training_forward() override { return this; }
   void run_training_forward(int64_t num_samples) override { forward_(num_samples); }
 
   Model model_;

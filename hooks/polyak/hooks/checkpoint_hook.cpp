@@ -61,6 +61,14 @@ bool same_path(const std::string& a, const std::string& b) {
   return !error && first == std::filesystem::weakly_canonical(b, error);
 }
 
+CheckpointSource& source_of(Runner& runner) {
+  CheckpointSource* source = runner.checkpoint_source();
+  if (!source) {
+    fail<ConfigError>("CheckpointHook: this runner makes no checkpoints; remove the hook");
+  }
+  return *source;
+}
+
 [[noreturn]] void fail_metric(const std::string& wanted, const std::vector<std::string>& names) {
   const std::string near = nearest_name(wanted, names);
   fail<ConfigError>("CheckpointHook: save_best: no metric is named '{}'; {}the metrics are: {}",
@@ -118,7 +126,7 @@ void CheckpointHook::check_run(Runner& runner) {
     }
   }
   // If the optimizer cannot be saved, fail now and not after hours.
-  runner.make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
+  source_of(runner).make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
   std::vector<std::string> names = runner.metric_names();
   if (names.empty()) return;
   const std::vector<std::string> plain = names;
@@ -367,7 +375,8 @@ void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
   std::filesystem::create_directories(folder_, error);  // the write below reports a failure
   const bool resumable = kind != Kind::best;
   const bool stop = kind == Kind::stop;
-  Value checkpoint = runner.make_checkpoint(stop || (resumable && options_.save_optimizer()),
+  CheckpointSource& source = source_of(runner);
+  Value checkpoint = source.make_checkpoint(stop || (resumable && options_.save_optimizer()),
                                             stop || (resumable && options_.save_param_scheduler()));
   runner.hooks().call([&](Hook& hook) {
     try {
@@ -381,7 +390,7 @@ void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
   write_pth(path_of(file), checkpoint);
   if (!resumable) return;
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
-  if (runner.can_resume_from(checkpoint)) {
+  if (source.can_resume_from(checkpoint)) {
     move_pointer(runner, file);
     for (CheckpointHook* peer : peers) {
       peer->is_newest_ = peer == this;

@@ -6,18 +6,18 @@
 namespace polyak {
 
 void ParamSchedulerHook::check_run(Runner& runner) {
-  if (!runner.has_schedulers()) {
+  if (runner.training() && !runner.schedules()) {
     fail<ConfigError>("ParamSchedulerHook: the loop steps its schedules itself; remove the hook");
   }
 }
 
 void ParamSchedulerHook::after_train_iter(Runner& runner, int64_t /*batch*/,
                                           const Scalars& /*outputs*/) {
-  runner.step_schedulers(/*by_epoch=*/false);
+  if (Schedules* schedules = runner.schedules()) schedules->step_schedules(/*by_epoch=*/false);
 }
 
 void ParamSchedulerHook::after_train_epoch(Runner& runner) {
-  runner.step_schedulers(/*by_epoch=*/true);
+  if (Schedules* schedules = runner.schedules()) schedules->step_schedules(/*by_epoch=*/true);
 }
 
 }  // namespace polyak

@@ -157,6 +157,16 @@ class KeepBuffers {
   bool armed_ = true;
 };
 
+TrainingForward& forward_of(Runner& runner) {
+  TrainingForward* forward = runner.training_forward();
+  if (!forward) {
+    fail<ConfigError>(
+        "PreciseBNHook: requires forward passes over training data; set "
+        "LoopHooksOptions::training_forward, or remove the hook");
+  }
+  return *forward;
+}
+
 }  // namespace
 
 void PreciseBNHookOptions::visit(OptionVisitor& visitor) {
@@ -175,11 +185,7 @@ void PreciseBNHook::check_run(Runner& runner) {
         "remove the hook",
         runner.model().is_list() ? "list of tensors" : "TorchScript module");
   }
-  if (runner.training() && !runner.has_training_forward()) {
-    fail<ConfigError>(
-        "PreciseBNHook: requires forward passes over training data; set "
-        "LoopHooksOptions::training_forward, or remove the hook");
-  }
+  if (runner.training()) forward_of(runner);
 }
 
 void PreciseBNHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
@@ -210,7 +216,7 @@ void PreciseBNHook::estimate_model(Runner& runner, const Model& model) const {
   const KeepModes keep(root);
   set_training_modes(root);
   CumulativeStatistics layers;
-  if (layers.begin(root)) runner.run_training_forward(options_.num_samples());
+  if (layers.begin(root)) forward_of(runner).run_training_forward(options_.num_samples());
 }
 
 void PreciseBNHook::estimate(Runner& runner) {

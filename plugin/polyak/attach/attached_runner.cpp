@@ -10,15 +10,15 @@ namespace polyak {
 AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalog,
                                std::vector<NamedTensor> tensors, int64_t steps)
     : model_(std::move(tensors)) {
-  progress_.by_epoch = false;
-  progress_.max_iters = config.max_iters.value_or(0);
-  progress_.max_optimizer_steps = progress_.max_iters;
-  progress_.optimizer_steps = progress_.iter = steps;
+  RunLength length;
+  length.by_epoch = false;
+  length.max_iters = config.max_iters.value_or(0);
+  loop_.set_length(length, steps);
   for (const Node& hook : config.custom_hooks.items()) {
     hooks_.add(hook, catalog.of<Hook>(), {&catalog});
   }
-  hooks_.call([&](Hook& hook) { hook.before_run(*this); });
-  hooks_.call([&](Hook& hook) { hook.before_train(*this); });
+  loop_.before_run();
+  loop_.before_train();
 }
 
 void AttachedRunner::set_tensors(std::vector<NamedTensor> tensors) {
@@ -29,25 +29,19 @@ void AttachedRunner::set_tensors(std::vector<NamedTensor> tensors) {
 
 void AttachedRunner::step() {
   static const Scalars& kNoLosses = *new Scalars;  // never destroyed: threads may outlive main
-  ++progress_.optimizer_steps;
-  hooks_.call([&](Hook& hook) { hook.after_train_iter(*this, progress_.iter, kNoLosses); });
-  ++progress_.iter;
+  loop_.after_step();
+  loop_.after_iter(kNoLosses);
 }
 
-Value AttachedRunner::make_checkpoint(bool /*with_optimizer*/, bool /*with_schedulers*/) {
+Value AttachedRunner::checkpoint() {
   Value meta = Value::dict();
-  meta.set("iter", progress_.iter);
+  meta.set("iter", progress().iter);
   meta.set("polyak_version", POLYAK_VERSION);
   Value state_dict = Value::dict({}, /*ordered=*/true);
   for (const NamedTensor& item : model_.tensors()) state_dict.set(item.name, item.tensor.detach());
   Value checkpoint = Value::dict();
   checkpoint.set("meta", std::move(meta));
   checkpoint.set("state_dict", std::move(state_dict));
-  return checkpoint;
-}
-
-Value AttachedRunner::checkpoint() {
-  Value checkpoint = make_checkpoint(false, false);
   hooks_.call([&](Hook& hook) { hook.before_save_checkpoint(*this, checkpoint); });
   return checkpoint;
 }

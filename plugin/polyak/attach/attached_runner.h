@@ -7,6 +7,7 @@
 #include "polyak/core/export.h"
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/run_loop.h"
 #include "polyak/runtime/runner.h"
 
 namespace polyak {
@@ -22,10 +23,9 @@ class POLYAK_API AttachedRunner : public Runner {
                  std::vector<NamedTensor> tensors, int64_t steps = 0);
 
   Model model() override { return model_; }
-  const Progress& progress() const override { return progress_; }
+  const Progress& progress() const override { return loop_.progress(); }
   HookList& hooks() override { return hooks_; }
   void request_stop() override {}
-  Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
 
   /// Adds tensors: the list must contain all previous ones under their names.
   void set_tensors(std::vector<NamedTensor> tensors);
@@ -36,8 +36,8 @@ class POLYAK_API AttachedRunner : public Runner {
 
  private:
   Model model_;
-  Progress progress_;
   HookList hooks_;
+  RunLoop loop_{*this};
 };
 
 /// Checks the config's hooks by building them for a model of one number.

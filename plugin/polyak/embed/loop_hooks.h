@@ -95,7 +95,8 @@ class POLYAK_API LoopHooks {
   /// optimizer's state where options.optimizer() gave one (LibTorch 1.13 keeps only the learning
   /// rate of its options). Before the first iteration; progress() then says where the loop goes on.
   /// @return whether there was one
-  /// @throws CheckpointError when it does not fit
+  /// @throws CheckpointError when it does not fit, and what a hook throws that refuses it. Model,
+  ///   optimizer, averages and counters are as before then.
   bool resume();
 
   /// Where an epoch and an iteration begin. May be left out unless a hook acts there: the first

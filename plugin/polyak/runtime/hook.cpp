@@ -32,6 +32,9 @@ bool every_n(int64_t done, int64_t n, int64_t start) {
 
 Hook::~Hook() = default;
 RunningStatistics::~RunningStatistics() = default;
+TrainingForward::~TrainingForward() = default;
+Schedules::~Schedules() = default;
+CheckpointSource::~CheckpointSource() = default;
 Runner::~Runner() = default;
 Interrupted::~Interrupted() = default;
 
@@ -98,19 +101,8 @@ Scalars Runner::validate(const std::string& /*suffix*/) {
       "off");
 }
 
-void Runner::run_training_forward(int64_t /*num_samples*/) {
-  fail<Error>(
-      "this runner cannot run forward passes over training data, which PreciseBNHook needs");
-}
-
-Value Runner::make_checkpoint(bool /*with_optimizer*/, bool /*with_schedulers*/) {
-  fail<Error>("this runner makes no checkpoints; leave CheckpointHook out");
-}
-
-bool Runner::can_resume_from(const Value& checkpoint) const {
+bool CheckpointSource::can_resume_from(const Value& checkpoint) const {
   return checkpoint.contains("meta");
 }
-
-void Runner::step_schedulers(bool /*by_epoch*/) {}
 
 }  // namespace polyak

@@ -47,33 +47,4 @@ class POLYAK_API HookList {
   std::vector<Entry> entries_;
 };
 
-/// One validation or test pass: the constructor calls before_val and before_val_epoch, finish()
-/// calls after_val_epoch and after_val. When an exception passes, the destructor calls the after_*
-/// points with empty metrics for every hook whose before_* point was called, so that no hook leaves
-/// the model changed. `validated` of the run_info holds the epoch and iteration of the last
-/// validation that was finished.
-class POLYAK_API EvaluationScope {
- public:
-  EvaluationScope(Runner& runner, HookList& hooks, Hook::Stage stage);  // val or test
-  ~EvaluationScope();
-  EvaluationScope(const EvaluationScope&) = delete;
-  EvaluationScope& operator=(const EvaluationScope&) = delete;
-
-  void before_iter(int64_t batch);
-  void after_iter(int64_t batch);
-  /// `metrics` after every hook added its own.
-  void finish(Scalars& metrics);
-
- private:
-  void note_validation(int64_t epoch, int64_t iter);
-  void break_off() noexcept;
-
-  Runner& runner_;
-  HookList& hooks_;
-  Hook::Stage stage_;
-  bool open_ = false;
-  bool noted_ = false;                     // run_info names this validation as the last one
-  std::optional<Value> validated_before_;  // and this one before
-};
-
 }  // namespace polyak

@@ -3,7 +3,6 @@
 
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
-#include <torch/utils.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -213,7 +212,7 @@ std::string rule_of(const Value& checkpoint, const std::string& name) {
 
 }  // namespace
 
-void load_into_run(Runner& runner, Value& checkpoint) {
+void give_to_hooks(Runner& runner, Value& checkpoint) {
   if (runner.resuming()) restore_state_dict(checkpoint);
   const auto first_tensor = [&] {
     const auto& entries = checkpoint.at("state_dict").entries();
@@ -234,7 +233,12 @@ void load_into_run(Runner& runner, Value& checkpoint) {
           rule_of(checkpoint, name), name.empty() ? "" : fmt::format(" '{}'", name));
     }
   }
-  load_state_dict(runner.model(), checkpoint.at("state_dict"));
+}
+
+int64_t epoch_length_of(const Value& checkpoint, int64_t otherwise) {
+  const Value* extra = checkpoint.find("polyak");
+  const Value* length = extra ? extra->find("epoch_length") : nullptr;
+  return length ? length->as_int() : otherwise;
 }
 
 // ---- gathered gradients
@@ -249,10 +253,22 @@ Value gathered_gradients(const Model& model) {
   return gradients;
 }
 
-void load_gradients(const Model& model, const Value& gradients) {
-  std::vector<std::pair<at::Tensor, at::Tensor>> found;
+std::optional<GatheredGradients> fit_gradients(const Model& model, const Value& checkpoint,
+                                               int64_t accumulative_counts) {
+  const Value* extra = checkpoint.find("polyak");
+  const Value* gradients = extra ? extra->find("gradients") : nullptr;
+  if (!gradients) return std::nullopt;
+  const int64_t counts = extra->at("accumulative_counts").as_int();
+  if (counts != accumulative_counts) {
+    log_warning(
+        "the checkpoint holds gradients gathered for steps of {} iterations, and "
+        "accumulative_counts is {} now; they are dropped",
+        counts, accumulative_counts);
+    return std::nullopt;
+  }
+  GatheredGradients found;
   for (const NamedTensor& item : model.tensors()) {
-    const Value* gradient = item.buffer ? nullptr : gradients.find(item.name);
+    const Value* gradient = item.buffer ? nullptr : gradients->find(item.name);
     if (!gradient) continue;
     if (gradient->as_tensor().sizes() != item.tensor.sizes()) {
       fail<CheckpointError>("polyak.gradients: {} is of shape {}, the model's parameter of {}",
@@ -260,11 +276,11 @@ void load_gradients(const Model& model, const Value& gradients) {
     }
     found.emplace_back(item.tensor, gradient->as_tensor().to(item.tensor.options()).clone());
   }
-  if (found.size() != gradients.entries().size()) {
+  if (found.size() != gradients->entries().size()) {
     fail<CheckpointError>("polyak.gradients: {} of {} are the model's", found.size(),
-                          gradients.entries().size());
+                          gradients->entries().size());
   }
-  for (auto& [parameter, gradient] : found) parameter.mutable_grad() = gradient;
+  return found;
 }
 
 }  // namespace polyak

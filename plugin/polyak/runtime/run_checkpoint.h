@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "polyak/averaging/model.h"
@@ -67,16 +69,26 @@ POLYAK_API std::vector<std::string> other_weights(const Value& checkpoint);
 /// score and its file alone, as its counters and settings would go stale.
 POLYAK_API Value resumed_run_info(const Value& checkpoint);
 
-/// Gives a checkpoint to the hooks and then its `state_dict` to the model. When the run goes on
-/// from it, the model gets the raw weights also where no hook takes the average of the file, with a
-/// line for each average that is dropped.
-/// @throws CheckpointError when raw weights are missing; the model is unchanged then
-POLYAK_API void load_into_run(Runner& runner, Value& checkpoint);
+/// Gives a checkpoint to the hooks, and has its `state_dict` hold what the model is to get: when
+/// the run goes on from it, the raw weights also where no hook takes the average of the file, with
+/// a line for each average that is dropped.
+/// @throws CheckpointError when raw weights are missing, and what a hook throws
+POLYAK_API void give_to_hooks(Runner& runner, Value& checkpoint);
+
+/// The iterations in an epoch of the run that wrote a checkpoint; `otherwise` where it does not
+/// say.
+POLYAK_API int64_t epoch_length_of(const Value& checkpoint, int64_t otherwise);
 
 /// Gradients that were gathered and not used yet, by the names of their parameters.
 POLYAK_API Value gathered_gradients(const Model& model);
-/// Puts them back.
-/// @throws CheckpointError for a name or a shape that is not the model's; nothing changes then
-POLYAK_API void load_gradients(const Model& model, const Value& gradients);
+
+/// Parameters, and the gradients that they get.
+using GatheredGradients = std::vector<std::pair<at::Tensor, at::Tensor>>;
+/// The gradients that a checkpoint holds, copied, with the model's parameters; nothing where it
+/// holds none, or ones for steps of another number of iterations, which a warning tells.
+/// @throws CheckpointError for a name or a shape that is not the model's
+POLYAK_API std::optional<GatheredGradients> fit_gradients(const Model& model,
+                                                          const Value& checkpoint,
+                                                          int64_t accumulative_counts);
 
 }  // namespace polyak

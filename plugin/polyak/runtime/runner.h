@@ -36,6 +36,35 @@ class POLYAK_API Interrupted : public Error {
   ~Interrupted() override;
 };
 
+/// Forward passes over the training data of a loop.
+class POLYAK_API TrainingForward {
+ public:
+  virtual ~TrainingForward();
+  /// Runs forward passes over training batches until `num_samples` samples went through: no
+  /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
+  /// data undisturbed.
+  virtual void run_training_forward(int64_t num_samples) = 0;
+};
+
+/// Parameter schedules that belong to a runner.
+class POLYAK_API Schedules {
+ public:
+  virtual ~Schedules();
+  /// One step of every schedule that counts in epochs, or in iterations.
+  virtual void step_schedules(bool by_epoch) = 0;
+};
+
+/// Makes a run's checkpoints.
+class POLYAK_API CheckpointSource {
+ public:
+  virtual ~CheckpointSource();
+  /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
+  virtual Value make_checkpoint(bool with_optimizer, bool with_schedules) = 0;
+  /// Whether a run of this kind could go on from such a checkpoint; `last_checkpoint` names only
+  /// those.
+  virtual bool can_resume_from(const Value& checkpoint) const;
+};
+
 /// What hooks see of a training loop. A host with a runner class of its own implements it; the
 /// reference runner is one such. All calls come from the training thread.
 class POLYAK_API Runner {
@@ -70,27 +99,17 @@ class POLYAK_API Runner {
   /// Evaluates the model as it is now over the data of the running validation or test, without
   /// hooks.
   /// @return metrics, e.g. `accuracy`, each name followed by `suffix`.
+  /// @throws Error where none runs, or one that cannot be repeated
   virtual Scalars validate(const std::string& suffix);
   /// The names of the metrics that validate() gives, without a suffix; empty where that is not
   /// known.
   virtual std::vector<std::string> metric_names() const { return {}; }
-  /// Runs forward passes over training batches until `num_samples` samples went through: no
-  /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
-  /// data undisturbed.
-  virtual void run_training_forward(int64_t num_samples);
-  /// Whether run_training_forward() works: so that a hook which needs it can refuse before
-  /// training.
-  virtual bool has_training_forward() const { return true; }
 
-  /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
-  virtual Value make_checkpoint(bool with_optimizer, bool with_schedulers);
-  /// Whether a run of this kind could go on from such a checkpoint; `last_checkpoint` names only
-  /// those.
-  virtual bool can_resume_from(const Value& checkpoint) const;
-  /// One step of every parameter scheduler that counts in epochs, or in iterations.
-  virtual void step_schedulers(bool by_epoch);
-  /// Whether schedules are this runner's to step; false in a loop that steps its own.
-  virtual bool has_schedulers() const { return true; }
+  /// What not every loop has. A hook that needs one of these refuses a null pointer in check_run.
+  virtual TrainingForward* training_forward() { return nullptr; }
+  virtual CheckpointSource* checkpoint_source() { return nullptr; }
+  virtual Schedules* schedules() { return nullptr; }
+
   /// Values that belong to the run and survive a resume (best scores, kept checkpoints, the last
   /// validation): a dict.
   virtual Value& run_info() { return run_info_; }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
+#include <optional>
 #include <string>
 
 #include "polyak/core/export.h"
@@ -22,6 +24,30 @@ class POLYAK_API StopSignals {
   /// The number of the first signal that came since the first of those that live was made; 0:
   /// none. Safe from any thread.
   static int received();
+};
+
+/// Whether a run is to end early: somebody asked for it, or a signal did.
+class POLYAK_API StopRequest {
+ public:
+  /// Safe from any thread, as requested() is.
+  void request() { requested_ = true; }
+  bool requested() const { return requested_ || signal() != 0; }
+  /// Signals count from here on, as StopSignals says; until ignore_signals().
+  void heed_signals() {
+    if (!signals_) signals_.emplace();
+  }
+  /// Puts the earlier handlers back. signal() stays.
+  void ignore_signals() {
+    signal_ = signal();
+    signals_.reset();
+  }
+  /// The signal that asked for the stop; 0: none.
+  int signal() const { return signals_ ? StopSignals::received() : signal_; }
+
+ private:
+  std::atomic<bool> requested_{false};
+  std::optional<StopSignals> signals_;
+  int signal_ = 0;  // once signals_ are gone
 };
 
 /// "SIGTERM", or "signal 99" for one without a name here.

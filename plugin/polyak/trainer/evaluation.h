@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "polyak/core/export.h"
-#include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/evaluation_scope.h"
 #include "polyak/trainer/data_loader.h"
 #include "polyak/trainer/metrics.h"
 #include "polyak/trainer/network.h"

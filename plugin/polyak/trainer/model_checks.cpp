@@ -58,6 +58,45 @@ std::optional<std::string> training_failure(const torch::nn::Module& model, cons
   return std::nullopt;
 }
 
+namespace {
+
+/// BatchNorm takes no batch of one value: better said now than after an epoch.
+bool check_last_batch(const torch::nn::Module& model, const DataLoader& data, c10::Device device,
+                      int64_t max_iters, const Node& node) {
+  if (data.last_batch_size() != 1) return false;
+  const auto failure_of = [&](int64_t samples) {
+    return training_failure(model, data.dataset().image_shape(), device, samples);
+  };
+  const auto failure = failure_of(1);
+  if (!failure || failure_of(2)) return false;  // the size is not what fails
+  if (max_iters < data.size()) return true;
+  const bool only_one = data.batch_size() == 1;
+  node.fail(fmt::format("{} one sample, which the model cannot train on: {}; {}",
+                        only_one ? "each batch has" : "the last batch of an epoch has", *failure,
+                        only_one           ? "set batch_size: 2 or more"
+                        : data.size() == 1 ? "give it more samples"
+                                           : "set drop_last: true, or another batch_size"));
+}
+
+}  // namespace
+
+bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoader& data,
+                         c10::Device device, int64_t max_iters, const Node& node) {
+  const int64_t views = data.dataset().num_views();
+  if (views != model->num_views()) {
+    node.fail(
+        fmt::format("its pipeline gives {} view(s) of an image, the model learns from {}; {}",
+                    views, model->num_views(),
+                    model->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
+  }
+  if (data.dataset().lacks_labels() && !model->learns_without_labels()) {
+    node.fail(
+        "its dataset has samples without a label (`labelled`), and the model learns from labels; "
+        "MeanTeacher learns without");
+  }
+  return check_last_batch(*as_module(model), data, device, max_iters, node);
+}
+
 void check_fit(const Model& model, const Value& state_dict, bool whole, const std::string& file) {
   const StateDifference found = compare_state_dict(model, state_dict);
   if (found.empty()) return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/trainer/process.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/cuda.h>
@@ -34,6 +35,34 @@ void set_random_state(c10::Device device, const at::Tensor& state) {
   at::Generator generator = at::globalContext().defaultGenerator(device);
   std::lock_guard<std::mutex> lock(generator.mutex());
   generator.set_state(state);
+}
+
+void RunRandomness::restore(const Value& checkpoint) {
+  const Value* extra = checkpoint.find("polyak");
+  const Value* random = extra ? extra->find("random_state") : nullptr;
+  if (!random) return;
+  restored_cpu_ = random->at("cpu").as_tensor();
+  const Value* on_device = random->find("device");
+  if (on_device && !device_.is_cpu()) restored_device_ = on_device->as_tensor();
+}
+
+void RunRandomness::begin() {
+  if (!restored_cpu_.defined()) {
+    at::manual_seed(seed_);
+    return;
+  }
+  set_random_state(c10::kCPU, restored_cpu_);
+  if (restored_device_.defined()) set_random_state(device_, restored_device_);
+  restored_cpu_ = restored_device_ = at::Tensor();
+}
+
+Value RunRandomness::state() const {
+  Value state = Value::dict();
+  state.set("cpu", restored_cpu_.defined() ? restored_cpu_ : random_state(c10::kCPU));
+  if (!device_.is_cpu()) {
+    state.set("device", restored_device_.defined() ? restored_device_ : random_state(device_));
+  }
+  return state;
 }
 
 c10::Device find_device(const Node& config, const std::optional<std::string>& name) {

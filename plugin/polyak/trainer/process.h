@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "polyak/checkpoint/value.h"
 #include "polyak/config/node.h"
 #include "polyak/core/export.h"
 
@@ -31,6 +32,29 @@ class POLYAK_API RandomStateGuard {
 /// The state of a device's random numbers, a byte tensor on the CPU.
 POLYAK_API at::Tensor random_state(c10::Device device);
 POLYAK_API void set_random_state(c10::Device device, const at::Tensor& state);
+
+/// The random numbers of a training run: seeded, or those of the checkpoint that it goes on from.
+class POLYAK_API RunRandomness {
+ public:
+  RunRandomness() = default;
+  RunRandomness(uint64_t seed, c10::Device device) : seed_(seed), device_(device) {}
+
+  uint64_t seed() const { return seed_; }
+  /// Notes the state that a checkpoint holds, where it holds one; begin() sets it.
+  void restore(const Value& checkpoint);
+  /// Right before the first iteration, so that copies of the model and hooks that draw numbers
+  /// leave training as it is without them.
+  void begin();
+  /// For a checkpoint: {cpu: uint8 tensor, device: uint8 tensor}. Before begin() of a run that goes
+  /// on, the state that it will go on with.
+  Value state() const;
+
+ private:
+  uint64_t seed_ = 0;
+  c10::Device device_{c10::kCPU};
+  at::Tensor restored_cpu_;  // not set yet; undefined: nothing
+  at::Tensor restored_device_;
+};
 
 /// The device that a config's key `device` names; without a name CUDA's where there is one.
 /// @throws ConfigError

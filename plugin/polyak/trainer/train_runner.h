@@ -12,20 +12,22 @@
 #include "polyak/core/export.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_lock.h"
+#include "polyak/runtime/run_loop.h"
 #include "polyak/runtime/runner.h"
 #include "polyak/runtime/stop_signals.h"
-#include "polyak/trainer/data_loader.h"
 #include "polyak/trainer/evaluation.h"
 #include "polyak/trainer/network.h"
-#include "polyak/trainer/optim_wrapper.h"
-#include "polyak/trainer/param_scheduler.h"
+#include "polyak/trainer/optimization.h"
+#include "polyak/trainer/process.h"
+#include "polyak/trainer/run_data.h"
+#include "polyak/trainer/starting_point.h"
 #include "polyak/trainer/train_config.h"
 
 namespace polyak {
 
 /// The reference runner: trains and tests what a config describes. Sets the process's threads,
 /// determinism and random state, so one runner works at a time.
-class POLYAK_API TrainRunner : public Runner {
+class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private TrainingForward {
  public:
   enum class Purpose { train, test, check };
   /// What one validation of the training loop found.
@@ -61,106 +63,78 @@ class POLYAK_API TrainRunner : public Runner {
   const Node& config() const { return config_; }
 
   Model model() override { return Model(module_); }
-  const Progress& progress() const override { return progress_; }
+  const Progress& progress() const override { return loop_.progress(); }
   HookList& hooks() override { return hooks_; }
   bool training() const override { return purpose_ != Purpose::test; }
-  bool resuming() const override { return resuming_; }
+  bool resuming() const override { return start_.resuming; }
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
   std::optional<double> learning_rate() const override;
-  void log(const std::string& name, double value) override { logged_[name] = value; }
-  const Scalars& logged() const override { return logged_; }
+  void log(const std::string& name, double value) override { loop_.logged()[name] = value; }
+  const Scalars& logged() const override { return loop_.logged(); }
   Scalars validate(const std::string& suffix) override;
   std::vector<std::string> metric_names() const override;
-  void run_training_forward(int64_t num_samples) override;
-  Value make_checkpoint(bool with_optimizer, bool with_schedulers) override;
-  void step_schedulers(bool by_epoch) override;
-  bool can_resume_from(const Value& checkpoint) const override;
-  void request_stop() override { stop_ = true; }
-  bool stop_requested() const override { return stop_ || interrupted(); }
+  TrainingForward* training_forward() override { return data_.train ? this : nullptr; }
+  CheckpointSource* checkpoint_source() override { return this; }
+  Schedules* schedules() override;
+  void request_stop() override { stop_.request(); }
+  bool stop_requested() const override { return stop_.requested(); }
   bool interrupted() const override { return stop_signal() != 0; }
 
   /// From here on SIGTERM, SIGINT and SIGUSR1 end training after the present iteration, a
   /// validation at its next batch, with a checkpoint (StopSignals says how).
-  void stop_on_signals();
+  void stop_on_signals() { stop_.heed_signals(); }
   /// The signal that did; 0: none.
-  int stop_signal() const { return signals_ ? StopSignals::received() : 0; }
+  int stop_signal() const { return stop_.signal(); }
   /// The checkpoint that `last_checkpoint` names; "" for none.
   std::string last_checkpoint() const;
 
  private:
-  void set_up_process();
+  void run_training_forward(int64_t num_samples) override;
+  Value make_checkpoint(bool with_optimizer, bool with_schedules) override;
+  bool can_resume_from(const Value& checkpoint) const override;
+
   void set_up_work_dir();
   void lock_folders();
-  void read_checkpoint();
+  void set_up_process();
   void set_up_data();
-  void set_up_lengths();
+  void set_up_length();
   void set_up_model();
   void set_up_training();
-  Evaluation make_evaluation(const Node& loader, const Node& evaluator, const Node& loop,
-                             const char* stage);
-  void number_classes(DataLoader& loader);
-  std::vector<std::string> find_training_classes() const;
-  void check_last_batch();
 
   void start_run();
-  void check_place(const Value& checkpoint) const;
-  void load_checkpoint();
-  void restore_progress(const Value& checkpoint);
-  void restore_gradients(const Value& extra);
-  void restore_random_state();
+  bool load_checkpoint();
   void check_interrupted() const;
-  void replay_schedules(const Value& checkpoint);
-  bool resumes_with_config() const { return options_.resume_options == "config"; }
   void train_epochs();
   void train_iterations();
   Batch on_device(const Batch& batch) const;
-  void train_batch(int64_t batch_index, int64_t epoch, int64_t index);
+  void train_batch(int64_t epoch, int64_t index);
   void validate_if_due();
-  Scalars run_evaluation(Evaluation& evaluation, Hook::Stage stage);
+  Scalars run_evaluation(const Evaluation& evaluation, Hook::Stage stage);
   Scalars evaluate(const Evaluation& evaluation, EvaluationScope* scope);
 
   Node config_;
   const Catalog& catalog_;
   Purpose purpose_;
   TrainConfig options_;
-  TrainLoopOptions loop_;
-  uint64_t seed_ = 0;
+  TrainLoopOptions loop_options_;
   c10::Device device_{c10::kCPU};
   std::string work_dir_;
   std::string timestamp_;
   std::string name_;  // of the config, for files
 
-  std::shared_ptr<DataLoader> train_loader_;
-  bool leave_out_last_batch_ = false;  // of passes beside training, which does not come to it
-  std::vector<std::string> classes_;   // that the model learns or has learned; empty: without names
-  std::optional<Evaluation> val_;
-  std::optional<Evaluation> test_;
-  Evaluation* running_ = nullptr;  // the evaluation that hooks are called in
-
+  RunLoop loop_{*this};
+  StartingPoint start_;
+  RunRandomness randomness_;
+  RunData data_;
   std::shared_ptr<Algorithm> model_;
-  std::shared_ptr<torch::nn::Module> module_;  // the same object
-  std::unique_ptr<OptimWrapper> optim_;
-  std::vector<std::shared_ptr<ParamScheduler>> schedulers_;
+  std::shared_ptr<torch::nn::Module> module_;   // the same object
+  std::unique_ptr<Optimization> optimization_;  // null for a test
+  bool leave_out_last_batch_ = false;  // of passes beside training, which does not come to it
   HookList hooks_;
-
-  std::string checkpoint_file_;      // what the config asks for; empty: nothing
-  std::optional<Value> checkpoint_;  // read, not loaded yet
-  bool resuming_ = false;
-  bool inside_epoch_ = true;     // iter and epoch of the checkpoint tell the place in its epoch
-  bool validation_due_ = false;  // the checkpoint stands where a validation may be missing
-  at::Tensor cpu_random_state_;  // of the run that goes on; undefined otherwise
-  at::Tensor device_random_state_;
-
-  Progress progress_;
-  Scalars logged_;
   std::vector<Validation> validations_;
   RunLocks locks_;
-  std::optional<StopSignals> signals_;
-  bool started_ = false;  // before_run was called
-  bool stop_ = false;
-  int64_t iters_in_hooks_ = 0;   // 1 while after_train_iter runs: the counter does not count it yet
-  int64_t epochs_in_hooks_ = 0;  // the same of after_train_epoch
+  StopRequest stop_;
 };
 
 }  // namespace polyak

@@ -13,6 +13,8 @@
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
 #include "polyak/embed/loop_hooks.h"
+#include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/runner.h"
 #include "support/averages.h"
 #include "support/own_folder.h"
 
@@ -162,6 +164,55 @@ TEST(LoopHooksResume, TwoOfThemDoNotShareAFolder) {
   const Loop generator(text, -1);
   EXPECT_THAT([&] { Loop(text, -1); },
               ThrowsMessage<ConfigError>(HasSubstr("give each run a work_dir of its own")));
+}
+
+/// Refuses what is loaded, until it is told otherwise; after an EMAHook has taken its part.
+struct Refuser : Hook {
+  bool refuses = true;
+  std::string name() const override { return "Refuser"; }
+  int priority() const override { return kLowest; }
+  void after_load_checkpoint(Runner&, Value&) override {
+    if (refuses) throw CheckpointError("Refuser: not this one");
+  }
+};
+
+TEST(LoopHooksResume, ARefusalChangesNothingAndTheNextTryGoesOnBitForBit) {
+  Loop whole(with_average(new_folder("unrefused")), -1);
+  whole.run();
+  const std::string folder = new_folder("refused");
+  Loop(with_average(folder), 7).run();
+  Loop rest(with_average(folder), -1);
+  const auto refuser = std::make_shared<Refuser>();
+  rest.hooks.runner().hooks().add(refuser);
+  const at::Tensor weight = rest.net->weight.detach().clone();
+  const at::Tensor average = rest.hooks.average()->state().front().tensor.clone();
+  EXPECT_THAT([&] { rest.hooks.resume(); },
+              ThrowsMessage<CheckpointError>(HasSubstr("iter_7.pth: Refuser: not this one")));
+  EXPECT_TRUE(at::equal(rest.net->weight, weight));
+  EXPECT_FALSE(rest.net->weight.grad().defined());
+  EXPECT_TRUE(rest.optimizer.state().empty()) << "no momentum";
+  EXPECT_TRUE(at::equal(rest.hooks.average()->state().front().tensor, average));
+  EXPECT_EQ(rest.hooks.average()->steps(), 0);
+  EXPECT_EQ(rest.hooks.progress().iter, 0);
+  EXPECT_EQ(rest.hooks.iterations_done(), 0);
+  EXPECT_EQ(rest.hooks.steps_done(), 0);
+  EXPECT_FALSE(rest.hooks.runner().resuming());
+
+  refuser->refuses = false;
+  ASSERT_TRUE(rest.hooks.resume());
+  EXPECT_EQ(rest.hooks.iterations_done(), 7);
+  rest.run();
+  EXPECT_TRUE(at::equal(rest.net->weight, whole.net->weight));
+  EXPECT_TRUE(at::equal(rest.hooks.average()->state().front().tensor,
+                        whole.hooks.average()->state().front().tensor));
+}
+
+TEST(LoopHooksResume, AnOutDirWithoutAWorkDirIsLockedToo) {
+  const std::string text = fmt::format(
+      "custom_hooks: [{{type: CheckpointHook, interval: 1, out_dir: {}}}]\n", new_folder("alone"));
+  const Loop first(text, -1);
+  EXPECT_THAT([&] { Loop(text, -1); },
+              ThrowsMessage<ConfigError>(HasSubstr("another run uses " + own_folder() + "/alone")));
 }
 
 TEST(LoopHooksResume, AFileBeyondTheRunsEndIsRefused) {

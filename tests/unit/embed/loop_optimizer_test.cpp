@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <map>
 
+#include "polyak/averaging/averaged_model.h"
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
 #include "polyak/embed/loop_hooks.h"
@@ -156,6 +157,74 @@ TEST(LoopOptimizers, AnotherOnesStateIsRefusedWithBothNames) {
                                        now.substr(0, now.find("Momentum"))))));
     EXPECT_TRUE(at::equal(second.net->weight, weight));
   }
+}
+
+/// A loop over one net, whose optimizer has its parameters in groups of a test's choice.
+struct Grouped {
+  Grouped(const std::string& work_dir, const std::vector<std::vector<std::string>>& names)
+      : optimizer(groups_of(names), torch::optim::SGDOptions(0.01).momentum(0.9)),
+        hooks(LoopHooks::from_config(
+            parse_config("{work_dir: " + work_dir +
+                         ", custom_hooks: [{type: EMAHook, momentum: 0.1}, {type: CheckpointHook, "
+                         "by_epoch: false, interval: 1}]}"),
+            net, LoopHooksOptions().optimizer(optimizer).max_iters(8))) {}
+
+  std::vector<torch::optim::OptimizerParamGroup> groups_of(
+      const std::vector<std::vector<std::string>>& names) {
+    std::vector<torch::optim::OptimizerParamGroup> groups;
+    for (const std::vector<std::string>& group : names) {
+      std::vector<at::Tensor> parameters;
+      for (const std::string& name : group) parameters.push_back(net->named_parameters()[name]);
+      groups.emplace_back(parameters);
+    }
+    return groups;
+  }
+  void iterate() {
+    optimizer.zero_grad();
+    net->forward(at::eye(3)).pow(2).sum().backward();
+    optimizer.step();
+    hooks.after_step();
+    hooks.after_iter();
+  }
+
+  torch::nn::Linear net{3, 2};
+  torch::optim::SGD optimizer;
+  LoopHooks hooks;
+};
+
+TEST(LoopOptimizers, ParametersInAnotherOrderAreRefusedByName) {
+  const std::string folder = own_folder() + "/order";
+  std::filesystem::remove_all(folder);
+  {
+    Grouped first(folder, {{"weight", "bias"}});
+    first.iterate();
+    first.hooks.after_train();
+  }
+  Grouped second(folder, {{"bias", "weight"}});
+  EXPECT_THAT([&] { second.hooks.resume(); },
+              testing::ThrowsMessage<CheckpointError>(testing::HasSubstr(
+                  "parameter 1 of its optimizer is 'weight', and 'bias' of the loop's")));
+}
+
+TEST(LoopOptimizers, AStateThatDoesNotFitLeavesAveragesAndWeightsAlone) {
+  const std::string folder = own_folder() + "/groups";
+  std::filesystem::remove_all(folder);
+  {
+    Grouped first(folder, {{"weight", "bias"}});
+    first.iterate();
+    first.hooks.after_train();
+  }
+  Grouped second(folder, {{"weight"}, {"bias"}});
+  const at::Tensor weight = second.net->weight.detach().clone();
+  const at::Tensor average = second.hooks.average()->state().front().tensor.clone();
+  EXPECT_THAT([&] { second.hooks.resume(); },
+              testing::ThrowsMessage<CheckpointError>(
+                  testing::HasSubstr("its optimizer state does not fit")));
+  EXPECT_TRUE(at::equal(second.net->weight, weight));
+  EXPECT_TRUE(at::equal(second.hooks.average()->state().front().tensor, average));
+  EXPECT_EQ(second.hooks.average()->steps(), 0);
+  EXPECT_TRUE(second.optimizer.state().empty());
+  EXPECT_EQ(second.hooks.progress().iter, 0);
 }
 
 TEST(LoopOptimizers, TheCheckpointsRateGoesOnWithAWord) {

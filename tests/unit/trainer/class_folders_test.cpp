@@ -67,7 +67,7 @@ class ClassFolders : public Folders {
   double train(const std::vector<std::string>& overrides = {}) {
     TrainRunner runner(config(overrides), catalog_);
     const Scalars metrics = runner.train();
-    write_pth(checkpoint(), runner.make_checkpoint(true, true));
+    write_pth(checkpoint(), runner.checkpoint_source()->make_checkpoint(true, true));
     return metrics.at("accuracy");
   }
   double test(const std::vector<std::string>& overrides = {}) {
@@ -179,7 +179,7 @@ TEST_F(ClassFolders, ACheckpointOfDataWithoutNamesHasNone) {
     node.find(loader)->set("dataset", images);
   }
   TrainRunner runner(node, catalog_);
-  const Value saved = runner.make_checkpoint(true, true);
+  const Value saved = runner.checkpoint_source()->make_checkpoint(true, true);
   EXPECT_THAT(classes_of_checkpoint(saved), IsEmpty());
   EXPECT_EQ(saved.at("meta").find("dataset_meta"), nullptr);
 }

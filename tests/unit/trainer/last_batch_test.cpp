@@ -97,7 +97,8 @@ TEST_F(LastBatch, IsOfNoConcernToARunThatDoesNotComeToIt) {
   node.set("train_cfg", parse_config("{by_epoch: false, max_iters: 1}"));
   TrainRunner runner(node, catalog_);
   runner.train();
-  EXPECT_NO_THROW(runner.run_training_forward(100)) << "nor to passes beside its training";
+  EXPECT_NO_THROW(runner.training_forward()->run_training_forward(100))
+      << "nor to passes beside its training";
   node.set("train_cfg", parse_config("{by_epoch: false, max_iters: 2}"));
   refused(node, "the last batch of an epoch has", "drop_last: true");
 }

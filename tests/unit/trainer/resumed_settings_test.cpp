@@ -38,12 +38,12 @@ class Stepper : public Hook {
   std::string name() const override { return "Stepper"; }
   void after_train_iter(Runner& runner, int64_t, const Scalars&) override {
     script.rates.push_back(*runner.learning_rate());
-    runner.step_schedulers(false);
+    runner.schedules()->step_schedules(false);
     if (runner.progress().iter + 1 == script.save_after) {
-      write_pth(script.file, runner.make_checkpoint(true, true));
+      write_pth(script.file, runner.checkpoint_source()->make_checkpoint(true, true));
     }
   }
-  void after_train_epoch(Runner& runner) override { runner.step_schedulers(true); }
+  void after_train_epoch(Runner& runner) override { runner.schedules()->step_schedules(true); }
 };
 
 /// 5 iterations in an epoch.
@@ -89,7 +89,7 @@ class Resumed : public ::testing::Test {
     script.save_after = save_after;
     TrainRunner runner(config(overrides), catalog_);
     runner.train();
-    end_ = runner.make_checkpoint(true, true);
+    end_ = runner.checkpoint_source()->make_checkpoint(true, true);
     return script.rates;
   }
   std::vector<double> resume(std::vector<std::string> overrides) {
@@ -163,7 +163,7 @@ TEST_F(Resumed, KeepsTheStateBesideTheConfigsNumbers) {
   node.set("resume_options", "config");
   TrainRunner runner(node, catalog_);
   runner.train();
-  const Value end = runner.make_checkpoint(true, true);
+  const Value end = runner.checkpoint_source()->make_checkpoint(true, true);
   const Value& state = end.at("optimizer").at("state").at(0);
   EXPECT_EQ(state.at("step").as_tensor().item<double>(), 20);
   EXPECT_TRUE(state.contains("max_exp_avg_sq")) << "of a run that was without";

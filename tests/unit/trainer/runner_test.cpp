@@ -54,7 +54,7 @@ class Probe : public Hook {
   }
   void after_train_epoch(Runner& runner) override {
     note(fmt::format("after_train_epoch {}", runner.progress().epoch));
-    runner.step_schedulers(true);
+    runner.schedules()->step_schedules(true);
     if (runner.progress().epoch + 1 == script.save_after_epoch) save(runner);
   }
   void before_train_iter(Runner& runner, int64_t batch) override {
@@ -66,7 +66,7 @@ class Probe : public Hook {
     if (script.record) note(fmt::format("after_train_iter {}", batch));
     EXPECT_EQ(outputs.count("loss"), 1U);
     EXPECT_EQ(runner.logged().at("loss"), outputs.at("loss"));
-    runner.step_schedulers(false);
+    runner.schedules()->step_schedules(false);
     if (runner.progress().iter + 1 == script.save_after_iter) save(runner);
     if (runner.progress().iter + 1 == script.stop_after_iter) runner.request_stop();
   }
@@ -98,7 +98,7 @@ class Probe : public Hook {
   static void note(const std::string& point) { script.points.push_back(point); }
   static void save(Runner& runner) {
     runner.run_info().set("best", 0.5);
-    write_pth(script.save_to, runner.make_checkpoint(true, true));
+    write_pth(script.save_to, runner.checkpoint_source()->make_checkpoint(true, true));
   }
 };
 
@@ -158,7 +158,7 @@ class Running : public ::testing::Test {
   Value train(const Node& node) {
     TrainRunner runner(node, catalog_);
     metrics_ = runner.train();
-    return copy(runner.make_checkpoint(true, true));
+    return copy(runner.checkpoint_source()->make_checkpoint(true, true));
   }
   /// The tensors of a value are handles: a copy keeps what they hold now.
   static Value copy(Value value) {
@@ -278,7 +278,7 @@ TEST_F(Running, ResumingIsExact) {
   TrainRunner runner(config({"resume=true", "load_from=" + script.save_to}), catalog_);
   EXPECT_TRUE(runner.resuming());
   runner.train();
-  expect_same_run(whole, runner.make_checkpoint(true, true));
+  expect_same_run(whole, runner.checkpoint_source()->make_checkpoint(true, true));
   EXPECT_EQ(runner.run_info().at("best").as_real(), 0.5);
   EXPECT_EQ(script.points[0], "before_run");
   EXPECT_EQ(script.points[1], "after_load_checkpoint");
@@ -395,10 +395,10 @@ TEST_F(Running, TrainingForwardsLeaveTrainingAsItIs) {
   at::manual_seed(9);
   const at::Tensor next = at::rand({2});
   at::manual_seed(9);
-  runner.run_training_forward(50);
+  runner.training_forward()->run_training_forward(50);
   EXPECT_TRUE(at::equal(at::rand({2}), next));
   runner.train();
-  expect_same_run(expected, runner.make_checkpoint(true, true));
+  expect_same_run(expected, runner.checkpoint_source()->make_checkpoint(true, true));
 }
 
 TEST_F(Running, TestsACheckpoint) {

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/embed/optimizer_archive.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Type.h>
+#include <torch/optim/lbfgs.h>
+#include <torch/serialize/archive.h>
+
+#include <algorithm>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <typeinfo>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "polyak/core/log.h"
+
+namespace polyak {
+namespace {
+
+using torch::optim::Optimizer;
+
+torch::serialize::InputArchive archive_of(const void* bytes, size_t size) {
+  torch::serialize::InputArchive archive;
+  archive.load_from(static_cast<const char*>(bytes), size);
+  return archive;
+}
+
+/// LBFGS writes its scratch space too, which has undefined tensors until it is full, and those
+/// cannot be written. Each step fills it before it reads it, so it is put aside until this goes.
+class WithoutScratch {
+ public:
+  explicit WithoutScratch(const Optimizer& optimizer) {
+    for (const auto& item : optimizer.state()) {
+      auto* state = dynamic_cast<torch::optim::LBFGSParamState*>(item.second.get());
+      if (!state) continue;
+      items_.emplace_back(state, std::move(state->al()));
+      state->al().reset();
+    }
+  }
+  ~WithoutScratch() {
+    for (auto& [state, scratch] : items_) state->al() = std::move(scratch);
+  }
+  WithoutScratch(const WithoutScratch&) = delete;
+  WithoutScratch& operator=(const WithoutScratch&) = delete;
+
+ private:
+  using Scratch = std::decay_t<decltype(std::declval<torch::optim::LBFGSParamState>().al())>;
+  std::vector<std::pair<torch::optim::LBFGSParamState*, Scratch>> items_;
+};
+
+/// Copies of an optimizer's states and options, so that they can be put back: those of LibTorch's
+/// classes. A class of the program's own need not have copies.
+class KeptOptimizer {
+ public:
+  explicit KeptOptimizer(Optimizer& optimizer) : optimizer_(optimizer) {
+    try {
+      for (const auto& item : optimizer.state()) states_[item.first] = item.second->clone();
+      for (const auto& group : optimizer.param_groups()) {
+        options_.push_back(group.options().clone());
+      }
+      whole_ = true;
+    } catch (const c10::Error&) {
+      whole_ = false;
+    }
+  }
+  void put_back() {
+    if (!whole_) return;
+    optimizer_.state() = std::move(states_);
+    for (size_t i = 0; i < options_.size(); ++i) {
+      optimizer_.param_groups()[i].set_options(std::move(options_[i]));
+    }
+  }
+
+ private:
+  using States = std::decay_t<decltype(std::declval<Optimizer&>().state())>;
+  Optimizer& optimizer_;
+  States states_;
+  std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> options_;
+  bool whole_ = false;
+};
+
+std::string type_of(const Optimizer& optimizer) {
+  return c10::demangle(typeid(optimizer).name());
+}
+
+/// Adam reads AdamW's state without a word, and of others LibTorch says that a key is missing.
+void check_type(const Optimizer& optimizer, const Value& state) {
+  const Value* saved = state.find("type");
+  const std::string ours = type_of(optimizer);
+  if (!saved || saved->as_string() == ours) return;
+  const auto is_libtorchs = [](const std::string& type) {
+    return type.rfind("torch::optim::", 0) == 0;
+  };
+  // A program's own class may have been renamed.
+  if (!is_libtorchs(ours) || !is_libtorchs(saved->as_string())) return;
+  fail<CheckpointError>(
+      "holds the optimizer state of {}, but the loop's optimizer is {}; hand in the one of before, "
+      "or none to go on without",
+      saved->as_string(), ours);
+}
+
+/// The optimizer's parameters in its order, by their names in the model; "" for those that are none
+/// of its.
+std::vector<std::string> parameter_names(const Optimizer& optimizer, const Model& model) {
+  std::unordered_map<const void*, std::string> names;
+  for (const NamedTensor& item : model.tensors()) {
+    names.emplace(item.tensor.unsafeGetTensorImpl(), item.name);
+  }
+  std::vector<std::string> found;
+  for (const auto& group : optimizer.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      const auto known = names.find(parameter.unsafeGetTensorImpl());
+      found.push_back(known == names.end() ? "" : known->second);
+    }
+  }
+  return found;
+}
+
+/// The archive knows parameters by their places: in another order each would get another's state.
+void check_parameters(const Optimizer& optimizer, const Model& model, const Value& state) {
+  const Value* saved = state.find("parameters");
+  if (!saved) return;
+  const std::vector<std::string> ours = parameter_names(optimizer, model);
+  const std::vector<Value>& theirs = saved->items();
+  if (theirs.size() != ours.size()) {
+    fail<CheckpointError>(
+        "holds the optimizer state of {} parameters, but the loop's optimizer has {}",
+        theirs.size(), ours.size());
+  }
+  for (size_t i = 0; i < ours.size(); ++i) {
+    if (theirs[i].as_string() == ours[i]) continue;
+    const auto in_quotes = [](const std::string& name) {
+      return name.empty() ? "a tensor outside the model" : "'" + name + "'";
+    };
+    fail<CheckpointError>(
+        "parameter {} of its optimizer is {}, and {} of the loop's; give the optimizer its "
+        "parameters in the order of before",
+        i + 1, in_quotes(theirs[i].as_string()), in_quotes(ours[i]));
+  }
+}
+
+}  // namespace
+
+std::optional<double> learning_rate_of(const Optimizer& optimizer) {
+  if (optimizer.param_groups().empty()) return std::nullopt;
+  try {
+    return optimizer.param_groups().front().options().get_lr();
+  } catch (const c10::Error&) {  // a user's own options need not know one
+    return std::nullopt;
+  }
+}
+
+Value save_optimizer(const Optimizer& optimizer, const Model& model) {
+  Value state = Value::dict();
+  try {
+    const WithoutScratch guard(optimizer);
+    torch::serialize::OutputArchive archive;
+    optimizer.save(archive);
+    std::ostringstream stream;
+    archive.save_to(stream);
+    const std::string bytes = stream.str();
+    // A class of the user's own that does not override save() writes nothing, without a word.
+    if (bytes.size() < 4096 && archive_of(bytes.data(), bytes.size()).keys().empty()) {
+      fail<CheckpointError>(
+          "the optimizer's class saves nothing of its state; override its save() and load(), set "
+          "save_optimizer: false, or hand in none");
+    }
+    const at::Tensor tensor = at::empty({static_cast<int64_t>(bytes.size())}, at::kByte);
+    std::copy(bytes.begin(), bytes.end(), tensor.data_ptr<uint8_t>());
+
+    std::vector<Value> rates;
+    for (const auto& group : optimizer.param_groups()) rates.emplace_back(group.options().get_lr());
+    state.set("type", type_of(optimizer));
+    state.set("libtorch_archive", tensor);
+    state.set("lr", Value::list(std::move(rates)));
+  } catch (const c10::Error& error) {
+    fail<CheckpointError>(
+        "the optimizer's state cannot be saved: {}; set save_optimizer: false, or hand in none",
+        first_line(error));
+  }
+  std::vector<Value> names;
+  for (std::string& name : parameter_names(optimizer, model)) names.emplace_back(std::move(name));
+  state.set("parameters", Value::list(std::move(names)));
+  return state;
+}
+
+void check_optimizer(const Optimizer& optimizer, const Model& model, const Value* state) {
+  if (!state || !state->contains("libtorch_archive")) {
+    fail<CheckpointError>("holds no state of a loop's optimizer; hand in none to go on without");
+  }
+  check_type(optimizer, *state);
+  check_parameters(optimizer, model, *state);
+}
+
+void load_optimizer(Optimizer& optimizer, const Value& state) {
+  const std::optional<double> given = learning_rate_of(optimizer);
+  const at::Tensor bytes = state.at("libtorch_archive").as_tensor().contiguous();
+  const std::vector<Value>& rates = state.at("lr").items();
+  KeptOptimizer kept(optimizer);
+  try {
+    torch::serialize::InputArchive archive =
+        archive_of(bytes.data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel()));
+    optimizer.load(archive);
+    // LibTorch 1.13 leaves options as they are.
+    for (size_t i = 0; i < rates.size() && i < optimizer.param_groups().size(); ++i) {
+      optimizer.param_groups()[i].options().set_lr(rates[i].as_real());
+    }
+  } catch (const c10::Error& error) {
+    kept.put_back();
+    fail<CheckpointError>("its optimizer state does not fit: {}", first_line(error));
+  } catch (...) {
+    kept.put_back();
+    throw;
+  }
+  const std::optional<double> now = learning_rate_of(optimizer);
+  if (given && now && now != given) {
+    log_info("resume: the checkpoint's lr {} goes on (the program set {})", *now, *given);
+  }
+}
+
+}  // namespace polyak

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/trainer/optimization.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <set>
+
+#include "polyak/core/log.h"
+#include "polyak/runtime/run_checkpoint.h"
+#include "polyak/trainer/resume.h"
+#include "polyak/trainer/resumed_schedules.h"
+
+namespace polyak {
+namespace {
+
+/// A list of schedules; one alone counts as a list of one, null as an empty one.
+std::vector<Node> schedule_nodes(const Node& node) {
+  if (node.is_null()) return {};
+  return node.is_sequence() ? node.items() : std::vector<Node>{node};
+}
+
+}  // namespace
+
+Optimization::Optimization(const Context& context, const Model& model, StartingPoint& start)
+    : context_(context) {
+  const TrainConfig& options = *context.options;
+  std::vector<NamedTensor> parameters;
+  std::set<const void*> known;  // a tensor under two names must not be stepped twice
+  for (const NamedTensor& item : model.tensors()) {
+    if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
+      parameters.push_back(item);
+    }
+  }
+  if (std::none_of(parameters.begin(), parameters.end(),
+                   [](const NamedTensor& item) { return item.tensor.requires_grad(); })) {
+    options.model.fail("no parameter of it wants a gradient, so there is nothing to train");
+  }
+  wrapper_ = std::make_unique<OptimWrapper>(options.optim_wrapper, *context.catalog, parameters);
+  if (start.resuming) {
+    take_over_optimizer(wrapper_->optimizer(), *start.checkpoint, *context.config,
+                        takes_numbers_of_config(), start.file);
+  }
+  add_schedules();
+  if (!start.resuming || takes_numbers_of_config()) return;
+  if (Value* saved = start.checkpoint->find("param_schedulers")) {
+    *saved = Value::list(match_schedules(schedulers_, *saved));
+  }
+}
+
+void Optimization::add_schedules() {
+  const Progress& progress = *context_.progress;
+  const ParamScheduler::Context context{&wrapper_->optimizer(), progress.epoch_length,
+                                        progress.max_epochs, progress.max_iters};
+  for (const Node& node : schedule_nodes(context_.options->param_scheduler)) {
+    schedulers_.push_back(context_.catalog->of<ParamScheduler>().build(node, context));
+    for (const ParamScheduler::Doubt& doubt : schedulers_.back()->doubts()) {
+      const Node* key = node.find(doubt.key);
+      log_warning("{}{}", key ? key->prefix() : node.prefix(), doubt.text);
+    }
+    if (schedulers_.back()->by_epoch() && !progress.by_epoch) {
+      node.fail(
+          "counts epochs, but the training loop counts iterations, so it would never step; set "
+          "by_epoch: false");
+    }
+  }
+}
+
+void Optimization::step_schedules(bool by_epoch) {
+  for (const auto& scheduler : schedulers_) {
+    if (scheduler->by_epoch() == by_epoch) scheduler->step();
+  }
+}
+
+void Optimization::restore(const Value& checkpoint) {
+  const bool own = takes_numbers_of_config();
+  Optimizer& optimizer = wrapper_->optimizer();
+  log_resumed_differences(optimizer, checkpoint, *context_.config, own);
+  optimizer.load_state_dict(checkpoint.at("optimizer"),
+                            own ? Optimizer::Numbers::own : Optimizer::Numbers::saved);
+  if (own) {
+    replay_schedules(checkpoint);
+  } else if (const Value* saved = checkpoint.find("param_schedulers")) {
+    const std::vector<Value>& states = saved->items();  // matched before
+    for (size_t i = 0; i < states.size(); ++i) schedulers_[i]->load_state_dict(states[i]);
+  } else if (!schedulers_.empty()) {
+    log_warning(
+        "the checkpoint holds no parameter schedulers: they start over from its learning rate");
+  }
+}
+
+/// Steps the config's schedules as often as they would have been by now, so that rates are those of
+/// a run that had this config all along.
+void Optimization::replay_schedules(const Value& checkpoint) {
+  const Progress& progress = *context_.progress;
+  const int64_t length = std::max<int64_t>(epoch_length_of(checkpoint, progress.epoch_length), 1);
+  int64_t epochs = 0;
+  for (int64_t iter = 1; iter <= progress.iter; ++iter) {
+    step_schedules(/*by_epoch=*/false);
+    if (iter % length != 0 || epochs == progress.epoch) continue;
+    step_schedules(/*by_epoch=*/true);
+    ++epochs;
+  }
+  for (; epochs < progress.epoch; ++epochs) step_schedules(/*by_epoch=*/true);
+}
+
+Value Optimization::schedules_state() const {
+  std::vector<Value> states;
+  for (const auto& scheduler : schedulers_) states.push_back(scheduler->state_dict());
+  return Value::list(std::move(states));
+}
+
+}  // namespace polyak

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "polyak/averaging/model.h"
+#include "polyak/config/node.h"
+#include "polyak/registry/registry.h"
+#include "polyak/runtime/progress.h"
+#include "polyak/runtime/runner.h"
+#include "polyak/trainer/optim_wrapper.h"
+#include "polyak/trainer/param_scheduler.h"
+#include "polyak/trainer/starting_point.h"
+#include "polyak/trainer/train_config.h"
+
+namespace polyak {
+
+/// What changes the weights in a training run: the optimizer, and the schedules of its numbers.
+class Optimization final : public Schedules {
+ public:
+  /// What it is built from; all of it must outlive the object, but for `start`.
+  struct Context {
+    const Node* config = nullptr;
+    const TrainConfig* options = nullptr;
+    const Catalog* catalog = nullptr;
+    const Progress* progress = nullptr;
+  };
+
+  /// Gives the optimizer's state and schedules of a checkpoint that a run goes on from the order of
+  /// the config's.
+  /// @throws ConfigError, CheckpointError
+  Optimization(const Context& context, const Model& model, StartingPoint& start);
+
+  OptimWrapper& wrapper() { return *wrapper_; }
+  const OptimWrapper& wrapper() const { return *wrapper_; }
+  double lr() const { return wrapper_->optimizer().lr(); }
+  bool has_schedules() const { return !schedulers_.empty(); }
+  void step_schedules(bool by_epoch) override;
+
+  /// Goes on from a checkpoint that the constructor saw, at the place that progress says: with its
+  /// numbers, or, with `resume_options: config`, those that the config has there.
+  void restore(const Value& checkpoint);
+  /// The states of the schedules, as `param_schedulers` of a checkpoint holds them.
+  Value schedules_state() const;
+
+ private:
+  bool takes_numbers_of_config() const { return context_.options->resume_options == "config"; }
+  void add_schedules();
+  void replay_schedules(const Value& checkpoint);
+
+  Context context_;
+  std::unique_ptr<OptimWrapper> wrapper_;
+  std::vector<std::shared_ptr<ParamScheduler>> schedulers_;
+};
+
+}  // namespace polyak
