@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "polyak/polyak.h"
+#include "polyak/runtime/average_set.h"
 #include "support/tiny_net.h"
 
 // glibc's own names.
@@ -120,6 +121,28 @@ TEST(Allocation, AnUpdateMakesNone) {
       }
     }
   }
+}
+
+TEST(Allocation, ASetOfAveragesMakesNoneBesideItsLogs) {
+  Net net;
+  const Model model(net);
+  const auto options = CosineEMAOptions().momentum(0.1).max_iters(100);
+  const auto first = std::make_shared<CosineEMA>(net, options);
+  const auto second = std::make_shared<CosineEMA>(net, options);
+  AverageSet set([&] { return model; }, [](const std::string&, double) {});
+  set.add({"", first});
+  set.add({"b", second});
+  const auto update = [&] {
+    set.post(*first, true);
+    set.post(*second, true);
+    set.flush();
+  };
+  for (int i = 0; i < 3; ++i) update();
+  EXPECT_EQ(allocations_in([&] {
+              for (int i = 0; i < 10; ++i) update();
+            }),
+            0);
+  EXPECT_EQ(first->steps(), 13);
 }
 
 }  // namespace
