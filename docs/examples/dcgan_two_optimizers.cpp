@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
 
   // --8<-- [start:loop]
   // One LoopHooks goes with one model and its optimizer: here those of the generator.
-  auto loop = polyak::LoopHooksOptions().max_epochs(epochs).epoch_length(batches);
+  auto loop = polyak::LoopHooksSettings().max_epochs(epochs).epoch_length(batches);
   polyak::LoopHooks hooks(config, generator, loop.optimizer(generator_optimizer));
   for (int64_t epoch = 0; epoch < epochs; ++epoch) {
     for (int64_t batch = 0; batch < batches; ++batch) {

@@ -32,10 +32,10 @@ int main(int argc, char** argv) {
   torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.3).momentum(0.9));
 
   // --8<-- [start:loop]
-  auto loop = polyak::LoopHooksOptions().max_epochs(epochs).epoch_length(batches);  // 2
-  polyak::LoopHooks hooks(config, net, loop.optimizer(optimizer));                  // 3
-  hooks.resume();                                                                   // 4
-  while (hooks.progress().epoch < epochs && !hooks.stop_requested()) {              // 5
+  auto loop = polyak::LoopHooksSettings().max_epochs(epochs).epoch_length(batches);  // 2
+  polyak::LoopHooks hooks(config, net, loop.optimizer(optimizer));                   // 3
+  hooks.resume();                                                                    // 4
+  while (hooks.progress().epoch < epochs && !hooks.stop_requested()) {               // 5
     for (int64_t batch = 0; batch < batches; ++batch) {
       const auto points = torch::randn({16, 8});
       optimizer.zero_grad();

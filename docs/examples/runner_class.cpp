@@ -32,7 +32,7 @@ class LineFitter : public polyak::Runner {
   }
 
   // What hooks see. The rest of polyak::Runner has defaults.
-  polyak::Model model() override { return net_; }
+  polyak::ModelRef model() override { return net_; }
   const polyak::Progress& progress() const override { return loop_.progress(); }
   polyak::HookList& hooks() override { return hooks_; }
   void request_stop() override { stop_ = true; }

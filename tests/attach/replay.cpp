@@ -51,7 +51,7 @@ int main(int argc, char** argv) {
   const std::string rule = argc > 3 ? argv[3] : "";
   const std::vector<NamedTensor> weights = read_step(file);
   if (weights.empty()) fail<Error>("{}: holds no step", argv[1]);
-  const Model model(weights);
+  const ModelRef model(weights);
   std::unique_ptr<AveragedModel> ema;
   if (rule == "mean") {
     ema = std::make_unique<StochasticWeightAverage>(model);

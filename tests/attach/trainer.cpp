@@ -94,7 +94,8 @@ int main(int argc, char** argv) {
   torch::optim::SGD optimizer(model.parameters(),
                               torch::optim::SGDOptions(number("--lr", 0.01)).momentum(0.5));
 #ifdef WITH_POLYAK
-  polyak::LoopHooks hooks(given["--hooks"], model, polyak::LoopHooksOptions().optimizer(optimizer));
+  polyak::LoopHooks hooks(given["--hooks"], model,
+                          polyak::LoopHooksSettings().optimizer(optimizer));
 #endif
   const auto epochs = static_cast<int64_t>(number("--epochs", 1));
   const auto batches = static_cast<int64_t>(number("--batches", 1e9));

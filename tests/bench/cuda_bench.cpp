@@ -122,7 +122,7 @@ Json measure(const std::string& name, const Shapes& shapes, at::ScalarType type,
     sources.push_back(at::randn(shape, on_gpu.dtype(type)));
     named.push_back({std::to_string(named.size()), sources.back(), /*buffer=*/false});
   }
-  const polyak::Model model(named);
+  const polyak::ModelRef model(named);
   std::vector<std::unique_ptr<polyak::ExponentialMovingAverage>> owned;
   std::vector<polyak::AveragedModel*> emas;
   for (int i = 0; i < 3; ++i) {

@@ -61,7 +61,7 @@ void measure(benchmark::State& state, int64_t channels, int threads) {
   const auto model = catalog.of<Algorithm>().build(
       parse_config(kByol), {&catalog, {channels, 28, 28}, 10, at::kCPU, &progress});
   OptimWrapper optim(parse_config("{optimizer: {type: AdamW, lr: 0.001}}"), catalog,
-                     Model(as_module(model)).tensors());
+                     ModelRef(as_module(model)).tensors());
   optim.start(0, 1 << 30);
   const at::Tensor pixels = images.to(at::kFloat) / 255;
   const Batch batch{{pixels, pixels.flip(3)}, at::Tensor()};

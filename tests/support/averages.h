@@ -33,7 +33,7 @@ inline std::vector<std::string> log_of(const std::function<void()>& action) {
 
 /// Builds an average through the registry, as a config would.
 inline std::shared_ptr<AveragedModel> build_average(
-    const std::string& type, const Node& options, const Model& model,
+    const std::string& type, const Node& options, const ModelRef& model,
     std::optional<int64_t> max_iters = std::nullopt) {
   Catalog catalog;
   register_averages(catalog);

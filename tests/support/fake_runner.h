@@ -18,9 +18,9 @@ namespace polyak::test {
 /// A runner without a loop: tests set its counters and call its hooks.
 class FakeRunner : public Runner, public TrainingForward {
  public:
-  explicit FakeRunner(Model model) : model_(std::move(model)) {}
+  explicit FakeRunner(ModelRef model) : model_(std::move(model)) {}
 
-  Model model() override { return model_; }
+  ModelRef model() override { return model_; }
   const Progress& progress() const override { return progress_; }
   HookList& hooks() override { return hooks_; }
   bool resuming() const override { return resuming_; }
@@ -37,7 +37,7 @@ class FakeRunner : public Runner, public TrainingForward {
   TrainingForward* training_forward() override { return this; }
   void run_training_forward(int64_t num_samples) override { forward_(num_samples); }
 
-  Model model_;
+  ModelRef model_;
   Progress progress_;
   HookList hooks_;
   Scalars logged_;
@@ -65,7 +65,7 @@ inline std::shared_ptr<EMAHook> make_ema_hook(const Node& keys) {
 }
 
 /// The state_dict of a model as a checkpoint holds it, copied.
-inline Value state_dict_of(const Model& model) {
+inline Value state_dict_of(const ModelRef& model) {
   Value dict = Value::dict({}, true);
   for (const NamedTensor& item : model.tensors()) dict.set(item.name, item.tensor.detach().clone());
   return dict;

@@ -23,7 +23,7 @@ void FlatState::load(TinyNet& net, const std::vector<double>& flat) const {
   torch::NoGradGuard no_grad;
   size_t at = 0;
   std::map<std::string, at::Tensor> tensors;
-  for (const NamedTensor& item : Model(net).tensors()) tensors[item.name] = item.tensor;
+  for (const NamedTensor& item : ModelRef(net).tensors()) tensors[item.name] = item.tensor;
   for (const std::string& key : keys()) {
     at::Tensor& tensor = tensors.at(key);
     const auto size = static_cast<size_t>(tensor.numel());
@@ -44,7 +44,7 @@ TinyNet FlatState::make(const std::vector<double>& flat, at::ScalarType dtype) c
 
 std::vector<double> flatten(torch::nn::Module& module, const std::vector<std::string>& keys) {
   std::map<std::string, at::Tensor> tensors;
-  for (const NamedTensor& item : Model(module).tensors()) tensors[item.name] = item.tensor;
+  for (const NamedTensor& item : ModelRef(module).tensors()) tensors[item.name] = item.tensor;
   return flatten_by([&](const std::string& key) { return tensors.at(key); }, keys);
 }
 

@@ -28,7 +28,7 @@ struct NumbersNet : torch::nn::Module {
   void step(uint64_t number) {
     const torch::NoGradGuard no_grad;
     at::manual_seed(number);
-    for (const NamedTensor& item : Model(*this).tensors()) {
+    for (const NamedTensor& item : ModelRef(*this).tensors()) {
       const at::Tensor change = at::randn(item.tensor.sizes()) * 3;
       item.tensor.add_(change.to(item.tensor.scalar_type()));
     }

@@ -38,7 +38,7 @@ std::string EMAHook::name() const {
 
 void EMAHook::before_run(Runner& runner) {
   at_once_ = false;
-  const Model model = runner.model();
+  const ModelRef model = runner.model();
   const Node* max_iters = average_node_.find("max_iters");
   const bool has_length_of_run = !max_iters || max_iters->is_null();
   if (average_ && model_->is(model)) {  // train() then test(): the average goes on

@@ -117,7 +117,7 @@ class CumulativeStatistics {
   bool has_layers_ = false;
 };
 
-std::vector<NamedTensor> buffers_of(const Model& model) {
+std::vector<NamedTensor> buffers_of(const ModelRef& model) {
   std::vector<NamedTensor> buffers;
   for (NamedTensor& item : model.tensors()) {
     if (item.buffer) buffers.push_back({item.name, item.tensor.clone(), true});
@@ -128,7 +128,7 @@ std::vector<NamedTensor> buffers_of(const Model& model) {
 /// Restores the buffers, also if the passes are interrupted.
 class KeepBuffers {
  public:
-  explicit KeepBuffers(const Model& model) : model_(model), saved_(buffers_of(model)) {}
+  explicit KeepBuffers(const ModelRef& model) : model_(model), saved_(buffers_of(model)) {}
   ~KeepBuffers() {
     clean_up("restoring buffers", [&] {
       torch::NoGradGuard no_grad;
@@ -152,7 +152,7 @@ class KeepBuffers {
   }
 
  private:
-  Model model_;
+  ModelRef model_;
   std::vector<NamedTensor> saved_;
   bool armed_ = true;
 };
@@ -162,7 +162,7 @@ TrainingForward& forward_of(Runner& runner) {
   if (!forward) {
     fail<ConfigError>(
         "PreciseBNHook: requires forward passes over training data; set "
-        "LoopHooksOptions::training_forward, or remove the hook");
+        "LoopHooksSettings::training_forward, or remove the hook");
   }
   return *forward;
 }
@@ -210,7 +210,7 @@ void PreciseBNHook::set_training_modes(torch::nn::Module& root) const {
   set_modes(root, modes);
 }
 
-void PreciseBNHook::estimate_model(Runner& runner, const Model& model) const {
+void PreciseBNHook::estimate_model(Runner& runner, const ModelRef& model) const {
   const torch::NoGradGuard no_grad;
   torch::nn::Module& root = *model.nn_module();
   const KeepModes keep(root);
@@ -221,7 +221,7 @@ void PreciseBNHook::estimate_model(Runner& runner, const Model& model) const {
 
 void PreciseBNHook::estimate(Runner& runner) {
   if (!runner.training()) return;  // a checkpoint has the statistics of its save
-  const Model model = runner.model();
+  const ModelRef model = runner.model();
   for (const NamedAverage& item : runner.averages()) {
     AveragedModel& average = *item.average;
     if (average.steps() == 0 || average.is_swapped()) continue;

@@ -17,7 +17,7 @@ class Module;
 namespace polyak {
 
 class AveragedModel;
-class Model;
+class ModelRef;
 
 struct POLYAK_API PreciseBNHookOptions : Options {
   PreciseBNHookOptions& num_samples(int64_t value) { return num_samples_ = value, *this; }
@@ -63,7 +63,7 @@ class POLYAK_API PreciseBNHook : public Hook {
   };
 
   void estimate(Runner& runner);
-  void estimate_model(Runner& runner, const Model& model) const;
+  void estimate_model(Runner& runner, const ModelRef& model) const;
   void set_training_modes(torch::nn::Module& root) const;
 
   PreciseBNHookOptions options_;

@@ -22,7 +22,7 @@ AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalo
 }
 
 void AttachedRunner::set_tensors(std::vector<NamedTensor> tensors) {
-  model_ = Model(std::move(tensors));
+  model_ = ModelRef(std::move(tensors));
   // Immediately: the next list may have the address of one that an average knows.
   for (const NamedAverage& item : averages()) item.average->rebind(model_);
 }

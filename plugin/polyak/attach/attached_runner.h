@@ -22,7 +22,7 @@ class POLYAK_API AttachedRunner : public Runner {
   AttachedRunner(const AttachConfig& config, const Catalog& catalog,
                  std::vector<NamedTensor> tensors, int64_t steps = 0);
 
-  Model model() override { return model_; }
+  ModelRef model() override { return model_; }
   const Progress& progress() const override { return loop_.progress(); }
   HookList& hooks() override { return hooks_; }
   void request_stop() override {}
@@ -35,7 +35,7 @@ class POLYAK_API AttachedRunner : public Runner {
   Value checkpoint();
 
  private:
-  Model model_;
+  ModelRef model_;
   HookList hooks_;
   RunLoop loop_{*this};
 };

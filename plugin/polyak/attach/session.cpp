@@ -77,7 +77,7 @@ Session::Session(AttachConfig config) : config_(std::move(config)), files_(confi
 
 // ---- what the program shows
 
-void Session::module_seen(const Model& module, size_t count, const at::Tensor& first) {
+void Session::module_seen(const ModelRef& module, size_t count, const at::Tensor& first) {
   guarded("inspecting a module", [&] {
     const auto [seen, is_new] = trees_.try_emplace(module.identity(), Tree{count, nullptr});
     if (!is_new && seen->second.count == count &&

@@ -38,7 +38,7 @@ class Session {
   explicit Session(AttachConfig config);
 
   /// The program asked a module for its `count` parameters, starting with `first`.
-  void module_seen(const Model& module, size_t count, const at::Tensor& first);
+  void module_seen(const ModelRef& module, size_t count, const at::Tensor& first);
   /// A parameter group was added to an optimizer.
   void group_added(const Optimizer& optimizer);
   /// Detects steps of the program's own optimizers, whose step() cannot be intercepted: after a

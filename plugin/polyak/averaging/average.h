@@ -32,7 +32,7 @@ class Average : public AveragedModel {
   using Options = O;
 
   /// @throws ConfigError when an option is out of range or a required one is missing
-  explicit Average(const Model& model, O options = {}, ModuleFactory factory = nullptr)
+  explicit Average(const ModelRef& model, O options = {}, ModuleFactory factory = nullptr)
       : AveragedModel(model, settings_of(options), std::move(factory)),
         options_(std::move(options)) {}
 

@@ -46,7 +46,7 @@ void AverageCore::follow_model() {
   engine.drop_stale_plan(tensors);
 }
 
-void AverageCore::bind(const Model& model) {
+void AverageCore::bind(const ModelRef& model) {
   const torch::NoGradGuard no_grad;
   const std::vector<NamedTensor> found = model.tensors();
   for (const NamedTensor& item : found) {
@@ -69,7 +69,7 @@ void AverageCore::bind(const Model& model) {
   engine.drop_stale_plan(tensors);
 }
 
-void AverageCore::prepare(const Model& model) {
+void AverageCore::prepare(const ModelRef& model) {
   engine.wait();
   if (counter.differs()) sync_from_module();
   counter.adopt_place();

@@ -44,9 +44,9 @@ struct AverageCore {
   /// The same for what a swap forbids. @throws Error that names it while one is active
   AverageCore& ready_for(const char* what);
   /// Looks the model's tensors up by their names. @throws Error for one that cannot be averaged
-  void bind(const Model& model);
+  void bind(const ModelRef& model);
   /// Sees to it that the plan fits the model as it is now. @throws Error while a swap is active
-  void prepare(const Model& model);
+  void prepare(const ModelRef& model);
   /// After others wrote the module's tensors, steps among them: goes on from those.
   void sync_from_module();
   /// Gives the module's tensors the values of averages that are kept apart.

@@ -25,7 +25,7 @@ void warn(const AveragedModel& average, const std::string& text) {
 
 // ---- updating
 
-AveragedModel::AveragedModel(const Model& model, Settings settings, ModuleFactory factory)
+AveragedModel::AveragedModel(const ModelRef& model, Settings settings, ModuleFactory factory)
     : torch::nn::Module("AveragedModel"),
       core_(std::make_unique<AverageCore>(
           *this,
@@ -67,12 +67,12 @@ void AveragedModel::avg_func(const at::Tensor& averaged, const at::Tensor& sourc
   lerp_by_aten(averaged, source, weight);
 }
 
-void AveragedModel::update_parameters(const Model& model) {
+void AveragedModel::update_parameters(const ModelRef& model) {
   AveragedModel* self = this;
   update_together(self, model);
 }
 
-void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model) {
+void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& model) {
   const torch::NoGradGuard no_grad;
   for (size_t i = 0; i < averages.size(); ++i) {
     if (!averages[i]) fail<Error>("update_together: average {} is a null pointer", i);
@@ -170,7 +170,7 @@ void AveragedModel::prepare_replay() {
 
 // ---- swap and state
 
-SwapGuard AveragedModel::swap(const Model& model, SwapMode mode) {
+SwapGuard AveragedModel::swap(const ModelRef& model, SwapMode mode) {
   AverageCore& core = core_->ready();
   if (core.is_swapped() || steps() == 0) return {};
   const torch::NoGradGuard no_grad;
@@ -219,7 +219,7 @@ void AveragedModel::load_compensation(const std::vector<NamedTensor>& values) {
   core_->ready().tensors.load_residuals(values);
 }
 
-void AveragedModel::reset(const Model& model) {
+void AveragedModel::reset(const ModelRef& model) {
   AverageCore& core = core_->ready_for("reset");
   const torch::NoGradGuard no_grad;
   core.bind(model);
@@ -227,7 +227,7 @@ void AveragedModel::reset(const Model& model) {
   core.counter.set(0);
 }
 
-void AveragedModel::copy_to(const Model& model) {
+void AveragedModel::copy_to(const ModelRef& model) {
   AverageCore& core = core_->ready_for("copy_to");
   const torch::NoGradGuard no_grad;
   core.bind(model);
@@ -235,7 +235,7 @@ void AveragedModel::copy_to(const Model& model) {
   core.tensors.copy_to_model();
 }
 
-void AveragedModel::rebind(const Model& model) {
+void AveragedModel::rebind(const ModelRef& model) {
   core_->ready_for("rebind").bind(model);
 }
 

@@ -53,7 +53,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   static constexpr const char* kKind = "average";
   /// What a maker of averages receives beside the options.
   struct Context {
-    std::optional<Model> model;
+    std::optional<ModelRef> model;
     std::optional<int64_t> max_iters;  // updates that the run will make, where it is known
   };
 
@@ -67,7 +67,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// @throws Error when the model lacks a tensor that is averaged, when a shape or the kind of
   /// numbers
   ///   (real, complex, integer) differs, or while the averaged weights are swapped in.
-  void update_parameters(const Model& model);
+  void update_parameters(const ModelRef& model);
 
   /// With `device: cpu` and a model on a GPU, an update copies the weights beside the GPU's other
   /// work and averages on a thread of its own; every method here waits for that. Unless told
@@ -104,7 +104,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// model go in reverse order. Optimizer state, tied tensors and handles stay valid. A backward
   /// pass whose forward ran before the swap fails with LibTorch's "modified by an inplace
   /// operation".
-  [[nodiscard]] SwapGuard swap(const Model& model, SwapMode mode = SwapMode::exchange);
+  [[nodiscard]] SwapGuard swap(const ModelRef& model, SwapMode mode = SwapMode::exchange);
   bool is_swapped() const;
   /// The raw weights that an active swap put aside, by name; empty without one.
   std::vector<NamedTensor> swapped_out() const;
@@ -131,12 +131,12 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   std::vector<NamedTensor> compensation() const;
   void load_compensation(const std::vector<NamedTensor>& values);
   /// Becomes a copy of the model again, with no update counted.
-  void reset(const Model& model);
+  void reset(const ModelRef& model);
   /// Copies the averaged values into the model (parameters and buffers).
-  void copy_to(const Model& model);
+  void copy_to(const ModelRef& model);
   /// Looks the model's tensors up again: after parameters were added, or replaced where an update
   /// does not see it.
-  void rebind(const Model& model);
+  void rebind(const ModelRef& model);
 
   /// The copy of the model that holds the averaged weights, for forward passes.
   /// @throws Error when the model could not be cloned; the message names its class and the ways
@@ -150,7 +150,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   }
 
   /// Gives the tensors of the child `module` the averages' values, where those are kept in another
-  /// dtype: for who reads them as the tensors of a larger model. Model::tensors() does it, an
+  /// dtype: for who reads them as the tensors of a larger model. ModelRef::tensors() does it, an
   /// update of an average of the larger model does not.
   void refresh_module() const override;
 
@@ -185,7 +185,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
     return {options.interval(), options.update_buffers(), options.device(), options.precision(),
             options.skip_nonfinite()};
   }
-  AveragedModel(const Model& model, Settings settings, ModuleFactory factory = nullptr);
+  AveragedModel(const ModelRef& model, Settings settings, ModuleFactory factory = nullptr);
 
   /// The formula: the weight of the new value at call k >= 0.
   virtual double rule(int64_t k) const = 0;
@@ -194,7 +194,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   virtual double lasting_weight() const { return rule(1); }
 
  private:
-  friend void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
+  friend void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& model);
   static void warn_if_decay(double momentum, const char* rule_name);
   [[noreturn]] void throw_wrong_module() const;
 
@@ -206,6 +206,6 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
 /// from memory once, whatever the rules, intervals and precisions. Allocates nothing for up to 8.
 /// @throws Error as update_parameters does, before any of them changed; for a null pointer, and for
 ///   an average that is given twice.
-POLYAK_API void update_together(c10::ArrayRef<AveragedModel*> averages, const Model& model);
+POLYAK_API void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& model);
 
 }  // namespace polyak

@@ -67,7 +67,7 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
                               const std::string& model_class,
                               std::shared_ptr<torch::nn::Module> copy) {
   std::unordered_map<std::string, at::Tensor> counterparts;
-  for (const NamedTensor& item : Model(std::move(copy)).tensors()) {
+  for (const NamedTensor& item : ModelRef(std::move(copy)).tensors()) {
     counterparts.emplace(item.name, item.tensor);
   }
 

@@ -41,17 +41,17 @@ void collect(const torch::jit::Module& module, const std::string& prefix,
 
 }  // namespace
 
-Model::Model(torch::nn::Module& module) : module_(&module) {}
+ModelRef::ModelRef(torch::nn::Module& module) : module_(&module) {}
 
-Model::Model(std::shared_ptr<torch::nn::Module> module)
+ModelRef::ModelRef(std::shared_ptr<torch::nn::Module> module)
     : owner_(std::move(module)), module_(owner_.get()) {
   if (!module_) fail<Error>("the model is a null pointer; build it before averaging it");
 }
 
-Model::Model(const torch::jit::Module& module)
+ModelRef::ModelRef(const torch::jit::Module& module)
     : script_(std::make_shared<torch::jit::Module>(module)) {}
 
-Model::Model(std::vector<NamedTensor> tensors) {
+ModelRef::ModelRef(std::vector<NamedTensor> tensors) {
   std::unordered_set<std::string> names;
   for (const NamedTensor& item : tensors) {
     if (item.name.empty()) fail<Error>("a tensor of the list has no name; give it one");
@@ -65,29 +65,29 @@ Model::Model(std::vector<NamedTensor> tensors) {
   list_ = std::make_shared<const List>(List{std::move(tensors)});
 }
 
-std::vector<NamedTensor> Model::tensors() const {
+std::vector<NamedTensor> ModelRef::tensors() const {
   if (list_) return list_->tensors;
   std::vector<NamedTensor> tensors;
   module_ ? collect(*module_, "", tensors) : collect(*script_, "", tensors);
   return tensors;
 }
 
-const void* Model::identity() const {
+const void* ModelRef::identity() const {
   return module_ ? static_cast<const void*>(module_)
          : list_ ? static_cast<const void*>(list_.get())
                  : script_->_ivalue().get();
 }
 
-bool Model::is_training() const {
+bool ModelRef::is_training() const {
   return module_ ? module_->is_training() : script_ && script_->is_training();
 }
 
-void Model::train(bool on) const {
+void ModelRef::train(bool on) const {
   if (module_) module_->train(on);
   if (script_) script_->train(on);
 }
 
-std::string Model::class_name() const {
+std::string ModelRef::class_name() const {
   return module_ ? module_->name() : list_ ? "list of tensors" : script_->type()->str();
 }
 

@@ -32,23 +32,24 @@ struct NamedTensor {
 /// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the
 /// caller, or shared), a module holder such as `torch::nn::Sequential`, a `torch::jit::Module`, or
 /// a list of named tensors, for trainers that own flat buffers. Copies refer to the same model.
-class POLYAK_API Model {
+class POLYAK_API ModelRef {
  public:
   // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
-  Model(torch::nn::Module& module);
-  Model(std::shared_ptr<torch::nn::Module> module);
-  Model(const torch::jit::Module& module);
+  ModelRef(torch::nn::Module& module);
+  ModelRef(std::shared_ptr<torch::nn::Module> module);
+  ModelRef(const torch::jit::Module& module);
   /// Tensors that may be views of one buffer: a swap writes values into them, and their addresses
   /// stay. Every handle made of a list is another model: make one and keep it, and make a new one
   /// where a tensor is replaced by another: a list holds those that it was made of. A list has no
   /// train mode; `train` does nothing.
   /// @throws Error for an undefined tensor, and for an empty name or one that stands there twice
-  explicit Model(std::vector<NamedTensor> tensors);
+  explicit ModelRef(std::vector<NamedTensor> tensors);
   template <class Net>
-  Model(const std::shared_ptr<Net>& module) : Model(std::shared_ptr<torch::nn::Module>(module)) {}
+  ModelRef(const std::shared_ptr<Net>& module)
+      : ModelRef(std::shared_ptr<torch::nn::Module>(module)) {}
   template <class Net>
-  Model(const torch::nn::ModuleHolder<Net>& holder)
-      : Model(std::shared_ptr<torch::nn::Module>(holder.ptr())) {}
+  ModelRef(const torch::nn::ModuleHolder<Net>& holder)
+      : ModelRef(std::shared_ptr<torch::nn::Module>(holder.ptr())) {}
 
   /// Parameters and buffers in the order of Python's state_dict: each module's own parameters, its
   /// own buffers, then its children. A tensor that stands under several names is listed under each.
@@ -78,7 +79,9 @@ class POLYAK_API Model {
   std::shared_ptr<const List> list_;
 };
 
-struct Model::List {
+using Model [[deprecated("use polyak::ModelRef; this alias goes in 0.3")]] = ModelRef;
+
+struct ModelRef::List {
   std::vector<NamedTensor> tensors;
   std::shared_ptr<const void> averages = std::make_shared<char>();  // held by each that is bound
 };

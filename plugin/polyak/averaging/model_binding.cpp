@@ -13,7 +13,7 @@ constexpr int64_t kStepsOfSilence = 32;
 
 }  // namespace
 
-void ModelBinding::bind(const Model& model) {
+void ModelBinding::bind(const ModelRef& model) {
   model_class_ = model.class_name();
   identity_ = ModelIdentity(model);
   tree_ = model.nn_module() ? ModuleTree(*model.nn_module())
@@ -34,7 +34,8 @@ std::string ModelBinding::orphans(const Slots& slots, int64_t steps, bool look_a
   orphans_told_ = true;
   return fmt::format(
       "{} of the list of tensors {}: where the optimizer got another tensor in the place of "
-      "one, make a new Model of the list and a new average, which load_state() gives what the old "
+      "one, make a new ModelRef of the list and a new average, which load_state() gives what the "
+      "old "
       "one had",
       fmt::join(names, ", "),
       by_gradient ? fmt::format("got no new gradient in {} updates, while others did", steps / 2)

@@ -16,12 +16,12 @@ namespace polyak {
 class ModelBinding {
  public:
   /// Takes the model as it is now.
-  void bind(const Model& model);
+  void bind(const ModelRef& model);
 
   /// Whether the handle is to the model bound to and no tensor or module of it was replaced: then
   /// the slots' tensors are the model's. To be asked while the slots hold all its tensors, since
   /// tensors are compared by address, and a held one's cannot be another's. Allocates nothing.
-  bool is_current(const Model& model) const { return identity_.is(model) && tree_.is_current(); }
+  bool is_current(const ModelRef& model) const { return identity_.is(model) && tree_.is_current(); }
 
   /// The model's class, for messages.
   const std::string& model_class() const { return model_class_; }

@@ -54,7 +54,7 @@ std::shared_ptr<torch::nn::Module> make_skeleton(const std::vector<NamedTensor>&
 
 }  // namespace
 
-ModelCopy copy_model(const Model& model, const std::vector<NamedTensor>& tensors,
+ModelCopy copy_model(const ModelRef& model, const std::vector<NamedTensor>& tensors,
                      const std::function<std::shared_ptr<torch::nn::Module>()>& factory,
                      const std::optional<c10::Device>& device) {
   ModelCopy copy;

@@ -26,7 +26,7 @@ struct ModelCopy {
 /// @param tensors the model's
 /// @param device where it goes; none: where it was made
 /// @throws Error when the factory gives no module
-ModelCopy copy_model(const Model& model, const std::vector<NamedTensor>& tensors,
+ModelCopy copy_model(const ModelRef& model, const std::vector<NamedTensor>& tensors,
                      const std::function<std::shared_ptr<torch::nn::Module>()>& factory,
                      const std::optional<c10::Device>& device);
 

@@ -7,7 +7,7 @@
 
 namespace polyak {
 
-ModelIdentity::ModelIdentity(const Model& model) : address_(model.identity()) {
+ModelIdentity::ModelIdentity(const ModelRef& model) : address_(model.identity()) {
   if (model.script()) {
     using Kept = c10::weak_intrusive_ptr<c10::ivalue::Object>;
     kept_memory_ = std::make_shared<const Kept>(model.script()->_ivalue());

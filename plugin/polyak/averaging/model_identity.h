@@ -18,11 +18,11 @@ class ModelIdentity {
  public:
   /// Of no model.
   ModelIdentity() = default;
-  explicit ModelIdentity(const Model& model);
+  explicit ModelIdentity(const ModelRef& model);
 
   /// Whether the handle, which must be to a living model, is to this one. Allocates nothing and
   /// writes nothing that threads share.
-  bool is(const Model& model) const {
+  bool is(const ModelRef& model) const {
     return address_ == model.identity() && !(has_owner_ && owner_.expired());
   }
 

@@ -29,7 +29,7 @@ at::Tensor read_tensor(torch::serialize::InputArchive& archive, const std::strin
 }  // namespace
 
 void load_module(torch::serialize::InputArchive& archive, torch::nn::Module& module) {
-  const std::vector<NamedTensor> mine = Model(module).tensors();
+  const std::vector<NamedTensor> mine = ModelRef(module).tensors();
   std::vector<at::Tensor> read;
   for (const NamedTensor& item : mine) {
     read.push_back(read_tensor(archive, item.name));

@@ -6,10 +6,10 @@ namespace {
 
 void check_length(const char* name, std::optional<int64_t> value) {
   if (value && *value < 1) {
-    fail<ConfigError>("LoopHooksOptions: {}: must be at least 1, got {}", name, *value);
+    fail<ConfigError>("LoopHooksSettings: {}: must be at least 1, got {}", name, *value);
   }
   if (value && !steps_from(1).contains(static_cast<double>(*value))) {
-    fail<ConfigError>("LoopHooksOptions: {}: must be {}, got {}", name, steps_from(1).text(),
+    fail<ConfigError>("LoopHooksSettings: {}: must be {}, got {}", name, steps_from(1).text(),
                       *value);
   }
 }
@@ -67,7 +67,7 @@ RunLength length_of_loop(const StatedLength& stated, const LoopConfig& config, c
     }
     if (iters && *iters != *epochs * length) {
       fail<ConfigError>(
-          "LoopHooksOptions: max_iters is {}, but {} epochs of {} iterations are {}; leave "
+          "LoopHooksSettings: max_iters is {}, but {} epochs of {} iterations are {}; leave "
           "max_iters out",
           *iters, *epochs, length, *epochs * length);
     }

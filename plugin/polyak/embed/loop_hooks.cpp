@@ -44,9 +44,9 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
  public:
   using Phase = RunLoop::Phase;
 
-  Loop(Node config, const Model& model, LoopHooksOptions options);
+  Loop(Node config, const ModelRef& model, LoopHooksSettings options);
 
-  Model model() override { return model_; }
+  ModelRef model() override { return model_; }
   const Progress& progress() const override { return loop_.progress(); }
   HookList& hooks() override { return hooks_; }
   bool resuming() const override { return loop_.resuming(); }
@@ -104,8 +104,8 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
   RunLocks locks_;
   StopRequest stop_;
   Node config_;
-  Model model_;
-  LoopHooksOptions options_;
+  ModelRef model_;
+  LoopHooksSettings options_;
   HookList hooks_;
   std::string work_dir_;
   std::string timestamp_;
@@ -115,7 +115,7 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
   std::atomic<int64_t> steps_{0};
 };
 
-LoopHooks::Loop::Loop(Node config, const Model& model, LoopHooksOptions options)
+LoopHooks::Loop::Loop(Node config, const ModelRef& model, LoopHooksSettings options)
     : config_(std::move(config)), model_(model), options_(std::move(options)) {
   LoopConfig keys;
   read_options(config_, keys, "a loop's config");
@@ -334,10 +334,12 @@ Scalars LoopEvaluation::finish(Scalars metrics) {
 
 LoopHooks::LoopHooks(std::shared_ptr<Loop> loop) : loop_(std::move(loop)) {}
 
-LoopHooks::LoopHooks(const std::string& file, const Model& model, const LoopHooksOptions& options)
+LoopHooks::LoopHooks(const std::string& file, const ModelRef& model,
+                     const LoopHooksSettings& options)
     : LoopHooks(std::make_shared<Loop>(load_config(file), model, options)) {}
 
-LoopHooks LoopHooks::from_config(Node config, const Model& model, const LoopHooksOptions& options) {
+LoopHooks LoopHooks::from_config(Node config, const ModelRef& model,
+                                 const LoopHooksSettings& options) {
   return LoopHooks(std::make_shared<Loop>(std::move(config), model, options));
 }
 

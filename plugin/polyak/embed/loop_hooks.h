@@ -23,23 +23,25 @@ class Runner;
 
 /// What a training loop says of itself. All of it may be left out; a hook that needs what is
 /// missing says so before training.
-class POLYAK_API LoopHooksOptions {
+class POLYAK_API LoopHooksSettings {
  public:
   /// The run's length: epochs and the iterations in each, or iterations alone for a loop that does
   /// not count epochs. CosineEMA takes its K from it. Each at least 1.
-  LoopHooksOptions& max_epochs(int64_t value) { return max_epochs_ = value, *this; }
-  LoopHooksOptions& epoch_length(int64_t value) { return epoch_length_ = value, *this; }
-  LoopHooksOptions& max_iters(int64_t value) { return max_iters_ = value, *this; }
+  LoopHooksSettings& max_epochs(int64_t value) { return max_epochs_ = value, *this; }
+  LoopHooksSettings& epoch_length(int64_t value) { return epoch_length_ = value, *this; }
+  LoopHooksSettings& max_iters(int64_t value) { return max_iters_ = value, *this; }
   /// Iterations whose gradients make one optimizer step.
-  LoopHooksOptions& accumulative_counts(int64_t value) {
+  LoopHooksSettings& accumulative_counts(int64_t value) {
     return accumulative_counts_ = value, *this;
   }
   /// Lets hooks see the learning rate (of the first group) and checkpoints hold the optimizer's
   /// state. It must outlive the LoopHooks.
-  LoopHooksOptions& optimizer(torch::optim::Optimizer& value) { return optimizer_ = &value, *this; }
+  LoopHooksSettings& optimizer(torch::optim::Optimizer& value) {
+    return optimizer_ = &value, *this;
+  }
   /// For PreciseBNHook: runs forward passes over training batches until the given number of samples
   /// went through; no gradient, no step, the model in the mode that it is in.
-  LoopHooksOptions& training_forward(std::function<void(int64_t num_samples)> value) {
+  LoopHooksSettings& training_forward(std::function<void(int64_t num_samples)> value) {
     return training_forward_ = std::move(value), *this;
   }
 
@@ -51,13 +53,16 @@ class POLYAK_API LoopHooksOptions {
   std::function<void(int64_t)> training_forward_;
 };
 
+using LoopHooksOptions [[deprecated("use polyak::LoopHooksSettings; this alias goes in 0.3")]] =
+    LoopHooksSettings;
+
 class LoopEvaluation;
 
 /// The hooks of a YAML file in a training loop of one's own. The loop tells it how far it is; which
 /// averages are kept, when checkpoints are written, what is logged, is the file's business, down to
 /// nothing at all.
 ///
-///     polyak::LoopHooks hooks("averaging.yaml", model, polyak::LoopHooksOptions()
+///     polyak::LoopHooks hooks("averaging.yaml", model, polyak::LoopHooksSettings()
 ///                             .max_epochs(epochs).epoch_length(batches).optimizer(optimizer));
 ///     hooks.resume();
 ///     while (hooks.progress().epoch < epochs && !hooks.stop_requested()) {
@@ -83,10 +88,10 @@ class POLYAK_API LoopHooks {
   /// Reads the file, loads its plugins and builds its hooks. `model` must outlive this.
   /// @throws ConfigError for anything that is wrong in the file or cannot work in this loop,
   ///   PluginError
-  LoopHooks(const std::string& file, const Model& model, const LoopHooksOptions& options = {});
+  LoopHooks(const std::string& file, const ModelRef& model, const LoopHooksSettings& options = {});
   /// The same for a config that is read already.
-  static LoopHooks from_config(Node config, const Model& model,
-                               const LoopHooksOptions& options = {});
+  static LoopHooks from_config(Node config, const ModelRef& model,
+                               const LoopHooksSettings& options = {});
   ~LoopHooks();
   LoopHooks(const LoopHooks&) = delete;
   LoopHooks& operator=(const LoopHooks&) = delete;

@@ -105,7 +105,7 @@ void check_type(const Optimizer& optimizer, const Value& state) {
 
 /// The optimizer's parameters in its order, by their names in the model; "" for those that are none
 /// of its.
-std::vector<std::string> parameter_names(const Optimizer& optimizer, const Model& model) {
+std::vector<std::string> parameter_names(const Optimizer& optimizer, const ModelRef& model) {
   std::unordered_map<const void*, std::string> names;
   for (const NamedTensor& item : model.tensors()) {
     names.emplace(item.tensor.unsafeGetTensorImpl(), item.name);
@@ -121,7 +121,7 @@ std::vector<std::string> parameter_names(const Optimizer& optimizer, const Model
 }
 
 /// The archive knows parameters by their places: in another order each would get another's state.
-void check_parameters(const Optimizer& optimizer, const Model& model, const Value& state) {
+void check_parameters(const Optimizer& optimizer, const ModelRef& model, const Value& state) {
   const Value* saved = state.find("parameters");
   if (!saved) return;
   const std::vector<std::string> ours = parameter_names(optimizer, model);
@@ -154,7 +154,7 @@ std::optional<double> learning_rate_of(const Optimizer& optimizer) {
   }
 }
 
-Value save_optimizer(const Optimizer& optimizer, const Model& model) {
+Value save_optimizer(const Optimizer& optimizer, const ModelRef& model) {
   Value state = Value::dict();
   try {
     const WithoutScratch guard(optimizer);
@@ -188,7 +188,7 @@ Value save_optimizer(const Optimizer& optimizer, const Model& model) {
   return state;
 }
 
-void check_optimizer(const Optimizer& optimizer, const Model& model, const Value* state) {
+void check_optimizer(const Optimizer& optimizer, const ModelRef& model, const Value* state) {
   if (!state || !state->contains("libtorch_archive")) {
     fail<CheckpointError>("holds no state of a loop's optimizer; hand in none to go on without");
   }

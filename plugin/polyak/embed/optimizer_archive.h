@@ -17,13 +17,13 @@ std::optional<double> learning_rate_of(const torch::optim::Optimizer& optimizer)
 
 /// @param model gives the parameters their names
 /// @throws CheckpointError for a class that saves nothing of its state, or cannot
-Value save_optimizer(const torch::optim::Optimizer& optimizer, const Model& model);
+Value save_optimizer(const torch::optim::Optimizer& optimizer, const ModelRef& model);
 
 /// Makes sure that a state is one of this optimizer: of the same class, over the same parameters in
 /// the same order (files of 0.1 name none).
 /// @param state may be null: a checkpoint without one
 /// @throws CheckpointError
-void check_optimizer(const torch::optim::Optimizer& optimizer, const Model& model,
+void check_optimizer(const torch::optim::Optimizer& optimizer, const ModelRef& model,
                      const Value* state);
 
 /// Loads a state that was checked; a line in the log says where another learning rate goes on.

@@ -12,7 +12,7 @@ std::string scalar(const char* what, const NamedAverage& item) {
 
 }  // namespace
 
-AverageSet::AverageSet(std::function<Model()> model, Log log)
+AverageSet::AverageSet(std::function<ModelRef()> model, Log log)
     : model_(std::move(model)), log_(std::move(log)) {}
 
 size_t AverageSet::place_of(const AveragedModel& average) const {

@@ -36,7 +36,7 @@ class POLYAK_API AverageSet {
   /// @param model gives the model whose weights an update takes, when it is made
   /// @param log receives `ema_momentum`, the weight of each update, and `ema_skipped`, the updates
   ///   that skip_nonfinite left out so far; names of averages are added as `_NAME`
-  AverageSet(std::function<Model()> model, Log log);
+  AverageSet(std::function<ModelRef()> model, Log log);
   AverageSet(const AverageSet&) = delete;
   AverageSet& operator=(const AverageSet&) = delete;
 
@@ -76,7 +76,7 @@ class POLYAK_API AverageSet {
   /// The place in items_, or size().
   size_t place_of(const AveragedModel& average) const;
 
-  std::function<Model()> model_;
+  std::function<ModelRef()> model_;
   Log log_;
   std::vector<NamedAverage> items_;
   // Mutable, since what readers see does not depend on when an update is made. Each has room for

@@ -9,21 +9,21 @@
 namespace polyak {
 namespace {
 
-std::weak_ptr<const void> owner_of(const Model& model) {
+std::weak_ptr<const void> owner_of(const ModelRef& model) {
   if (!model.nn_module()) return {};
   return model.nn_module()->weak_from_this();
 }
 
 }  // namespace
 
-KnownModel::KnownModel(const Model& model)
+KnownModel::KnownModel(const ModelRef& model)
     : address_(model.identity()), owner_(owner_of(model)), owned_(!owner_.expired()) {
   for (const NamedTensor& item : model.tensors()) {
     tensors_.emplace_back(item.tensor.getIntrusivePtr());
   }
 }
 
-bool KnownModel::is(const Model& model) const {
+bool KnownModel::is(const ModelRef& model) const {
   if (model.identity() != address_) return false;
   if (owned_) return !owner_.expired();
   // A weak reference keeps the address of a tensor from being used again.

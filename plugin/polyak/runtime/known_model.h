@@ -18,9 +18,9 @@ namespace polyak {
 /// owner, any other model by its tensors, of which half may have been replaced.
 class POLYAK_API KnownModel {
  public:
-  explicit KnownModel(const Model& model);
+  explicit KnownModel(const ModelRef& model);
   /// Whether the handle, which must be to a living model, is to this one.
-  bool is(const Model& model) const;
+  bool is(const ModelRef& model) const;
 
  private:
   using WeakTensor = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;

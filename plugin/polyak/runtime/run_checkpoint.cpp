@@ -164,7 +164,7 @@ void name_file_in_errors(const std::string& file, const std::function<void()>& a
 
 // ---- what is taken over
 
-void fit_checkpoint(Value& checkpoint, const Model& model, bool resuming) {
+void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool resuming) {
   match_names(checkpoint.at("state_dict"), model);
   match_average_names(checkpoint);
   if (resuming) check_raw_weights(checkpoint);
@@ -243,7 +243,7 @@ int64_t epoch_length_of(const Value& checkpoint, int64_t otherwise) {
 
 // ---- gathered gradients
 
-Value gathered_gradients(const Model& model) {
+Value gathered_gradients(const ModelRef& model) {
   Value gradients = Value::dict();
   for (const NamedTensor& item : model.tensors()) {
     if (!item.buffer && item.tensor.grad().defined()) {
@@ -253,7 +253,7 @@ Value gathered_gradients(const Model& model) {
   return gradients;
 }
 
-std::optional<GatheredGradients> fit_gradients(const Model& model, const Value& checkpoint,
+std::optional<GatheredGradients> fit_gradients(const ModelRef& model, const Value& checkpoint,
                                                int64_t accumulative_counts) {
   const Value* extra = checkpoint.find("polyak");
   const Value* gradients = extra ? extra->find("gradients") : nullptr;

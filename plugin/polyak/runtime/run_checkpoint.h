@@ -56,7 +56,7 @@ POLYAK_API void name_file_in_errors(const std::string& file, const std::function
 /// Gives what a checkpoint holds the names that the model has (match_names(),
 /// match_average_names()), and makes sure that a run which goes on from it gets its raw weights.
 /// @throws CheckpointError before anything is loaded
-POLYAK_API void fit_checkpoint(Value& checkpoint, const Model& model, bool resuming);
+POLYAK_API void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool resuming);
 
 /// Whether Polyak wrote a checkpoint.
 POLYAK_API bool is_polyaks(const Value& checkpoint);
@@ -80,14 +80,14 @@ POLYAK_API void give_to_hooks(Runner& runner, Value& checkpoint);
 POLYAK_API int64_t epoch_length_of(const Value& checkpoint, int64_t otherwise);
 
 /// Gradients that were gathered and not used yet, by the names of their parameters.
-POLYAK_API Value gathered_gradients(const Model& model);
+POLYAK_API Value gathered_gradients(const ModelRef& model);
 
 /// Parameters, and the gradients that they get.
 using GatheredGradients = std::vector<std::pair<at::Tensor, at::Tensor>>;
 /// The gradients that a checkpoint holds, copied, with the model's parameters; nothing where it
 /// holds none, or ones for steps of another number of iterations, which a warning tells.
 /// @throws CheckpointError for a name or a shape that is not the model's
-POLYAK_API std::optional<GatheredGradients> fit_gradients(const Model& model,
+POLYAK_API std::optional<GatheredGradients> fit_gradients(const ModelRef& model,
                                                           const Value& checkpoint,
                                                           int64_t accumulative_counts);
 

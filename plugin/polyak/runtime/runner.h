@@ -71,7 +71,7 @@ class POLYAK_API Runner {
  public:
   virtual ~Runner();
 
-  virtual Model model() = 0;
+  virtual ModelRef model() = 0;
   virtual const Progress& progress() const = 0;
   virtual HookList& hooks() = 0;
   /// Whether this run trains; false when it only evaluates.

@@ -76,7 +76,7 @@ std::string common_prefix(const std::vector<std::string>& names) {
   return dot == std::string::npos ? "" : prefix.substr(0, dot + 1);
 }
 
-void match_names(Value& state_dict, const Model& model) {
+void match_names(Value& state_dict, const ModelRef& model) {
   std::set<std::string> names;
   for (const NamedTensor& item : model.tensors()) names.insert(item.name);
   const std::vector<std::string> keys = keys_of(state_dict);
@@ -127,7 +127,7 @@ std::string StateDifference::text() const {
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 
-StateDifference compare_state_dict(const Model& model, const Value& state_dict) {
+StateDifference compare_state_dict(const ModelRef& model, const Value& state_dict) {
   StateDifference result;
   std::set<std::string> names;
   for (const NamedTensor& item : model.tensors()) {
@@ -156,7 +156,7 @@ StateDifference compare_state_dict(const Model& model, const Value& state_dict) 
   return result;
 }
 
-void load_state_dict(const Model& model, const Value& state_dict) {
+void load_state_dict(const ModelRef& model, const Value& state_dict) {
   const torch::NoGradGuard no_grad;
   for (const NamedTensor& item : model.tensors()) {
     const Value* value = state_dict.find(item.name);

@@ -21,7 +21,7 @@ POLYAK_API std::string common_prefix(const std::vector<std::string>& names);
 /// (`module.`, `model.`) is taken off, with a line that says so, where only that makes names fit.
 /// @throws CheckpointError for a key that is no str, for one tensor under two names (`x` and
 /// `module.x`), for a prefix that only some have, and where more than one prefix would do
-POLYAK_API void match_names(Value& state_dict, const Model& model);
+POLYAK_API void match_names(Value& state_dict, const ModelRef& model);
 
 /// How a state dict differs from a model.
 struct POLYAK_API StateDifference {
@@ -37,10 +37,10 @@ struct POLYAK_API StateDifference {
   /// One line that lists them, for a message.
   std::string text() const;
 };
-POLYAK_API StateDifference compare_state_dict(const Model& model, const Value& state_dict);
+POLYAK_API StateDifference compare_state_dict(const ModelRef& model, const Value& state_dict);
 
 /// Copies the tensors that fit into the model.
-POLYAK_API void load_state_dict(const Model& model, const Value& state_dict);
+POLYAK_API void load_state_dict(const ModelRef& model, const Value& state_dict);
 
 /// "[2, 3]".
 POLYAK_API std::string shape_text(const at::Tensor& tensor);

@@ -97,7 +97,8 @@ bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoad
   return check_last_batch(*as_module(model), data, device, max_iters, node);
 }
 
-void check_fit(const Model& model, const Value& state_dict, bool whole, const std::string& file) {
+void check_fit(const ModelRef& model, const Value& state_dict, bool whole,
+               const std::string& file) {
   const StateDifference found = compare_state_dict(model, state_dict);
   if (found.empty()) return;
   if (whole) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());

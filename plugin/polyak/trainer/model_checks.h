@@ -44,7 +44,7 @@ POLYAK_API bool check_training_data(const std::shared_ptr<Algorithm>& model, con
 /// Makes sure that a state dict fits a model: all of it where `whole`, else some of it, with a
 /// warning that names the rest.
 /// @throws CheckpointError naming the file
-POLYAK_API void check_fit(const Model& model, const Value& state_dict, bool whole,
+POLYAK_API void check_fit(const ModelRef& model, const Value& state_dict, bool whole,
                           const std::string& file);
 
 }  // namespace polyak

@@ -22,7 +22,7 @@ std::vector<Node> schedule_nodes(const Node& node) {
 
 }  // namespace
 
-Optimization::Optimization(const Context& context, const Model& model, StartingPoint& start)
+Optimization::Optimization(const Context& context, const ModelRef& model, StartingPoint& start)
     : context_(context) {
   const TrainConfig& options = *context.options;
   std::vector<NamedTensor> parameters;

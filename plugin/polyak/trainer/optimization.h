@@ -30,7 +30,7 @@ class Optimization final : public Schedules {
   /// Gives the optimizer's state and schedules of a checkpoint that a run goes on from the order of
   /// the config's.
   /// @throws ConfigError, CheckpointError
-  Optimization(const Context& context, const Model& model, StartingPoint& start);
+  Optimization(const Context& context, const ModelRef& model, StartingPoint& start);
 
   OptimWrapper& wrapper() { return *wrapper_; }
   const OptimWrapper& wrapper() const { return *wrapper_; }

@@ -62,7 +62,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   /// The config with what was drawn or found: the seed, work_dir.
   const Node& config() const { return config_; }
 
-  Model model() override { return Model(module_); }
+  ModelRef model() override { return ModelRef(module_); }
   const Progress& progress() const override { return loop_.progress(); }
   HookList& hooks() override { return hooks_; }
   bool training() const override { return purpose_ != Purpose::test; }

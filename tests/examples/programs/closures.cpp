@@ -24,7 +24,7 @@ int main() {
   std::ofstream weights("model.bin", std::ios::binary);
 #ifdef EMBEDDED
   polyak::LoopHooks hooks("averaging.yaml", model,
-                          polyak::LoopHooksOptions().max_iters(12).optimizer(optimizer));
+                          polyak::LoopHooksSettings().max_iters(12).optimizer(optimizer));
   std::ofstream averages("model_averages.bin", std::ios::binary);
 #endif
 

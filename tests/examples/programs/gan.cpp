@@ -28,7 +28,7 @@ int main() {
   std::ofstream discriminators("discriminator.bin", std::ios::binary);
 #ifdef EMBEDDED
   polyak::LoopHooks hooks("averaging.yaml", generator,
-                          polyak::LoopHooksOptions().optimizer(generator_optimizer));
+                          polyak::LoopHooksSettings().optimizer(generator_optimizer));
   polyak::CosineEMA average(discriminator, polyak::CosineEMAOptions().momentum(0.1).max_iters(40));
   std::ofstream generator_averages("generator_averages.bin", std::ios::binary);
   std::ofstream discriminator_averages("discriminator_averages.bin", std::ios::binary);

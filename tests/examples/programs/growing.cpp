@@ -63,17 +63,17 @@ torch::Tensor rows_to_keep(const Part& means, const Part& weights) {
 }
 
 #ifdef EMBEDDED
-polyak::Model model_of(const std::vector<Part>& parts) {
+polyak::ModelRef model_of(const std::vector<Part>& parts) {
   std::vector<polyak::NamedTensor> tensors;
   for (const Part& part : parts) tensors.push_back({part.name, part.tensor});
-  return polyak::Model(tensors);
+  return polyak::ModelRef(tensors);
 }
 
 /// An average of a model, and the handle that updates take.
 struct Averaged {
-  explicit Averaged(const polyak::Model& model)
+  explicit Averaged(const polyak::ModelRef& model)
       : model(model), average(model, polyak::CosineEMAOptions().momentum(0.1).max_iters(40)) {}
-  polyak::Model model;
+  polyak::ModelRef model;
   polyak::CosineEMA average;
 };
 

@@ -44,7 +44,7 @@ int main() {
   std::ofstream weights("online.bin", std::ios::binary);
 #ifdef EMBEDDED
   polyak::LoopHooks hooks("averaging.yaml", online,
-                          polyak::LoopHooksOptions().max_iters(40).optimizer(optimizer));
+                          polyak::LoopHooksSettings().max_iters(40).optimizer(optimizer));
   std::ofstream averages("online_averages.bin", std::ios::binary);
 #endif
 

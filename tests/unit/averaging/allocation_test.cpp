@@ -106,7 +106,7 @@ TEST(Allocation, AnUpdateMakesNone) {
                                  .skip_nonfinite(true);
         CosineEMA a(net, options), b(net, options), c(net, options);
         AveragedModel* all[] = {&a, &b, &c};
-        const Model model(net);
+        const ModelRef model(net);
         for (int i = 0; i < 3; ++i) update_together(all, model);  // copies, plans, starts threads
         EXPECT_EQ(allocations_in([&] {
                     for (int i = 0; i < 10; ++i) update_together(all, model);
@@ -125,7 +125,7 @@ TEST(Allocation, AnUpdateMakesNone) {
 
 TEST(Allocation, ASetOfAveragesMakesNoneBesideItsLogs) {
   Net net;
-  const Model model(net);
+  const ModelRef model(net);
   const auto options = CosineEMAOptions().momentum(0.1).max_iters(100);
   const auto first = std::make_shared<CosineEMA>(net, options);
   const auto second = std::make_shared<CosineEMA>(net, options);

@@ -28,7 +28,7 @@ struct Net : torch::nn::Module {
     own = register_parameter("own", at::full({3}, 2.0));
     count = register_buffer("count", at::full({}, 3, at::kLong));
   }
-  std::vector<NamedTensor> tensors() { return Model(*this).tensors(); }
+  std::vector<NamedTensor> tensors() { return ModelRef(*this).tensors(); }
   at::Tensor tied, own, count;
 };
 

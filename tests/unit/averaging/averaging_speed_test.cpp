@@ -86,7 +86,7 @@ TEST(Update, AgreesWithTheFormulaForEveryKindOfTensor) {
   for (int i = 0; i < 5; ++i) {
     net.change(i);
     average.update_parameters(net);
-    for (const NamedTensor& item : Model(net).tensors()) {
+    for (const NamedTensor& item : ModelRef(net).tensors()) {
       const bool complex = item.tensor.is_complex();
       const at::Tensor value = item.tensor.detach().to(complex ? at::kComplexDouble : at::kDouble);
       at::Tensor& mean = exact[item.name];

@@ -349,13 +349,13 @@ struct HalfAlgorithm : torch::nn::Module {
     target->update_parameters(online);  // 1.25
   }
   std::vector<NamedTensor> state() {
-    std::vector<NamedTensor> state = Model(*this).tensors();
+    std::vector<NamedTensor> state = ModelRef(*this).tensors();
     for (NamedTensor& item : state) item.tensor = item.tensor.detach().clone();
     return state;
   }
   void load(const std::vector<NamedTensor>& state) {
     const torch::NoGradGuard no_grad;
-    const std::vector<NamedTensor> mine = Model(*this).tensors();
+    const std::vector<NamedTensor> mine = ModelRef(*this).tensors();
     for (size_t i = 0; i < mine.size(); ++i) at::Tensor(mine[i].tensor).copy_(state[i].tensor);
   }
   torch::nn::Linear online{nullptr};

@@ -22,7 +22,7 @@ struct Tied : torch::nn::Cloneable<Tied> {
 
 inline void fill(torch::nn::Module& module, double value) {
   torch::NoGradGuard no_grad;
-  for (const NamedTensor& item : Model(module).tensors()) item.tensor.fill_(value);
+  for (const NamedTensor& item : ModelRef(module).tensors()) item.tensor.fill_(value);
 }
 
 }  // namespace polyak::test

@@ -37,9 +37,9 @@ struct Twins {
   void step(int64_t seed) {
     torch::NoGradGuard no_grad;
     at::manual_seed(seed);
-    const std::vector<NamedTensor> others = Model(gpu).tensors();
+    const std::vector<NamedTensor> others = ModelRef(gpu).tensors();
     size_t i = 0;
-    for (const NamedTensor& item : Model(cpu).tensors()) {
+    for (const NamedTensor& item : ModelRef(cpu).tensors()) {
       const at::Tensor change = at::randn(item.tensor.sizes()) * 10;
       item.tensor.add_(change.to(item.tensor.scalar_type()));
       others[i++].tensor.copy_(item.tensor);

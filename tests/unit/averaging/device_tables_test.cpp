@@ -31,7 +31,7 @@ struct Net : torch::nn::Module {
   void step(int64_t seed) {
     torch::NoGradGuard no_grad;
     at::manual_seed(seed);
-    for (const NamedTensor& item : Model(*this).tensors()) {
+    for (const NamedTensor& item : ModelRef(*this).tensors()) {
       item.tensor.add_((at::randn(item.tensor.sizes()) * 10).to(item.tensor.scalar_type()));
     }
   }
@@ -224,7 +224,7 @@ TEST(DeviceTables, AReplayGoesOnFromWhatWasLoaded) {
   const auto graph = PretendGpu::end_capture();
   {
     torch::NoGradGuard no_grad;
-    for (const NamedTensor& item : Model(checked.average).tensors()) item.tensor.fill_(3);
+    for (const NamedTensor& item : ModelRef(checked.average).tensors()) item.tensor.fill_(3);
   }
   checked.average.prepare_replay();
   PretendGpu::replay(graph);

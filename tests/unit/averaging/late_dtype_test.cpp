@@ -233,7 +233,7 @@ TEST(LateDtype, ATorchScriptModuleAndAListFollowToo) {
   torch::jit::Module script("net");
   script.register_parameter("weight", at::zeros({2}), false);
   at::Tensor tensor = at::zeros({2});
-  for (const Model& model : {Model(script), Model({{"weight", tensor}})}) {
+  for (const ModelRef& model : {ModelRef(script), ModelRef({{"weight", tensor}})}) {
     ExponentialMovingAverage average(model, ema(0.5));
     average.update_parameters(model);
     at::Tensor weight = model.tensors().front().tensor;

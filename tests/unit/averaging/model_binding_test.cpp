@@ -48,7 +48,7 @@ TEST(ModelBinding, NamesWhatNobodyTrainsOnceAndOfListsAlone) {
   torch::nn::Linear net(2, 2);
   binding.bind(net);
   EXPECT_THAT(binding.orphans(slots, 64, /*look_at_gradients=*/true), IsEmpty());
-  const Model list({{"points", slots[0].source}});
+  const ModelRef list({{"points", slots[0].source}});
   binding.bind(list);
   EXPECT_THAT(binding.orphans(slots, 64, /*look_at_gradients=*/false),
               AllOf(HasSubstr("points of the list"), HasSubstr("held by nobody else")));

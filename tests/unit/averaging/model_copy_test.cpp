@@ -29,7 +29,7 @@ std::vector<std::string> names_of(const std::vector<NamedTensor>& tensors) {
   return names;
 }
 
-ModelCopy copy_of(const Model& model,
+ModelCopy copy_of(const ModelRef& model,
                   const std::function<std::shared_ptr<torch::nn::Module>()>& factory = {}) {
   return copy_model(model, model.tensors(), factory, std::nullopt);
 }
@@ -47,12 +47,12 @@ TEST(ModelCopy, OfAnotherModelIsATreeOfItsNamesAndSaysWhyItCannotRun) {
   Plain net;
   const ModelCopy copy = copy_of(net);
   EXPECT_THAT(copy.why_not_to_run, HasSubstr("clone() has not been implemented"));
-  EXPECT_EQ(names_of(Model(copy.module).tensors()), names_of(Model(net).tensors()));
-  const Model list({{"a.b", at::ones({2})}, {"a.c", at::zeros({}, at::kLong), /*buffer=*/true}});
+  EXPECT_EQ(names_of(ModelRef(copy.module).tensors()), names_of(ModelRef(net).tensors()));
+  const ModelRef list({{"a.b", at::ones({2})}, {"a.c", at::zeros({}, at::kLong), /*buffer=*/true}});
   const ModelCopy of_list = copy_of(list);
   EXPECT_THAT(of_list.why_not_to_run, HasSubstr("list of tensors"));
-  EXPECT_THAT(names_of(Model(of_list.module).tensors()), ElementsAre("a.b", "a.c"));
-  EXPECT_TRUE(Model(of_list.module).tensors()[1].buffer);
+  EXPECT_THAT(names_of(ModelRef(of_list.module).tensors()), ElementsAre("a.b", "a.c"));
+  EXPECT_TRUE(ModelRef(of_list.module).tensors()[1].buffer);
 }
 
 TEST(ModelCopy, ComesFromTheFactoryWhereThereIsOne) {

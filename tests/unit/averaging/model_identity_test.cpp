@@ -44,15 +44,15 @@ double value_of(const AveragedModel& average, const std::string& name) {
 
 TEST(ModelIdentity, IsThatOfEveryHandleToTheModelAndOfNoOther) {
   const auto net = std::make_shared<Net>(1), other = std::make_shared<Net>(1);
-  const ModelIdentity identity{Model(net)};
-  EXPECT_TRUE(identity.is(Model(net)));
-  EXPECT_TRUE(identity.is(Model(*net)));
-  EXPECT_FALSE(identity.is(Model(other)));
-  EXPECT_FALSE(ModelIdentity().is(Model(net)));
-  const Model list({{"a", at::ones({1})}});
-  const Model copy = list;  // NOLINT: a copy is what this is about
+  const ModelIdentity identity{ModelRef(net)};
+  EXPECT_TRUE(identity.is(ModelRef(net)));
+  EXPECT_TRUE(identity.is(ModelRef(*net)));
+  EXPECT_FALSE(identity.is(ModelRef(other)));
+  EXPECT_FALSE(ModelIdentity().is(ModelRef(net)));
+  const ModelRef list({{"a", at::ones({1})}});
+  const ModelRef copy = list;  // NOLINT: a copy is what this is about
   EXPECT_TRUE(ModelIdentity(list).is(copy));
-  EXPECT_FALSE(ModelIdentity(list).is(Model(list.tensors())));
+  EXPECT_FALSE(ModelIdentity(list).is(ModelRef(list.tensors())));
   torch::jit::Module script("net"), second("net");
   EXPECT_TRUE(ModelIdentity(script).is(script));
   EXPECT_FALSE(ModelIdentity(script).is(second));
@@ -61,13 +61,13 @@ TEST(ModelIdentity, IsThatOfEveryHandleToTheModelAndOfNoOther) {
 TEST(ModelIdentity, OfAnOwnedModuleEndsWithItThoughAnotherStandsAtItsAddress) {
   Room room;
   auto net = room.owned(1.0);
-  const ModelIdentity identity{Model(net)};
+  const ModelIdentity identity{ModelRef(net)};
   const void* address = net.get();
   net.reset();
   const auto later = room.owned(1.0);
   ASSERT_EQ(later.get(), address);
-  EXPECT_FALSE(identity.is(Model(later)));
-  EXPECT_FALSE(identity.is(Model(*later)));
+  EXPECT_FALSE(identity.is(ModelRef(later)));
+  EXPECT_FALSE(identity.is(ModelRef(*later)));
 }
 
 TEST(ModelIdentity, OfAModuleThatASharedPointerHeldForAWhileIsItsAddress) {
@@ -81,7 +81,7 @@ TEST(ModelIdentity, OfAModuleThatASharedPointerHeldForAWhileIsItsAddress) {
 TEST(ModelIdentity, KeepsNoModuleAlive) {
   auto net = std::make_shared<Net>(1);
   const std::weak_ptr<Net> alive = net;
-  const ModelIdentity identity{Model(net)};
+  const ModelIdentity identity{ModelRef(net)};
   net.reset();
   EXPECT_TRUE(alive.expired());
 }
@@ -130,8 +130,8 @@ TEST(FreedAddress, AnOwnedModuleThatStandsThereIsAveragedUnderItsOwnNames) {
 
 /// Averages models that are built one after another, each after the last one went, as many times as
 /// an allocator needs to give one the address of another.
-void expect_each_is_averaged(const std::string& name, const std::function<Model(double)>& make) {
-  std::optional<Model> model(make(0));
+void expect_each_is_averaged(const std::string& name, const std::function<ModelRef(double)>& make) {
+  std::optional<ModelRef> model(make(0));
   ExponentialMovingAverage average(*model, ema(0.5));
   average.update_parameters(*model);
   double expected = 0;
@@ -146,7 +146,7 @@ void expect_each_is_averaged(const std::string& name, const std::function<Model(
 
 TEST(FreedAddress, AListThatStandsThereIsAveraged) {
   expect_each_is_averaged("weight", [](double value) {
-    return Model({{"weight", at::full({4}, value, at::kDouble)}});
+    return ModelRef({{"weight", at::full({4}, value, at::kDouble)}});
   });
 }
 
@@ -154,7 +154,7 @@ TEST(FreedAddress, ATorchScriptModuleThatStandsThereIsAveraged) {
   expect_each_is_averaged("weight", [](double value) {
     torch::jit::Module net("net");
     net.register_parameter("weight", at::full({4}, value, at::kDouble), false);
-    return Model(net);
+    return ModelRef(net);
   });
 }
 

@@ -30,7 +30,7 @@ struct Net : torch::nn::Module {
   }
   void fill(double value) {
     const torch::NoGradGuard no_grad;
-    for (const NamedTensor& item : Model(*this).tensors()) item.tensor.fill_(value);
+    for (const NamedTensor& item : ModelRef(*this).tensors()) item.tensor.fill_(value);
   }
   /// Under its own name, another tensor.
   void replace_own(const at::Tensor& value) {

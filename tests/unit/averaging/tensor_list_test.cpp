@@ -23,10 +23,10 @@ using ::testing::ThrowsMessage;
 struct FlatTrainer {
   at::Tensor flat = at::zeros({10});
   at::Tensor count = at::zeros({}, at::kLong);
-  Model model{{{"layer.weight", flat.slice(0, 0, 6).view({2, 3})},
-               {"layer.bias", flat.slice(0, 6, 8)},
-               {"scale", flat.slice(0, 8, 10), /*buffer=*/true},
-               {"count", count, /*buffer=*/true}}};
+  ModelRef model{{{"layer.weight", flat.slice(0, 0, 6).view({2, 3})},
+                  {"layer.bias", flat.slice(0, 6, 8)},
+                  {"scale", flat.slice(0, 8, 10), /*buffer=*/true},
+                  {"count", count, /*buffer=*/true}}};
 };
 
 std::vector<float> values(const at::Tensor& tensor) {
@@ -77,7 +77,7 @@ TEST(TensorList, ASwapWritesIntoTheBufferAndKeepsAddresses) {
 
 TEST(TensorList, AViewThatOverlapsAnotherComesBackWhole) {
   at::Tensor flat = at::arange(4, at::kFloat);
-  const Model model({{"all", flat}, {"half", flat.slice(0, 0, 2)}});
+  const ModelRef model({{"all", flat}, {"half", flat.slice(0, 0, 2)}});
   ExponentialMovingAverage average(model, ema(0.5));
   average.update_parameters(model);
   flat.add_(2);
@@ -91,7 +91,7 @@ TEST(TensorList, AViewThatOverlapsAnotherComesBackWhole) {
 
 TEST(TensorList, LeavesThatNeedAGradientCanBeSwapped) {
   at::Tensor weight = at::zeros({3}).requires_grad_(true);
-  const Model model({{"weight", weight}});
+  const ModelRef model({{"weight", weight}});
   ExponentialMovingAverage average(model, ema(0.5));
   average.update_parameters(model);
   {
@@ -138,15 +138,15 @@ TEST(TensorList, HasNoModuleToRunAndSaysSo) {
 
 TEST(TensorList, HandlesOfOneListAreOneModelAndAnotherListIsAnother) {
   FlatTrainer trainer;
-  const Model copy = trainer.model;  // NOLINT: a copy is what this is about
+  const ModelRef copy = trainer.model;  // NOLINT: a copy is what this is about
   EXPECT_EQ(copy.identity(), trainer.model.identity());
-  EXPECT_NE(Model(trainer.model.tensors()).identity(), trainer.model.identity());
+  EXPECT_NE(ModelRef(trainer.model.tensors()).identity(), trainer.model.identity());
 }
 
 TEST(TensorList, WrongListsAreRefusedByName) {
   const at::Tensor tensor = at::zeros({2});
   auto make = [](const std::vector<NamedTensor>& tensors) {
-    return [tensors] { Model model(tensors); };
+    return [tensors] { ModelRef model(tensors); };
   };
   EXPECT_THAT(make({{"a", tensor}, {"", tensor}}), ThrowsMessage<Error>(HasSubstr("no name")));
   EXPECT_THAT(make({{"a", tensor}, {"a", tensor}}),
@@ -180,7 +180,7 @@ struct Points {
 TEST(TensorList, WhatNobodyElseHoldsAnyMoreIsNamedOnceInAnUpdateOrASwap) {
   for (const bool by_swap : {false, true}) {
     Points points;
-    const Model model(points.tensors);
+    const ModelRef model(points.tensors);
     ExponentialMovingAverage slow(model, ema(0.25)), fast(model, ema(0.5));
     const auto lines = log_of([&] {
       AveragedModel* both[] = {&slow, &fast};
@@ -207,7 +207,7 @@ TEST(TensorList, WhatNobodyElseHoldsAnyMoreIsNamedOnceInAnUpdateOrASwap) {
 TEST(TensorList, WhatGetsNoGradientAnyMoreIsNamedOnceThoughTheProgramHoldsIt) {
   Points points;
   const std::vector<NamedTensor> first = points.tensors;
-  const Model model(points.tensors);
+  const ModelRef model(points.tensors);
   ExponentialMovingAverage average(model, ema(0.5));
   const auto lines = log_of([&] {
     for (int i = 0; i < 300; ++i) {
@@ -227,7 +227,7 @@ TEST(TensorList, WhatIsTrainedFrozenOrWrittenByOtherMeansIsNotNamed) {
   points.tensors.push_back({"frozen", at::ones({2})});
   points.tensors.push_back({"view", flat.slice(0, 0, 2)});
   points.tensors.push_back({"leaf", flat.slice(0, 2).detach().requires_grad_(true)});
-  Model model(points.tensors);
+  ModelRef model(points.tensors);
   at::Tensor late = points.tensors[2].tensor;
   points.tensors.resize(2);
   ExponentialMovingAverage average(model, ema(0.5));
@@ -245,7 +245,7 @@ TEST(TensorList, WhatIsTrainedFrozenOrWrittenByOtherMeansIsNotNamed) {
 TEST(TensorList, AnAverageOfGrownTensorsGoesOnFromItsRows) {
   for (const char* precision : {"default", "compensated", "float64"}) {
     const at::Tensor small = at::full({2}, 4.0);
-    const Model before({{"means", small}});
+    const ModelRef before({{"means", small}});
     const auto options = ema(0.5).precision(parse_precision(precision));
     ExponentialMovingAverage old(before, options);
     old.update_parameters(before);
@@ -254,7 +254,7 @@ TEST(TensorList, AnAverageOfGrownTensorsGoesOnFromItsRows) {
 
     const at::Tensor rows = at::tensor({1, 0, 1}, at::kLong);
     const at::Tensor large = small.index_select(0, rows);
-    const Model after({{"means", large}});
+    const ModelRef after({{"means", large}});
     ExponentialMovingAverage grown(after, options);
     std::vector<NamedTensor> values;
     for (const auto& item : old.named_averages()) {

@@ -18,7 +18,7 @@ using ::testing::ThrowsMessage;
 
 struct Engine {
   Engine() {
-    const std::vector<NamedTensor> found = Model(net).tensors();
+    const std::vector<NamedTensor> found = ModelRef(net).tensors();
     tensors.rebuild(found, "Linear", copy_model(net, found, {}, std::nullopt).module);
   }
   torch::NoGradGuard no_grad;
@@ -46,7 +46,7 @@ TEST(UpdateEngine, LetsGoOfAPlanForOtherTensorsAndOfThoseTensors) {
   const std::weak_ptr<const Slots> before = made.tensors.shared_slots();
   made.engine.drop_stale_plan(made.tensors);
   EXPECT_TRUE(made.engine.plan()) << "it is for these";
-  const std::vector<NamedTensor> found = Model(made.net).tensors();
+  const std::vector<NamedTensor> found = ModelRef(made.net).tensors();
   made.tensors.rebuild(found, "Linear", copy_model(made.net, found, {}, std::nullopt).module);
   EXPECT_FALSE(before.expired());
   made.engine.drop_stale_plan(made.tensors);

@@ -44,7 +44,7 @@ struct SmallRun {
     torch::optim::Adam optimizer(net->parameters(), torch::optim::AdamOptions(0.05));
     LoopHooks hooks =
         make_hooks(checkpoints_in(folder), net,
-                   LoopHooksOptions().max_epochs(4).epoch_length(3).optimizer(optimizer));
+                   LoopHooksSettings().max_epochs(4).epoch_length(3).optimizer(optimizer));
     resumed = hooks.resume();
     for (int64_t epoch = hooks.progress().epoch; epoch < stop_after; ++epoch) {
       for (int64_t batch = 0; batch < 3; ++batch) {
@@ -78,7 +78,7 @@ TEST(LoopHooks, ARunThatWasBrokenOffGoesOnBitForBit) {
   log_of([&] { EXPECT_FALSE(SmallRun(folder, 2).resumed); });
   const SmallRun rest(folder, 4);
   EXPECT_TRUE(rest.resumed);
-  expect_same(Model(rest.net).tensors(), Model(whole.net).tensors());
+  expect_same(ModelRef(rest.net).tensors(), ModelRef(whole.net).tensors());
   expect_same(rest.average->state(), whole.average->state());
   expect_same(rest.average->compensation(), whole.average->compensation());
   expect_same(rest.slow->state(), whole.slow->state());
@@ -105,7 +105,7 @@ TEST(LoopHooks, ResumeInsideAnEpochSaysHowManyBatchesAreDone) {
   const std::string text = "work_dir: " + new_folder("inside") +
                            "\ncustom_hooks: [{type: CheckpointHook, interval: 2, by_epoch: false}]";
   torch::nn::Linear net(1, 1);
-  const auto options = LoopHooksOptions().max_epochs(2).epoch_length(5);
+  const auto options = LoopHooksSettings().max_epochs(2).epoch_length(5);
   log_of([&] {
     LoopHooks hooks = make_hooks(text, net, options);
     for (int i = 0; i < 5; ++i) iterate(hooks, net, i);
@@ -132,7 +132,7 @@ TEST(LoopHooks, ResumeFromTheLastIterationOfAnEpochGoesOnWithTheNext) {
   const std::string text = "work_dir: " + new_folder("boundary") +
                            "\ncustom_hooks: [{type: CheckpointHook, interval: 5, by_epoch: false}]";
   torch::nn::Linear net(1, 1);
-  const auto options = LoopHooksOptions().max_epochs(2).epoch_length(5);
+  const auto options = LoopHooksSettings().max_epochs(2).epoch_length(5);
   log_of([&] {
     LoopHooks hooks = make_hooks(text, net, options);
     for (int i = 0; i < 5; ++i) iterate(hooks, net, i);
@@ -157,7 +157,7 @@ TEST(LoopHooks, AnOptimizerThatSavesNothingIsRefusedBeforeTraining) {
                            "\ncustom_hooks: [{type: CheckpointHook, interval: 1, by_epoch: false}]";
   torch::nn::Linear net(1, 1);
   Silent optimizer(net->parameters());
-  EXPECT_THAT([&] { make_hooks(text, net, LoopHooksOptions().optimizer(optimizer)); },
+  EXPECT_THAT([&] { make_hooks(text, net, LoopHooksSettings().optimizer(optimizer)); },
               ThrowsMessage<CheckpointError>(HasSubstr("saves nothing of its state")));
 }
 
@@ -185,7 +185,7 @@ TEST(LoopHooks, EveryOptimizerOfLibTorchSurvivesAResume) {
     torch::nn::Linear net(3, 2);
     const auto optimizer = make(net);
     log_of([&] {
-      LoopHooks hooks = make_hooks(text, net, LoopHooksOptions().optimizer(*optimizer));
+      LoopHooks hooks = make_hooks(text, net, LoopHooksSettings().optimizer(*optimizer));
       train(net, *optimizer);
       optimizer->param_groups()[0].options().set_lr(0.05);
       hooks.after_step();
@@ -194,7 +194,7 @@ TEST(LoopHooks, EveryOptimizerOfLibTorchSurvivesAResume) {
     });
     torch::nn::Linear other(3, 2);
     const auto fresh = make(other);
-    LoopHooks hooks = make_hooks(text, other, LoopHooksOptions().optimizer(*fresh));
+    LoopHooks hooks = make_hooks(text, other, LoopHooksSettings().optimizer(*fresh));
     log_of([&] { EXPECT_TRUE(hooks.resume()); });
     EXPECT_EQ(*hooks.runner().learning_rate(), 0.05);
     train(net, *optimizer);
@@ -217,7 +217,7 @@ TEST(LoopHooks, ACheckpointThatDoesNotFitIsRefused) {
               ThrowsMessage<CheckpointError>(
                   AllOf(HasSubstr("epoch_1.pth"), HasSubstr("weight ([1, 1] in the checkpoint"))));
   torch::optim::SGD optimizer(net->parameters(), 0.1);
-  EXPECT_THAT([&] { make_hooks(text, net, LoopHooksOptions().optimizer(optimizer)).resume(); },
+  EXPECT_THAT([&] { make_hooks(text, net, LoopHooksSettings().optimizer(optimizer)).resume(); },
               ThrowsMessage<CheckpointError>(HasSubstr("optimizer")));
   std::ofstream(folder + "/last_checkpoint") << "epoch_9.pth";
   EXPECT_THROW(make_hooks(text, net).resume(), CheckpointError);

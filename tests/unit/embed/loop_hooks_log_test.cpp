@@ -30,10 +30,10 @@ double number_in(const std::string& line, const std::string& name) {
 }
 
 struct Timed {
-  explicit Timed(const LoopHooksOptions& options, const std::string& more = "")
+  explicit Timed(const LoopHooksSettings& options, const std::string& more = "")
       : hooks(LoopHooks::from_config(
             parse_config("custom_hooks: [{type: LoggerHook, interval: 1}" + more + "]"), net,
-            LoopHooksOptions(options).optimizer(optimizer))) {}
+            LoopHooksSettings(options).optimizer(optimizer))) {}
   /// An iteration as a plain loop tells it.
   void iterate(int milliseconds, bool step = true) {
     wait(milliseconds);
@@ -48,13 +48,13 @@ struct Timed {
 constexpr const char* kTimer = ", {type: IterTimerHook}";
 
 TEST(LoopLog, TheRateIsThereWithoutAnotherHook) {
-  Timed run(LoopHooksOptions().max_iters(3));
+  Timed run(LoopHooksSettings().max_iters(3));
   EXPECT_THAT(log_of([&] { run.iterate(0); }), Each(HasSubstr("lr: 1.2500e-01")));
 }
 
 TEST(LoopLog, EtaIsByAClockOfItsOwnAndAbsentBeforeAnythingWasTimed) {
   for (const auto& options :
-       {LoopHooksOptions().max_iters(1002), LoopHooksOptions().max_epochs(501).epoch_length(2)}) {
+       {LoopHooksSettings().max_iters(1002), LoopHooksSettings().max_epochs(501).epoch_length(2)}) {
     Timed run(options);
     const auto lines = log_of([&] {
       run.iterate(20);
@@ -68,7 +68,7 @@ TEST(LoopLog, EtaIsByAClockOfItsOwnAndAbsentBeforeAnythingWasTimed) {
 }
 
 TEST(LoopLog, EtaLeavesValidationsOutAndCountsIterationsThatAccumulate) {
-  Timed run(LoopHooksOptions().max_iters(1003).accumulative_counts(2));
+  Timed run(LoopHooksSettings().max_iters(1003).accumulative_counts(2));
   const auto lines = log_of([&] {
     run.iterate(1, /*step=*/false);
     run.iterate(1);
@@ -82,7 +82,7 @@ TEST(LoopLog, EtaLeavesValidationsOutAndCountsIterationsThatAccumulate) {
 }
 
 TEST(LoopLog, EtaIsAbsentWhereNobodyStatesALengthOrTheLoopIsLonger) {
-  for (const auto& options : {LoopHooksOptions(), LoopHooksOptions().max_iters(1)}) {
+  for (const auto& options : {LoopHooksSettings(), LoopHooksSettings().max_iters(1)}) {
     Timed run(options);
     const auto lines = log_of([&] {
       for (int i = 0; i < 3; ++i) run.iterate(1);
@@ -93,7 +93,7 @@ TEST(LoopLog, EtaIsAbsentWhereNobodyStatesALengthOrTheLoopIsLonger) {
 }
 
 TEST(LoopLog, TimesOfAPlainLoopAreFromEndToEndWithoutWhatNobodySaw) {
-  Timed run(LoopHooksOptions().max_epochs(2).epoch_length(2), kTimer);
+  Timed run(LoopHooksSettings().max_epochs(2).epoch_length(2), kTimer);
   const auto lines = log_of([&] {
     for (int epoch = 0; epoch < 2; ++epoch) {
       run.iterate(20);
@@ -108,7 +108,7 @@ TEST(LoopLog, TimesOfAPlainLoopAreFromEndToEndWithoutWhatNobodySaw) {
 }
 
 TEST(LoopLog, WithBeginsBothTimesAreRight) {
-  Timed run(LoopHooksOptions().max_epochs(1).epoch_length(2), kTimer);
+  Timed run(LoopHooksSettings().max_epochs(1).epoch_length(2), kTimer);
   const auto lines = log_of([&] {
     run.hooks.before_epoch();
     for (int i = 0; i < 2; ++i) {
@@ -125,7 +125,7 @@ TEST(LoopLog, WithBeginsBothTimesAreRight) {
 }
 
 TEST(LoopLog, TheFirstBatchsWaitIsAbsentWhereOnlyIterationsBegin) {
-  Timed run(LoopHooksOptions().max_iters(2), kTimer);
+  Timed run(LoopHooksSettings().max_iters(2), kTimer);
   const auto lines = log_of([&] {
     for (int i = 0; i < 2; ++i) {
       wait(20);
@@ -139,7 +139,7 @@ TEST(LoopLog, TheFirstBatchsWaitIsAbsentWhereOnlyIterationsBegin) {
 }
 
 TEST(LoopLog, AValidationInsideAnEpochIsNoPartOfAnIterationsTime) {
-  Timed run(LoopHooksOptions().max_iters(3), kTimer);
+  Timed run(LoopHooksSettings().max_iters(3), kTimer);
   const auto lines = log_of([&] {
     run.iterate(1);
     run.hooks.validate([] {

@@ -37,7 +37,7 @@ struct Loop {
   Loop(const std::string& text, int64_t stop_after)
       : hooks(LoopHooks::from_config(
             parse_config(text), net,
-            LoopHooksOptions().max_epochs(4).epoch_length(5).accumulative_counts(2).optimizer(
+            LoopHooksSettings().max_epochs(4).epoch_length(5).accumulative_counts(2).optimizer(
                 optimizer))),
         stop_after_(stop_after) {
     const torch::NoGradGuard no_grad;
@@ -220,9 +220,9 @@ TEST(LoopHooksResume, AFileBeyondTheRunsEndIsRefused) {
   Loop(with_average(folder), -1).run();
   torch::nn::Linear net(3, 2);
   torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
-  LoopHooks hooks =
-      LoopHooks::from_config(parse_config(with_average(folder)), net,
-                             LoopHooksOptions().max_epochs(3).epoch_length(5).optimizer(optimizer));
+  LoopHooks hooks = LoopHooks::from_config(
+      parse_config(with_average(folder)), net,
+      LoopHooksSettings().max_epochs(3).epoch_length(5).optimizer(optimizer));
   EXPECT_THAT([&] { hooks.resume(); },
               ThrowsMessage<CheckpointError>(HasSubstr("epoch_4.pth: stands at epoch 4, and this "
                                                        "run ends at 3")));

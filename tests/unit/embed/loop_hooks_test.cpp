@@ -58,7 +58,7 @@ struct Recorder : Hook {
 
 /// Hooks of a config that needs none, and a recorder.
 struct Recorded {
-  explicit Recorded(const LoopHooksOptions& options = {})
+  explicit Recorded(const LoopHooksSettings& options = {})
       : hooks(make_hooks("custom_hooks: [{type: RuntimeInfoHook}]", net, options)) {
     hooks.runner().hooks().add(recorder);
   }
@@ -180,14 +180,14 @@ TEST(LoopHooks, TakesEveryKindOfModel) {
   script.register_parameter("weight", at::zeros({2}), /*is_buffer=*/false);
   Plain plain;
   at::Tensor flat = at::zeros({4});
-  const std::vector<Model> models{
+  const std::vector<ModelRef> models{
       torch::nn::Sequential(torch::nn::Linear(1, 2), torch::nn::Linear(2, 1)),
       std::make_shared<torch::nn::LinearImpl>(2, 2),
       plain,
       script,
-      Model({{"a", flat.slice(0, 0, 2)}, {"b", flat.slice(0, 2, 4)}}),
+      ModelRef({{"a", flat.slice(0, 0, 2)}, {"b", flat.slice(0, 2, 4)}}),
   };
-  for (const Model& model : models) {
+  for (const ModelRef& model : models) {
     LoopHooks hooks = make_hooks(kEma, model);
     iterate(hooks, model, 4);
     iterate(hooks, model, 8);
@@ -227,7 +227,7 @@ TEST(LoopHooks, PointsComeInTheTrainersOrderWhateverTheLoopLeavesOut) {
 }
 
 TEST(LoopHooks, ALoopThatCountsIterationsIsOneEpochToHooks) {
-  Recorded loop(LoopHooksOptions().max_iters(2));
+  Recorded loop(LoopHooksSettings().max_iters(2));
   for (int i = 0; i < 2; ++i) {
     loop.hooks.after_step();
     loop.hooks.after_iter();
@@ -262,7 +262,7 @@ double cosine_length(const LoopHooks& hooks) {
 
 TEST(LoopHooks, CosineTakesItsLengthFromTheLoopInOptimizerSteps) {
   torch::nn::Linear net(1, 1);
-  auto options = [] { return LoopHooksOptions(); };
+  auto options = [] { return LoopHooksSettings(); };
   EXPECT_EQ(cosine_length(make_hooks(kCosine, net, options().max_epochs(3).epoch_length(7))), 21);
   EXPECT_EQ(cosine_length(make_hooks(kCosine, net, options().max_iters(9))), 9);
   EXPECT_EQ(cosine_length(make_hooks(
@@ -280,7 +280,8 @@ TEST(LoopHooks, CosineTakesItsLengthFromTheLoopInOptimizerSteps) {
 
 TEST(LoopHooks, CosineWithoutALengthIsRefusedBeforeTraining) {
   torch::nn::Linear net(1, 1);
-  for (const LoopHooksOptions& options : {LoopHooksOptions(), LoopHooksOptions().max_epochs(3)}) {
+  for (const LoopHooksSettings& options :
+       {LoopHooksSettings(), LoopHooksSettings().max_epochs(3)}) {
     EXPECT_THAT([&] { make_hooks(kCosine, net, options); },
                 ThrowsMessage<ConfigError>(AllOf(HasSubstr("<text>:1:"), HasSubstr("CosineEMA"),
                                                  HasSubstr("max_iters: is required"))));
@@ -290,20 +291,20 @@ TEST(LoopHooks, CosineWithoutALengthIsRefusedBeforeTraining) {
 TEST(LoopHooks, ContradictoryLengthsAreRefused) {
   torch::nn::Linear net(1, 1);
   EXPECT_THAT(
-      [&] { make_hooks("max_iters: 5", net, LoopHooksOptions().max_iters(6)); },
+      [&] { make_hooks("max_iters: 5", net, LoopHooksSettings().max_iters(6)); },
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("max_iters"), HasSubstr("its own length"))));
   EXPECT_THAT(
       [&] {
-        make_hooks("{}", net, LoopHooksOptions().max_epochs(2).epoch_length(5).max_iters(11));
+        make_hooks("{}", net, LoopHooksSettings().max_epochs(2).epoch_length(5).max_iters(11));
       },
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("11"), HasSubstr("10"))));
-  EXPECT_THAT([&] { make_hooks("{}", net, LoopHooksOptions().max_epochs(0)); },
+  EXPECT_THAT([&] { make_hooks("{}", net, LoopHooksSettings().max_epochs(0)); },
               ThrowsMessage<ConfigError>(HasSubstr("max_epochs: must be at least 1, got 0")));
   const int64_t many = int64_t{1} << 40;
-  EXPECT_THAT([&] { make_hooks("{}", net, LoopHooksOptions().max_iters(many << 20)); },
+  EXPECT_THAT([&] { make_hooks("{}", net, LoopHooksSettings().max_iters(many << 20)); },
               ThrowsMessage<ConfigError>(HasSubstr("in [1, 9007199254740992]")));
   EXPECT_THAT(
-      [&] { make_hooks("{}", net, LoopHooksOptions().max_epochs(many).epoch_length(many)); },
+      [&] { make_hooks("{}", net, LoopHooksSettings().max_epochs(many).epoch_length(many)); },
       ThrowsMessage<ConfigError>(HasSubstr("a run has at most 2^53")));
 }
 
@@ -348,13 +349,13 @@ TEST(LoopHooks, ALoopThatForgetsTheStepsIsToldAtItsFirstEpochOrValidation) {
   EXPECT_THAT([&] { (void)hooks.validation(); }, says_so);
   EXPECT_THAT([&] { hooks.after_epoch(); }, says_so);
   EXPECT_THAT([&] { hooks.after_train(); }, says_so);
-  LoopHooks gathering = make_hooks(kEma, net, LoopHooksOptions().accumulative_counts(2));
+  LoopHooks gathering = make_hooks(kEma, net, LoopHooksSettings().accumulative_counts(2));
   gathering.after_iter();
   gathering.after_epoch();  // one iteration is less than a step takes
 }
 
 TEST(LoopHooks, ALoopOfIterationsHasNoEpochs) {
-  Recorded loop(LoopHooksOptions().max_iters(2));
+  Recorded loop(LoopHooksSettings().max_iters(2));
   EXPECT_THAT([&] { loop.hooks.before_epoch(); },
               ThrowsMessage<Error>(HasSubstr("counts iterations")));
   EXPECT_THAT([&] { loop.hooks.after_epoch(); },
@@ -364,7 +365,7 @@ TEST(LoopHooks, ALoopOfIterationsHasNoEpochs) {
 TEST(LoopHooks, AnEndThatIsForgottenAndAnEpochOfAnotherLengthAreWarnedOf) {
   torch::nn::Linear net(1, 1);
   const auto lines = log_of([&] {
-    LoopHooks hooks = make_hooks(kEma, net, LoopHooksOptions().max_epochs(2).epoch_length(3));
+    LoopHooks hooks = make_hooks(kEma, net, LoopHooksSettings().max_epochs(2).epoch_length(3));
     iterate(hooks, net, 1);
     hooks.after_epoch();
   });
@@ -422,14 +423,14 @@ TEST(LoopHooks, GivesTheSameBitsAsTheAverageInCode) {
   torch::optim::SGD optimizer(net->parameters(), 0.1);
   LoopHooks hooks =
       make_hooks("custom_hooks: [{type: EMAHook, ema_type: CosineEMA, momentum: 0.1}]", net,
-                 LoopHooksOptions().max_epochs(2).epoch_length(20).accumulative_counts(2));
-  CosineEMA in_code(Model(net), CosineEMAOptions().momentum(0.1).max_iters(20));
+                 LoopHooksSettings().max_epochs(2).epoch_length(20).accumulative_counts(2));
+  CosineEMA in_code(ModelRef(net), CosineEMAOptions().momentum(0.1).max_iters(20));
   for (int i = 0; i < 40; ++i) {
     net->forward(at::randn({5, 3})).backward();
     if (i % 2 == 1) {
       optimizer.step();
       optimizer.zero_grad();
-      in_code.update_parameters(Model(net));
+      in_code.update_parameters(ModelRef(net));
       hooks.after_step();
     }
     hooks.after_iter();
@@ -445,7 +446,7 @@ TEST(LoopHooks, LogsWhatTheLoopTells) {
   torch::optim::SGD optimizer(net->parameters(), 0.125);
   LoopHooks hooks =
       make_hooks("custom_hooks: [{type: RuntimeInfoHook}, {type: LoggerHook, interval: 1}]", net,
-                 LoopHooksOptions().optimizer(optimizer));
+                 LoopHooksSettings().optimizer(optimizer));
   const auto lines = log_of([&] {
     hooks.after_step();
     hooks.after_iter({{"loss", 0.5}});
@@ -464,7 +465,7 @@ TEST(LoopHooks, PreciseStatisticsComeFromTheLoopsForwardPasses) {
   int64_t asked = 0;
   LoopHooks hooks = make_hooks(
       "custom_hooks: [{type: EMAHook, momentum: 0.5}, {type: PreciseBNHook, num_samples: 5}]", net,
-      LoopHooksOptions().training_forward([&](int64_t num_samples) {
+      LoopHooksSettings().training_forward([&](int64_t num_samples) {
         asked += num_samples;
         net->forward(at::full({5, 3}, 2.0));
       }));
@@ -479,11 +480,11 @@ TEST(LoopHooks, PreciseStatisticsComeFromTheLoopsForwardPasses) {
 }
 
 TEST(LoopHooks, PreciseStatisticsOfAListOfTensorsAreRefused) {
-  const Model list({{"weight", at::zeros({2})}});
+  const ModelRef list({{"weight", at::zeros({2})}});
   EXPECT_THAT(
       [&] {
         make_hooks("custom_hooks: [{type: PreciseBNHook}]", list,
-                   LoopHooksOptions().training_forward([](int64_t) {}));
+                   LoopHooksSettings().training_forward([](int64_t) {}));
       },
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("BatchNorm"), HasSubstr("list of tensors"))));
 }

@@ -26,18 +26,18 @@ inline std::string new_folder(const std::string& name) {
   return folder;
 }
 
-inline LoopHooks make_hooks(const std::string& text, const Model& model,
-                            const LoopHooksOptions& options = {}) {
+inline LoopHooks make_hooks(const std::string& text, const ModelRef& model,
+                            const LoopHooksSettings& options = {}) {
   return LoopHooks::from_config(parse_config(text), model, options);
 }
 
-inline void set_all(const Model& model, double value) {
+inline void set_all(const ModelRef& model, double value) {
   torch::NoGradGuard no_grad;
   for (const NamedTensor& item : model.tensors()) item.tensor.fill_(value);
 }
 
 /// One number of a model, all of whose numbers are the same.
-inline double value_of(const Model& model) {
+inline double value_of(const ModelRef& model) {
   return model.tensors().front().tensor.view({-1})[0].item<double>();
 }
 
@@ -46,7 +46,7 @@ inline double value_of(const AveragedModel& average) {
 }
 
 /// A training loop whose "optimizer" sets the weights to the number of the iteration.
-inline void iterate(LoopHooks& hooks, const Model& model, double value, bool step = true) {
+inline void iterate(LoopHooks& hooks, const ModelRef& model, double value, bool step = true) {
   set_all(model, value);
   if (step) hooks.after_step();
   hooks.after_iter();

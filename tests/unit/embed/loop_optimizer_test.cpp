@@ -82,7 +82,8 @@ struct Program {
             parse_config("{work_dir: " + work_dir +
                          ", custom_hooks: [{type: CheckpointHook, by_epoch: false, interval: 1}]}"),
             net,
-            LoopHooksOptions().optimizer(*optimizer).max_iters(8).accumulative_counts(idle + 1))) {}
+            LoopHooksSettings().optimizer(*optimizer).max_iters(8).accumulative_counts(idle + 1))) {
+  }
 
   static torch::nn::Linear linear() {
     torch::manual_seed(3);
@@ -167,7 +168,7 @@ struct Grouped {
             parse_config("{work_dir: " + work_dir +
                          ", custom_hooks: [{type: EMAHook, momentum: 0.1}, {type: CheckpointHook, "
                          "by_epoch: false, interval: 1}]}"),
-            net, LoopHooksOptions().optimizer(optimizer).max_iters(8))) {}
+            net, LoopHooksSettings().optimizer(optimizer).max_iters(8))) {}
 
   std::vector<torch::optim::OptimizerParamGroup> groups_of(
       const std::vector<std::vector<std::string>>& names) {

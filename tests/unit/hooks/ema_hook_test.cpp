@@ -31,7 +31,7 @@ Node keys(std::vector<Node::Entry> entries) {
   return Node::mapping(std::move(entries));
 }
 
-std::shared_ptr<AveragedModel> build_through_registry(const Model& model) {
+std::shared_ptr<AveragedModel> build_through_registry(const ModelRef& model) {
   AveragedModel::Context context;
   context.model = model;
   return averages().build(keys({{"type", "ExponentialMovingAverage"}, {"momentum", 0.5}}), context);
@@ -385,7 +385,7 @@ TEST_F(EMAHookTest, WhoReadsTheAveragesComesAfterTheUpdatesThatNeighboursLeft) {
 TEST_F(EMAHookTest, ANewModelAtTheAddressOfOneThatIsGoneGetsAnAverageOfItsOwn) {
   std::optional<torch::nn::LinearImpl> net;
   net.emplace(1, 1);
-  FakeRunner runner{Model(*net)};
+  FakeRunner runner{ModelRef(*net)};
   auto hook = make_ema_hook(keys({{"momentum", 0.5}}));
   hook->before_run(runner);
   hook->before_train(runner);
@@ -396,7 +396,7 @@ TEST_F(EMAHookTest, ANewModelAtTheAddressOfOneThatIsGoneGetsAnAverageOfItsOwn) {
 
   net.emplace(1, 1);
   fill(*net, 2);
-  runner.model_ = Model(*net);
+  runner.model_ = ModelRef(*net);
   hook->before_run(runner);
   hook->before_train(runner);
   EXPECT_EQ(hook->average()->steps(), 0);

@@ -18,7 +18,7 @@ std::vector<double> flat(const json& values) {
 
 void load_state_dict(TinyNet& net, const Value& state_dict) {
   torch::NoGradGuard no_grad;
-  for (const NamedTensor& item : Model(net).tensors()) {
+  for (const NamedTensor& item : ModelRef(net).tensors()) {
     item.tensor.copy_(state_dict.at(item.name).as_tensor());
   }
 }
@@ -72,7 +72,7 @@ class Replay {
     AveragedModel& average = *hook_->average();
     std::map<std::string, at::Tensor> tensors;
     if (average.steps() == 0) {
-      for (const NamedTensor& item : Model(net_).tensors()) tensors[item.name] = item.tensor;
+      for (const NamedTensor& item : ModelRef(net_).tensors()) tensors[item.name] = item.tensor;
     } else if (average.is_swapped()) {
       for (const NamedTensor& item : average.swapped_out()) tensors[item.name] = item.tensor;
     } else {

@@ -65,9 +65,9 @@ class PreciseBN : public ::testing::Test {
   std::shared_ptr<AveragedModel> average(const std::string& precision = "default") {
     const torch::NoGradGuard no_grad;
     auto result = std::make_shared<StochasticWeightAverage>(
-        Model(net_), StochasticWeightAverageOptions()
-                         .precision(parse_precision(precision))
-                         .update_buffers(true));
+        ModelRef(net_), StochasticWeightAverageOptions()
+                            .precision(parse_precision(precision))
+                            .update_buffers(true));
     for (const double scale : {1.0, 3.0}) {
       net_->scale.fill_(scale);
       result->update_parameters(net_);
@@ -226,10 +226,10 @@ TEST_F(PreciseBN, ReplacesStatisticsThatAreNotFinite) {
 
 TEST_F(PreciseBN, LeavesTheDigitsOfOtherAveragedBuffers) {
   auto average =
-      std::make_shared<ExponentialMovingAverage>(Model(net_), ExponentialMovingAverageOptions()
-                                                                  .momentum(0.1)
-                                                                  .precision(Precision::float64)
-                                                                  .update_buffers(true));
+      std::make_shared<ExponentialMovingAverage>(ModelRef(net_), ExponentialMovingAverageOptions()
+                                                                     .momentum(0.1)
+                                                                     .precision(Precision::float64)
+                                                                     .update_buffers(true));
   average->update_parameters(net_);
   net_->statistic.fill_(1);
   average->update_parameters(net_);

@@ -23,8 +23,8 @@ using ::testing::ThrowsMessage;
 class AverageSetTest : public ::testing::Test {
  protected:
   std::shared_ptr<AveragedModel> add(const std::string& name, double momentum) {
-    auto average =
-        std::make_shared<ExponentialMovingAverage>(Model(net_), ema(momentum).skip_nonfinite(true));
+    auto average = std::make_shared<ExponentialMovingAverage>(ModelRef(net_),
+                                                              ema(momentum).skip_nonfinite(true));
     set_.add({name, average});
     return average;
   }
@@ -39,7 +39,7 @@ class AverageSetTest : public ::testing::Test {
   torch::nn::Linear net_{1, 1};
   std::vector<std::pair<std::string, double>> logged_;
   AverageSet set_{
-      [this] { return Model(net_); },
+      [this] { return ModelRef(net_); },
       [this](const std::string& name, double value) { logged_.emplace_back(name, value); }};
 };
 
@@ -150,10 +150,10 @@ TEST_F(AverageSetTest, RefusesWhatItDoesNotHold) {
 }
 
 TEST_F(AverageSetTest, WhoeverLogsMayReadTheSet) {
-  const auto average = std::make_shared<ExponentialMovingAverage>(Model(net_), ema(0.5));
+  const auto average = std::make_shared<ExponentialMovingAverage>(ModelRef(net_), ema(0.5));
   int calls = 0;
   const AverageSet* read = nullptr;
-  AverageSet set([this] { return Model(net_); },
+  AverageSet set([this] { return ModelRef(net_); },
                  [&](const std::string&, double) {
                    ++calls;
                    read->flush();

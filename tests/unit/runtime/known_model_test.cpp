@@ -18,22 +18,22 @@ using torch::nn::LinearImpl;
 TEST(KnownModel, IsKnownThroughEveryHandle) {
   const auto shared = std::make_shared<LinearImpl>(2, 3);
   LinearImpl local(2, 3);
-  const Model list({{"weight", at::zeros({2})}});
+  const ModelRef list({{"weight", at::zeros({2})}});
   EXPECT_TRUE(KnownModel(shared).is(*shared));
   EXPECT_TRUE(KnownModel(*shared).is(shared));
   EXPECT_TRUE(KnownModel(local).is(local));
-  EXPECT_TRUE(KnownModel(list).is(Model(list)));
+  EXPECT_TRUE(KnownModel(list).is(ModelRef(list)));
   EXPECT_FALSE(KnownModel(local).is(shared));
-  EXPECT_FALSE(KnownModel(list).is(Model(list.tensors())));
+  EXPECT_FALSE(KnownModel(list).is(ModelRef(list.tensors())));
 }
 
 TEST(KnownModel, ANewModelAtTheAddressOfOneThatIsGoneIsAnother) {
   std::optional<LinearImpl> local;
   local.emplace(2, 3);
   const KnownModel known(*local);
-  const void* const address = Model(*local).identity();
+  const void* const address = ModelRef(*local).identity();
   local.emplace(2, 3);
-  ASSERT_EQ(Model(*local).identity(), address);
+  ASSERT_EQ(ModelRef(*local).identity(), address);
   EXPECT_FALSE(known.is(*local));
 }
 
@@ -81,10 +81,10 @@ TEST(KnownModel, ATorchScriptModuleIsKnownThroughEveryHandle) {
   for (torch::jit::Module* each : {&module, &other}) {
     each->register_parameter("weight", at::zeros({2}), /*is_buffer=*/false);
   }
-  const KnownModel known{Model(module)};
+  const KnownModel known{ModelRef(module)};
   const torch::jit::Module handle = module;
-  EXPECT_TRUE(known.is(Model(handle)));
-  EXPECT_FALSE(known.is(Model(other)));
+  EXPECT_TRUE(known.is(ModelRef(handle)));
+  EXPECT_FALSE(known.is(ModelRef(other)));
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ using ::testing::ThrowsMessage;
 /// The least that a host writes: a model, hooks, and the loop.
 struct Host : Runner {
   explicit Host(const RunLength& length = {}) { loop.set_length(length); }
-  Model model() override { return net; }
+  ModelRef model() override { return net; }
   const Progress& progress() const override { return loop.progress(); }
   HookList& hooks() override { return hook_list; }
   bool resuming() const override { return loop.resuming(); }

@@ -23,7 +23,7 @@ Value through_a_file(const Value& checkpoint) {
 
 Value state_dict_of(NumbersNet& net) {
   Value dict = Value::dict({}, /*ordered=*/true);
-  for (const NamedTensor& item : Model(net).tensors()) dict.set(item.name, item.tensor.detach());
+  for (const NamedTensor& item : ModelRef(net).tensors()) dict.set(item.name, item.tensor.detach());
   return dict;
 }
 

@@ -51,7 +51,7 @@ TEST_P(Models, TrainsAndIsCopiedWhole) {
   // The copy's forward pass must use the copy's own tensors, all of them.
   for (const at::Tensor& parameter : module->parameters()) parameter.detach().zero_();
   EXPECT_TRUE(at::equal(copy->predict(images), before));
-  const auto names = Model(module).tensors(), copied = Model(copied_module).tensors();
+  const auto names = ModelRef(module).tensors(), copied = ModelRef(copied_module).tensors();
   ASSERT_EQ(names.size(), copied.size());
   for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(names[i].name, copied[i].name);
   for (const at::Tensor& parameter : copied_module->parameters()) parameter.detach().zero_();
@@ -69,7 +69,7 @@ INSTANTIATE_TEST_SUITE_P(Backbones, Models,
 
 TEST_F(Models, ResNetHasMmpretrainsNames) {
   std::vector<std::string> names;
-  for (const NamedTensor& item : Model(as_module(make("{type: ResNet_CIFAR}"))).tensors()) {
+  for (const NamedTensor& item : ModelRef(as_module(make("{type: ResNet_CIFAR}"))).tensors()) {
     names.push_back(item.name);
   }
   EXPECT_EQ(names.front(), "backbone.conv1.weight");
@@ -148,11 +148,12 @@ TEST_F(Models, AFrozenBackboneKeepsWeightsAndStatisticsInCopiesToo) {
   for (const auto& module : {as_module(model), as_module(model)->clone()}) {
     module->train();
     std::vector<at::Tensor> before;
-    for (const NamedTensor& item : Model(module).tensors()) before.push_back(item.tensor.clone());
+    for (const NamedTensor& item : ModelRef(module).tensors())
+      before.push_back(item.tensor.clone());
     const auto algorithm = std::dynamic_pointer_cast<Algorithm>(module);
     algorithm->loss({{at::rand({6, 1, 8, 8})}, at::arange(6).remainder(3)}).at("loss").backward();
     size_t i = 0;
-    for (const NamedTensor& item : Model(module).tensors()) {
+    for (const NamedTensor& item : ModelRef(module).tensors()) {
       const bool head = item.name.find("head.") == 0;
       EXPECT_EQ(item.tensor.grad().defined(), head) << item.name;
       EXPECT_TRUE(at::equal(item.tensor, before[i++])) << item.name;

@@ -86,11 +86,11 @@ def forward(self, x):
   std::shared_ptr<Algorithm> build(const torch::jit::Module& net) { return build(save(net)); }
   static std::vector<std::string> names(const std::shared_ptr<Algorithm>& model) {
     std::vector<std::string> names;
-    for (const NamedTensor& item : Model(as_module(model)).tensors()) names.push_back(item.name);
+    for (const NamedTensor& item : ModelRef(as_module(model)).tensors()) names.push_back(item.name);
     return names;
   }
   static at::Tensor tensor(const std::shared_ptr<Algorithm>& model, const std::string& name) {
-    for (const NamedTensor& item : Model(as_module(model)).tensors()) {
+    for (const NamedTensor& item : ModelRef(as_module(model)).tensors()) {
       if (item.name == name) return item.tensor;
     }
     return {};

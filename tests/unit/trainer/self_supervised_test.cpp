@@ -71,7 +71,7 @@ class SelfSupervised : public ::testing::Test {
   }
   std::shared_ptr<Optimizer> make_optimizer(torch::nn::Module& module) {
     std::vector<at::Tensor> parameters;
-    for (const NamedTensor& item : Model(module).tensors()) {
+    for (const NamedTensor& item : ModelRef(module).tensors()) {
       if (!item.buffer) parameters.push_back(item.tensor);
     }
     return catalog_.of<Optimizer>().build(parse_config("{type: SGD, lr: 0.05, momentum: 0.9}"),
@@ -94,7 +94,7 @@ at::Tensor view(const nlohmann::json& trace, int i) {
 std::vector<double> flat_state(torch::nn::Module& module, const std::string& prefix,
                                const std::vector<std::string>& keys) {
   std::map<std::string, at::Tensor> tensors;
-  for (const NamedTensor& item : Model(module).tensors()) tensors[item.name] = item.tensor;
+  for (const NamedTensor& item : ModelRef(module).tensors()) tensors[item.name] = item.tensor;
   return flatten_by([&](const std::string& key) { return tensors.at(prefix + key); }, keys);
 }
 
@@ -102,7 +102,7 @@ void load_flat(torch::nn::Module& module, const std::vector<std::string>& keys,
                const std::vector<double>& flat) {
   const torch::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> tensors;
-  for (const NamedTensor& item : Model(module).tensors()) tensors[item.name] = item.tensor;
+  for (const NamedTensor& item : ModelRef(module).tensors()) tensors[item.name] = item.tensor;
   auto from = flat.begin();
   for (const std::string& key : keys) {
     at::Tensor& tensor = tensors.at(key);
@@ -184,7 +184,7 @@ TEST_F(SelfSupervised, TheTargetHasNoGradientsAndFollowsModeAndDtype) {
   const auto model = make(kMoCoV3);
   const auto module = as_module<Algorithm>(model);
   loss_of(*model, at::rand({5, 1, 6, 6}), at::rand({5, 1, 6, 6})).backward();
-  for (const NamedTensor& item : Model(module).tensors()) {
+  for (const NamedTensor& item : ModelRef(module).tensors()) {
     if (item.buffer) continue;
     const bool target = item.name.find("momentum_encoder.") == 0;
     EXPECT_EQ(item.tensor.requires_grad(), !target) << item.name;
@@ -314,7 +314,7 @@ TEST_F(SelfSupervised, ACopyOfTheAlgorithmHasATargetOfItsOwn) {
   const auto copy = std::dynamic_pointer_cast<TargetLearner>(copied);
   ASSERT_TRUE(copy);
   EXPECT_EQ(copy->target().average().steps(), 2);
-  const auto names = Model(module).tensors(), others = Model(copied).tensors();
+  const auto names = ModelRef(module).tensors(), others = ModelRef(copied).tensors();
   ASSERT_EQ(names.size(), others.size());
   for (size_t i = 0; i < names.size(); ++i) {
     EXPECT_EQ(names[i].name, others[i].name);
