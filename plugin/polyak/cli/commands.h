@@ -1,37 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <string>
 #include <vector>
+
+namespace CLI {
+class App;
+}
 
 namespace polyak::cli {
 
-/// What `train`, `test` and `check` have in common.
-struct RunArguments {
-  std::string config;
-  std::vector<std::string> overrides;  // a.b.c=value
-  std::string work_dir;
-  std::string load_from;
-  std::string checkpoint;  // of test
-  bool resume = false;
-  std::string resume_from;  // empty: the last checkpoint in work_dir
-};
+// Each command is a file of its own, with its options, its help and what it does. The functions add
+// one to the command line. A command runs while the line is parsed: it leaves its exit status in
+// `status` and throws what it cannot do. All references must outlive the parsing.
 
-/// What `attach` receives.
-struct AttachArguments {
-  std::string config;
-  std::vector<std::string> overrides;
-  std::vector<char*> program;  // its name and arguments, as main() had them
-};
-
-int train(const RunArguments& arguments);
-int test(const RunArguments& arguments);
-int check(const RunArguments& arguments);
-/// Becomes the program, with averaging in it; returns by exception only.
-[[noreturn]] void attach(AttachArguments arguments);
-/// Names of what is registered: of one kind, or of all.
-int list(const std::string& kind);
-/// The keys of what is registered under a name; format: text, markdown or json.
-int describe(const std::string& name, const std::string& format);
+void add_train(CLI::App& app, int& status);
+void add_test(CLI::App& app, int& status);
+void add_check(CLI::App& app, int& status);
+/// @param program what stands behind two dashes: a program's name and arguments, as main() had
+/// them. The command becomes that program and returns by exception only.
+void add_attach(CLI::App& app, const std::vector<char*>& program);
+void add_list(CLI::App& app, int& status);
+void add_describe(CLI::App& app, int& status);
 
 }  // namespace polyak::cli

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+
+#include <memory>
+
+#include "polyak/cli/commands.h"
+#include "polyak/cli/console_log.h"
+#include "polyak/cli/registered.h"
+#include "polyak/cli/run_arguments.h"
+#include "polyak/cli/streams.h"
+#include "polyak/trainer/train_runner.h"
+
+namespace polyak::cli {
+namespace {
+
+int check(const RunArguments& arguments) {
+  const ConsoleLog log;
+  Catalog& catalog = registered();
+  const TrainRunner runner(read_config(arguments), catalog, TrainRunner::Purpose::check);
+  print("{}", runner.config().dump());
+  return 0;
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, int& status) {
+  CLI::App* command = app.add_subcommand(
+      "check", "Everything but the training; prints the config with all that it inherits");
+  auto arguments = std::make_shared<RunArguments>();
+  add_config(*command, *arguments);
+  command->callback([arguments, &status] { status = check(*arguments); });
+}
+
+}  // namespace polyak::cli

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <spdlog/logger.h>
+
+#include <string>
+
+namespace polyak::cli {
+
+/// While it lives, Polyak's messages go to standard error in MMEngine's form, and to a file once
+/// there is a work_dir. One at a time: it takes the process's log sink.
+class ConsoleLog {
+ public:
+  ConsoleLog();
+  ~ConsoleLog();
+  ConsoleLog(const ConsoleLog&) = delete;
+  ConsoleLog& operator=(const ConsoleLog&) = delete;
+
+  /// Writes what follows to `file` too. When that fails later, one line says so and the run goes
+  /// on.
+  /// @throws spdlog::spdlog_ex when the file cannot be opened
+  void add_file(const std::string& file);
+
+ private:
+  spdlog::logger logger_;
+  bool failed_ = false;  // to write into the file
+};
+
+}  // namespace polyak::cli

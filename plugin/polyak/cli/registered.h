@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "polyak/registry/registry.h"
+
+namespace polyak::cli {
+
+/// Everything that this process can build from a config: the averages, the trainer's parts and the
+/// built-in hooks. Filled at the first call, and never destroyed: plugins stay until the end.
+/// @throws PluginError when the built-in hooks cannot be loaded
+Catalog& registered();
+
+}  // namespace polyak::cli

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/cli/run_arguments.h"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "polyak/cli/registered.h"
+#include "polyak/config/load.h"
+#include "polyak/core/log.h"
+#include "polyak/loader/loader.h"
+#include "polyak/runtime/run_checkpoint.h"
+
+namespace polyak::cli {
+namespace fs = std::filesystem;
+namespace {
+
+bool overrides_key(const RunArguments& arguments, const std::string& key) {
+  return std::any_of(arguments.overrides.begin(), arguments.overrides.end(),
+                     [&](const std::string& text) { return text.rfind(key + "=", 0) == 0; });
+}
+
+}  // namespace
+
+void add_config(CLI::App& command, RunArguments& arguments) {
+  command.add_option("config", arguments.config, "YAML file")->required();
+  command
+      .add_option(
+          "--cfg-options", arguments.overrides,
+          "Settings that go before the file's: a.b.0.c=value. Lists: 1,2 or [1,2]; a string "
+          "with commas or blanks at its ends stands in quotes of its own: name='\"a,b\"'")
+      ->expected(1, -1);
+}
+
+Node read_config(const RunArguments& arguments) {
+  Node config = load_config(arguments.config, arguments.overrides);
+  auto set = [&](const char* key, Node value) {
+    if (overrides_key(arguments, key)) return;  // --cfg-options goes before every other option
+    value.set_path(key);
+    config.set(key, std::move(value));
+  };
+  if (!arguments.work_dir.empty()) set("work_dir", arguments.work_dir);
+  if (!arguments.load_from.empty()) set("load_from", arguments.load_from);
+  if (arguments.resume &&
+      arguments.resume_from.empty()) {  // the last checkpoint goes before load_from
+    const Node* folder = config.find("work_dir");
+    const fs::path work_dir = folder && !folder->is_null()
+                                  ? fs::path(folder->as_string())
+                                  : fs::path("work_dirs") / fs::path(arguments.config).stem();
+    const Node* base = config.find("load_from");
+    if (!find_last_checkpoint(work_dir.string(), out_dirs(config)).empty()) {
+      set("load_from", Node());
+    } else if (base && !base->is_null()) {
+      log_info("--resume: {} holds no checkpoint yet; starting from {}", work_dir.string(),
+               base->text());
+      load_plugins(config, registered());
+      return config;
+    }
+  }
+  if (arguments.resume) set("resume", true);
+  if (!arguments.resume_from.empty()) set("load_from", arguments.resume_from);
+  if (!arguments.checkpoint.empty()) set("load_from", arguments.checkpoint);
+
+  load_plugins(config, registered());
+  return config;
+}
+
+void start_files(ConsoleLog& log, const TrainRunner& runner) {
+  const auto folder = fs::path(runner.work_dir()) / runner.timestamp();
+  fs::create_directories(folder);
+  log.add_file((folder / (runner.timestamp() + ".log")).string());
+}
+
+}  // namespace polyak::cli

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "polyak/cli/console_log.h"
+#include "polyak/config/node.h"
+#include "polyak/trainer/train_runner.h"
+
+namespace CLI {
+class App;
+}
+
+namespace polyak::cli {
+
+/// What `train`, `test` and `check` have in common.
+struct RunArguments {
+  std::string config;
+  std::vector<std::string> overrides;  // a.b.c=value
+  std::string work_dir;
+  std::string load_from;
+  std::string checkpoint;  // of test
+  bool resume = false;
+  std::string resume_from;  // empty: the last checkpoint in work_dir
+};
+
+/// Adds the options that all three take: the config, and settings that go before its own.
+void add_config(CLI::App& command, RunArguments& arguments);
+
+/// The config that the arguments describe, with its plugins loaded.
+/// @throws ConfigError, PluginError
+Node read_config(const RunArguments& arguments);
+
+/// Makes the folder of this run in its work_dir, and lets the log write there.
+void start_files(ConsoleLog& log, const TrainRunner& runner);
+
+}  // namespace polyak::cli

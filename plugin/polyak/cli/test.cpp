@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+
+#include <memory>
+
+#include "polyak/cli/commands.h"
+#include "polyak/cli/console_log.h"
+#include "polyak/cli/registered.h"
+#include "polyak/cli/run_arguments.h"
+#include "polyak/cli/streams.h"
+#include "polyak/trainer/train_runner.h"
+
+namespace polyak::cli {
+namespace {
+
+int test(const RunArguments& arguments) {
+  ConsoleLog log;
+  Catalog& catalog = registered();
+  TrainRunner runner(read_config(arguments), catalog, TrainRunner::Purpose::test);
+  start_files(log, runner);
+  for (const auto& [name, value] : runner.test()) print("{}: {:.4f}\n", name, value);
+  return 0;
+}
+
+}  // namespace
+
+void add_test(CLI::App& app, int& status) {
+  CLI::App* command = app.add_subcommand("test", "Measure a checkpoint on the config's test data");
+  auto arguments = std::make_shared<RunArguments>();
+  add_config(*command, *arguments);
+  command->add_option("checkpoint", arguments->checkpoint, "A .pth file")->required();
+  command->add_option("--work-dir", arguments->work_dir, "Where logs go");
+  command->callback([arguments, &status] { status = test(*arguments); });
+}
+
+}  // namespace polyak::cli
