@@ -10,7 +10,7 @@
 #include <map>
 
 #include "polyak/checkpoint/file.h"
-#include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/format.h"
 #include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/checkpoint_averages.h"
@@ -387,7 +387,7 @@ void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
   });
   const bool averaged = checkpoint.contains("ema_state_dict");
   put_into_state_dict(checkpoint, !weights.empty() ? weights : averaged ? "averaged" : "raw");
-  write_pth(path_of(file), checkpoint);
+  write_checkpoint_file(path_of(file), checkpoint);
   if (!resumable) return;
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
   if (source.can_resume_from(checkpoint)) {

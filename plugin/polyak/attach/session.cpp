@@ -17,7 +17,7 @@
 #include "polyak/attach/sibling.h"
 #include "polyak/averaging/register.h"
 #include "polyak/checkpoint/file.h"
-#include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/format.h"
 #include "polyak/core/log.h"
 
 // Registers the built-in hooks, through the entry point that every plugin has.
@@ -382,7 +382,7 @@ void Session::write(Group& group) {
   name_files();
   try {
     const Value checkpoint = named_checkpoint_of(group, names_);
-    write_pth(group.file, checkpoint);
+    write_checkpoint_file(group.file, checkpoint);
     if (config_.format == "pt") write_archives(group, names_, modules_);
     AveragesRecord record;
     record.file = group.file;

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/runtime/run_checkpoint.h"
 
@@ -13,7 +14,7 @@ namespace polyak {
 namespace fs = std::filesystem;
 namespace {
 
-/// The .pth files beside `file`, the newest first.
+/// The files beside `file` that are named as checkpoints, the newest first.
 std::vector<std::string> files_beside(const std::string& file) {
   fs::path folder = fs::path(file).parent_path();
   if (folder.empty()) folder = ".";
@@ -21,7 +22,8 @@ std::vector<std::string> files_beside(const std::string& file) {
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     std::error_code ignored;
-    if (entry.path().extension() != ".pth" || fs::equivalent(entry.path(), file, ignored)) continue;
+    if (!checkpoint_format(entry.path().string())) continue;
+    if (fs::equivalent(entry.path(), file, ignored)) continue;
     found.emplace_back(entry.last_write_time(ignored), entry.path().lexically_normal().string());
   }
   std::sort(found.rbegin(), found.rend());
@@ -37,7 +39,7 @@ std::string newest_whole(const std::string& file) {
   std::string newest;
   for (const std::string& other : files_beside(file)) {
     try {
-      const Value checkpoint = read_pth(other);
+      const Value checkpoint = read_checkpoint_file(other);
       if (checkpoint.is_dict() && checkpoint.contains("optimizer")) return other;
       if (newest.empty()) newest = other;
     } catch (const CheckpointError&) {
@@ -49,7 +51,7 @@ std::string newest_whole(const std::string& file) {
 
 Value read_whole(const std::string& file) {
   try {
-    return read_pth(file);
+    return read_checkpoint_file(file);
   } catch (const DamagedCheckpointError& error) {
     const std::string other = newest_whole(file);
     fail<DamagedCheckpointError>(
