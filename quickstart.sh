@@ -7,14 +7,15 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/.ci/setup.sh"
 
 usage() {
   cat <<'TEXT'
-quickstart.sh [--torch system|pip|FOLDER] [CONFIG [OPTION ...]]
+quickstart.sh [--torch system|pip|pip==VERSION|FOLDER] [CONFIG [OPTION ...]]
 
 Installs what is missing, builds, and runs `polyak train CONFIG`. Without CONFIG it trains on Fashion-MNIST with
 CosineEMA and prints how the averaged and the raw weights do. OPTIONs go to `polyak train`.
 
-  --torch system   LibTorch of the distribution (libtorch-dev); the default
-  --torch pip      the wheel of PyPI, in a virtual environment below build/
-  --torch FOLDER   another LibTorch: its folder, or Python's site-packages/torch
+  --torch system         LibTorch of the distribution (libtorch-dev); the default
+  --torch pip            the wheel of PyPI, 2.15.0, in a virtual environment below build/
+  --torch pip==VERSION   another version of that wheel, 2.11.0 say, in an environment of its own
+  --torch FOLDER         another LibTorch: its folder, or Python's site-packages/torch
 TEXT
 }
 

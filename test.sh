@@ -7,11 +7,12 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/.ci/setup.sh"
 
 usage() {
   cat <<'TEXT'
-test.sh [--torch system|pip|FOLDER] [--sanitize address,undefined|thread] [--filter REGEX] [--werror]
+test.sh [--torch system|pip|pip==VERSION|FOLDER] [--sanitize address,undefined|thread] [--filter REGEX] [--werror]
 
 Installs what is missing, builds with tests, runs them, and ends with ctest's count.
 
-  --torch SOURCE    system: libtorch-dev (the default); pip: the wheel of PyPI; FOLDER: another LibTorch
+  --torch SOURCE    system: libtorch-dev (the default); pip: the wheel of PyPI, 2.15.0; pip==2.11.0: another of its
+                    versions; FOLDER: another LibTorch
   --sanitize LIST   compile everything of ours with these sanitizers of the compiler
   --filter REGEX    run only tests whose name matches
   --werror          treat warnings as errors
@@ -49,8 +50,8 @@ else
   say "No Python with this LibTorch's version: the tests that need one are left out (POLYAK_PYTHON=... names one)"
   options+=(-DPOLYAK_INTEROP_TESTS=OFF)
 fi
-if [[ $torch == pip ]]; then
-  install_mmengine
+if [[ $torch == pip || $torch == pip==* ]]; then
+  install_mmengine "$(wheel_version "$torch")"
   options+=(-DPOLYAK_MMENGINE_TESTS=ON)
 fi
 if [[ -n $sanitize ]]; then

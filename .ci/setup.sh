@@ -4,10 +4,13 @@
 # shellcheck shell=bash disable=SC2034
 
 POLYAK_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-POLYAK_PIP_PACKAGES=(torch==2.11.0 numpy==2.2.6 pillow==13.0.0)
+POLYAK_PIP_TORCH=2.15.0  # PyPI's newest when it was pinned
+POLYAK_PIP_PACKAGES=(numpy==2.2.6 pillow==13.0.0)
 # What the tests of checkpoints that change sides need: MMEngine and mmpretrain, and what those import. Without their
-# dependencies, which would bring matplotlib and a second OpenCV.
-POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0 torchvision==0.26.0
+# dependencies, which would bring matplotlib and a second OpenCV. And torchvision, of the version that the wheel takes:
+# 0.29.2 for the pinned one.
+POLYAK_PIP_TORCHVISION=0.29.2
+POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0
   opencv-python-headless==4.12.0.88 addict==2.4.0 einops==0.8.2 importlib_metadata==8.5.0 mat4py==0.6.0
   model-index==0.1.11 Markdown==3.11.3 ordered-set==4.1.0 packaging==26.4 platformdirs==4.14.8 PyYAML==6.0.4
   rich==15.0.0 termcolor==3.3.0 yapf==0.43.0 zipp==3.20.2)
@@ -56,30 +59,54 @@ install_packages() {
     stop "apt-get could not install: ${missing[*]}"
 }
 
-# install_wheel: LibTorch and Python's torch of the pinned wheel, in a virtual environment of this project's own.
+# wheel_version SOURCE: the version of PyTorch that `pip` or `pip==VERSION` stands for.
+wheel_version() {
+  case $1 in
+    pip) echo "$POLYAK_PIP_TORCH" ;;
+    *)
+      [[ $1 =~ ^pip==([0-9]+(\.[0-9]+)+)$ ]] ||
+        usage_error "--torch pip==VERSION takes a version such as 2.11.0, not '${1#pip==}'"
+      echo "${BASH_REMATCH[1]}" ;;
+  esac
+}
+
+# wheel_environment VERSION: its virtual environment, below build/.
+wheel_environment() {
+  if [[ $1 == "$POLYAK_PIP_TORCH" ]]; then echo python; else echo "python-$1"; fi
+}
+
+# install_wheel VERSION: LibTorch and Python's torch of that wheel, in a virtual environment of this project's own.
 install_wheel() {
-  local venv=$POLYAK_ROOT/build/python
-  local stamp="$venv/installed: ${POLYAK_PIP_PACKAGES[*]}"
+  local name venv packages=("torch==$1" "${POLYAK_PIP_PACKAGES[@]}")
+  name=$(wheel_environment "$1")
+  venv=$POLYAK_ROOT/build/$name
+  local stamp="$venv/installed: ${packages[*]}"
   if [[ ! -e $stamp ]]; then
-    say "Installing ${POLYAK_PIP_PACKAGES[*]} into build/python (4.7 GB, about a minute)"
+    say "Installing ${packages[*]} into build/$name (several GB, about a minute)"
     rm -f "$venv"/installed:*
     [[ -x $venv/bin/pip ]] || python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "${POLYAK_PIP_PACKAGES[@]}" ||
-      stop "pip could not install ${POLYAK_PIP_PACKAGES[*]}"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}" ||
+      stop "pip could not install ${packages[*]}"
     : > "$stamp"
   fi
 }
 
-# install_mmengine: into the wheel's environment, for tests.
+# install_mmengine VERSION: into that wheel's environment, for tests.
 install_mmengine() {
-  local venv=$POLYAK_ROOT/build/python
-  local stamp
-  stamp="$venv/mmengine: $(printf '%s ' "${POLYAK_MMENGINE_PACKAGES[@]}" | cksum | cut -d ' ' -f 1)"
+  local name venv stamp vision=torchvision
+  name=$(wheel_environment "$1")
+  venv=$POLYAK_ROOT/build/$name
+  [[ $1 != "$POLYAK_PIP_TORCH" ]] || vision+="==$POLYAK_PIP_TORCHVISION"
+  stamp="$venv/mmengine: $(printf '%s ' "$vision" "${POLYAK_MMENGINE_PACKAGES[@]}" | cksum | cut -d ' ' -f 1)"
   [[ ! -e $stamp ]] || return 0
-  say "Installing ${POLYAK_MMENGINE_PACKAGES[*]:0:2} and what they import into build/python (200 MB, 10 seconds)"
+  say "Installing ${POLYAK_MMENGINE_PACKAGES[*]:0:2} and what they import into build/$name (200 MB, 10 seconds)"
   rm -f "$venv"/mmengine:*
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "${POLYAK_MMENGINE_PACKAGES[@]}" ||
     stop "pip could not install ${POLYAK_MMENGINE_PACKAGES[*]}"
+  # What else it depends on is there: pip may choose the version, but change none of the others.
+  "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    --constraint <(printf '%s\n' "torch==$1" "${POLYAK_PIP_PACKAGES[@]}") "$vision" ||
+    stop "pip could not install $vision for torch==$1"
   : > "$stamp"
 }
 
@@ -88,7 +115,8 @@ torch_packages() {
   case $1 in
     system) echo libtorch-dev ;;
     pip) echo python3 python3-venv ;;
-    *) [[ -d $1 ]] || usage_error "--torch takes system, pip or a folder, and '$1' is none of them" ;;
+    pip==*) wheel_version "$1" >/dev/null && echo python3 python3-venv ;;
+    *) [[ -d $1 ]] || usage_error "--torch takes system, pip, pip==VERSION or a folder, and '$1' is none of them" ;;
   esac
 }
 
@@ -100,9 +128,13 @@ choose_torch() {
   case $1 in
     system)
       torch_cmake=system torch_name=system torch_python=/usr/bin/python3 ;;
-    pip)
-      install_wheel
-      torch_name=pip torch_python=$POLYAK_ROOT/build/python/bin/python3
+    pip|pip==*)
+      local version
+      version=$(wheel_version "$1") || exit
+      install_wheel "$version"
+      torch_name=pip
+      [[ $version == "$POLYAK_PIP_TORCH" ]] || torch_name=pip-$version
+      torch_python=$POLYAK_ROOT/build/$(wheel_environment "$version")/bin/python3
       torch_cmake=$("$torch_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch ;;
     *)
       torch_cmake=$(cd -- "$1" && pwd) torch_python=''

@@ -8,7 +8,7 @@ POLYAK_PEERS=(timm==1.0.31 mmengine==0.10.7 ema-pytorch==0.8.3)
 
 usage() {
   cat <<'TEXT'
-run.sh [--torch system|pip|FOLDER]... [--rounds N] [--filter REGEX] [--no-peers]
+run.sh [--torch system|pip|pip==VERSION|FOLDER]... [--rounds N] [--filter REGEX] [--no-peers]
 
 Builds polyak_bench, runs it, leaves build/bench/*.json and writes the tables of docs/performance.md.
 
@@ -62,7 +62,8 @@ for torch in "${sources[@]}"; do
   fi
   if [[ $peers == yes && -n $torch_python ]] &&
      "$torch_python" -c 'import sys, torch; sys.exit(int(torch.__version__.split(".")[0]) < 2)' 2>/dev/null; then
-    printf '%s\n' "${POLYAK_PIP_PACKAGES[@]}" > "$out/constraints.txt"
+    version=$("$torch_python" -c 'import torch; print(torch.__version__.split("+")[0])')
+    printf '%s\n' "torch==$version" "${POLYAK_PIP_PACKAGES[@]}" > "$out/constraints.txt"
     "$torch_python" -m pip install --quiet --disable-pip-version-check -c "$out/constraints.txt" "${POLYAK_PEERS[@]}"
     "$torch_python" "$here/peers.py" "$POLYAK_ROOT/build/$folder/lib/libpolyak_bench_peer.so" \
       --rounds "$rounds" --out "$out/peers.json"
