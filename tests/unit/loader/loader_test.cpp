@@ -136,6 +136,11 @@ TEST(Loader, APluginBuiltAgainstAnotherInterfaceIsRefusedWithBothNumbers) {
       {"interface 99", fmt::format("interface {}", kPluginApi), "build the plugin again"});
 }
 
+TEST(Loader, APluginOfTheInterfaceBeforeThisOneIsRefused) {
+  expect_refusal(plugin("earlier_api_plugin"), {fmt::format("plugin interface {},", kPluginApi - 1),
+                                                fmt::format("with interface {};", kPluginApi)});
+}
+
 TEST(Loader, APluginOfTheFirstInterfaceIsRefusedThoughItsInfoIsShorter) {
   expect_refusal(plugin("first_interface_plugin"),
                  {"interface 1,", fmt::format("interface {}", kPluginApi)});
