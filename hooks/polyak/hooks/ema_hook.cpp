@@ -127,8 +127,8 @@ bool EMAHook::started(const Runner& runner) const {
                                     : progress.iter + 1 >= options_.begin_iter();
 }
 
-/// Whether the next hook is another one of this class. It takes its turn at once, before anything
-/// can change the weights or look at an average, so this one's update may wait for it.
+/// Whether the next hook is an EMAHook. Its turn comes before anything can change the weights or
+/// read an average, so this hook's update may wait for it.
 bool EMAHook::is_followed(Runner& runner) const {
   const Hook* before = nullptr;
   bool followed = false;
@@ -144,7 +144,7 @@ void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars&
   const bool stepped = steps < 0 || steps > steps_seen_ || options_.counts_iterations();
   steps_seen_ = steps;
   AverageSet& averages = runner.averages();
-  // A host that calls hooks by hand left out the one that this one waited for.
+  // A host that calls hooks by hand skipped the hook that this one waited for.
   at_once_ = at_once_ || averages.is_due(*average_);
   averages.post(*average_, stepped && started(runner));
   if (at_once_ || !is_followed(runner)) averages.flush();

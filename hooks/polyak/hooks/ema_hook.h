@@ -51,7 +51,7 @@ struct POLYAK_API EMAHookOptions : Options {
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
   void keep_places(const Node& block) override;
-  /// What builds the average: its own keys, and ema_type as `type`.
+  /// The config of the average: its own keys, and ema_type as `type`.
   Node average_node() const;
 
  private:
@@ -94,8 +94,7 @@ class POLYAK_API EMAHook : public Hook {
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void before_train_epoch(Runner& runner) override;
-  /// Final, since a neighbour leaves its update to the set in the knowledge that this one flushes
-  /// it.
+  /// Final, because the EMAHook before this one may leave its update to this call.
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) final;
   void before_val_epoch(Runner& runner) override { begin_evaluation(runner); }
   void after_val_epoch(Runner& runner, Scalars& metrics) override {
@@ -108,8 +107,8 @@ class POLYAK_API EMAHook : public Hook {
   void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
   void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
 
-  /// The average; a null pointer before before_run. A handle: an update that is left to a neighbour
-  /// comes with that one, or with the next look at runner.averages().
+  /// The average; a null pointer before before_run. An update that waits for the next EMAHook is
+  /// not in it yet: read runner.averages() to see it.
   const std::shared_ptr<AveragedModel>& average() const { return average_; }
 
  private:

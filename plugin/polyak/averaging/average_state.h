@@ -11,8 +11,8 @@
 
 namespace polyak {
 
-/// Everything that an average needs to continue with the same bits: what
-/// AveragedModel::state_dict() returns and AveragedModel::load_state_dict() takes. save_average()
+/// Everything that an average needs to continue with the same bits. AveragedModel::state_dict()
+/// returns it, AveragedModel::load_state_dict() restores it. save_average()
 /// (polyak/runtime/saved_average.h) writes it into a checkpoint, saved_average() reads it back.
 ///
 /// The tensors are handles to the average's own, as in a state_dict of PyTorch: later updates

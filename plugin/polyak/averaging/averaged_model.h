@@ -118,9 +118,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// Everything that an average needs to continue with the same bits, as handles to the average's
   /// tensors. The struct is in polyak/averaging/average_state.h.
   AverageState state_dict();
-  /// Takes such a state over, by name: count, values, what is kept beyond the model's dtype. What
-  /// does not fit stays as it was and is reported. The average keeps its own rule and options; a
-  /// state of another rule is warned about.
+  /// Restores a state by name: count, values, and what is kept beyond the model's dtype. Tensors
+  /// that do not fit stay as they were and are reported. The average keeps its own rule and
+  /// options, and warns about a state of another rule.
   /// @throws Error for a negative count
   LoadReport load_state_dict(const AverageState& state);
   /// Takes values in by name and sets steps. What does not fit stays as it was and is reported.

@@ -111,8 +111,8 @@ struct POLYAK_API Options {
   /// Checks what ranges of single keys cannot express. Throws OptionError, which names a key, or
   /// ConfigError; the reader adds the place.
   virtual void validate() const {}
-  /// Receives the mapping that the options were read from, or null: for options that need to know
-  /// where a key was written after it was read.
+  /// Receives the mapping that the options were read from, or null. For options that need the place
+  /// of a key later.
   virtual void keep_places(const Node& /*block*/) {}
 };
 

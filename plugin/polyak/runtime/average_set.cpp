@@ -61,7 +61,7 @@ bool AverageSet::is_due(const AveragedModel& average) const {
 
 void AverageSet::flush() const {
   if (turns_.empty()) return;
-  // Taken first: whoever logs may read the set, and what fails is not made twice.
+  // Emptied first: the log may read the set, and a failed update is not retried.
   made_.clear();
   made_.swap(turns_);
   together_.clear();

@@ -147,7 +147,8 @@ Value to_value(const Node& node) {
   return value;
 }
 
-/// What no config can say becomes null: a damaged option stops no run that does not look at it.
+/// A value that a config cannot express becomes null, so that a damaged option does not stop a run
+/// that ignores it.
 Node to_node(const Value& value) {
   switch (value.kind()) {
     case Value::Kind::none:

@@ -15,7 +15,7 @@
 // `ema_state_dict.NAME`. Names of tensors begin with `module.` there.
 namespace polyak {
 
-/// What the names of tensors begin with in an average's entry.
+/// The prefix of tensor names in an average's entry.
 constexpr const char* kAveragePrefix = "module.";
 
 /// The tensors of a dict whose names begin with `prefix`, without it.

@@ -26,7 +26,7 @@ KnownModel::KnownModel(const ModelRef& model)
 bool KnownModel::is(const ModelRef& model) const {
   if (model.identity() != address_) return false;
   if (owned_) return !owner_.expired();
-  // A weak reference keeps the address of a tensor from being used again.
+  // Addresses suffice: a weak reference keeps a tensor's address from being reused.
   std::unordered_set<const void*> now;
   for (const NamedTensor& item : model.tensors()) now.insert(item.tensor.unsafeGetTensorImpl());
   const auto same = std::count_if(tensors_.begin(), tensors_.end(), [&](const WeakTensor& tensor) {

@@ -13,13 +13,13 @@
 
 namespace polyak {
 
-/// A model that can be recognised later without being kept alive. An address alone does not tell:
-/// a new model may lie where one that is gone lay. A module that a shared_ptr owns is known by its
-/// owner, any other model by its tensors, of which half may have been replaced.
+/// Recognises a model later without keeping it alive. An address alone is not enough: a new model
+/// may be built at the address of a destroyed one. A module that a shared_ptr owns is recognised by
+/// its owner, any other model by its tensors, of which half may have been replaced.
 class POLYAK_API KnownModel {
  public:
   explicit KnownModel(const ModelRef& model);
-  /// Whether the handle, which must be to a living model, is to this one.
+  /// Whether the handle refers to this model. The handle's model must be alive.
   bool is(const ModelRef& model) const;
 
  private:

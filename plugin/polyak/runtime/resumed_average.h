@@ -11,16 +11,16 @@
 #include "polyak/runtime/average_set.h"
 #include "polyak/runtime/progress.h"
 
-// Which average of a checkpoint goes on as which one of a run, and from which count. `owner` names
-// the hook in messages.
+// Which average of a checkpoint continues as which average of a run, and from which count. `owner`
+// is the name of the hook in messages.
 namespace polyak {
 
-/// What messages call an average: "'slow'", or "the one without a name".
+/// How messages refer to an average: "'slow'", or "the one without a name".
 POLYAK_API std::string average_title(const std::string& name);
 
-/// The name of the checkpoint's average that goes on as the run's average `name`: its own, or, if
-/// the run's averages claim none of another name by theirs, one that was made by the same rule and
-/// options, where there is no doubt which. Nothing where the checkpoint has no average left.
+/// The name of the checkpoint's average that continues as the run's average `name`: the same name,
+/// or else the only average that no other name of the run claims and that was made by the same rule
+/// and options. Nothing if the checkpoint has no unclaimed average.
 /// @throws CheckpointError where one is left and it is not clear that it goes on here
 POLYAK_API std::optional<std::string> find_resumed_average(
     const Value& checkpoint, const std::string& name, const std::vector<NamedAverage>& averages,
