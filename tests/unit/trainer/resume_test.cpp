@@ -290,13 +290,16 @@ TEST_F(Resuming, TheBestFileGoesOverToMMEngineAndBack) {
 }
 
 TEST_F(Resuming, TwoHooksThatRankAMetricEachNameItInMMEnginesKeys) {
-  const std::string custom =
-      "custom_hooks=[{type: EMAHook, momentum: 0.1, evaluate_on_origin: true}, "
-      "{type: CheckpointHook, out_dir: " +
-      folder_ + "/raw, save_best: accuracy_origin}]";
-  train(config(
+  Node node = config(
       "run", {"default_hooks.checkpoint.type=CheckpointHook", "default_hooks.checkpoint.interval=1",
-              "default_hooks.checkpoint.save_best=accuracy", custom}));
+              "default_hooks.checkpoint.save_best=accuracy"});
+  // An override has no mappings within lists.
+  const Node custom = parse_config(
+      "custom_hooks: [{type: EMAHook, momentum: 0.1, evaluate_on_origin: true}, {type: "
+      "CheckpointHook, out_dir: " +
+      folder_ + "/raw, save_best: accuracy_origin}]");
+  node.set("custom_hooks", custom.at("custom_hooks"));
+  train(node);
   const Value file = read("run/epoch_4.pth");
   const Value& info = file.at("message_hub").at("runtime_info");
   for (const char* metric : {"accuracy", "accuracy_origin"}) {
