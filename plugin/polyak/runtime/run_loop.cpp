@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "polyak/averaging/average_state.h"
 #include "polyak/core/cleanup.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/runner.h"
@@ -17,33 +18,17 @@ namespace {
 /// The averages of a run as they are, so that they can be put back.
 class KeptAverages {
  public:
-  explicit KeptAverages(const std::vector<NamedAverage>& averages) {
+  explicit KeptAverages(const AverageSet& averages) {
     for (const NamedAverage& item : averages) {
-      Kept kept{item.average, {}, {}, item.average->steps()};
-      for (const auto& value : item.average->named_averages()) {
-        kept.values.push_back({value.key(), value.value().clone(), false});
-      }
-      for (const NamedTensor& value : item.average->compensation()) {
-        kept.compensation.push_back({value.name, value.tensor.clone(), value.buffer});
-      }
-      kept_.push_back(std::move(kept));
+      kept_.emplace_back(item.average, item.average->state_dict().clone());
     }
   }
   void put_back() const {
-    for (const Kept& kept : kept_) {
-      kept.average->load_state(kept.values, kept.steps);
-      if (!kept.compensation.empty()) kept.average->load_compensation(kept.compensation);
-    }
+    for (const auto& [average, state] : kept_) average->load_state_dict(state);
   }
 
  private:
-  struct Kept {
-    std::shared_ptr<AveragedModel> average;
-    std::vector<NamedTensor> values;  // in the average's own dtypes
-    std::vector<NamedTensor> compensation;
-    int64_t steps;
-  };
-  std::vector<Kept> kept_;
+  std::vector<std::pair<std::shared_ptr<AveragedModel>, AverageState>> kept_;
 };
 
 }  // namespace
