@@ -13,7 +13,7 @@
 namespace polyak {
 
 /// The runner of a compiled program: tensors that an optimizer steps, and the number of its steps.
-class POLYAK_API AttachedRunner : public Runner {
+class AttachedRunner : public Runner {
  public:
   /// Builds the config's hooks.
   /// @param tensors with internal names, since the program's names may become known later or never

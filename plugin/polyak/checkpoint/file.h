@@ -12,19 +12,18 @@ namespace polyak {
 /// disk and renames it to `path`. An existing file stays intact until the new one replaces it. If
 /// anything fails, the new file is removed and the error is rethrown. Permissions follow the umask.
 /// @throws CheckpointError naming `path` and the system's reason.
-POLYAK_API void replace_file(const std::string& path,
-                             const std::function<void(const std::string&)>& write);
+void replace_file(const std::string& path, const std::function<void(const std::string&)>& write);
 
 /// Replaces a file by a text in the same way.
 POLYAK_API void replace_text_file(const std::string& path, const std::string& text);
 
 /// Removes temporary files that replace_file() left in a folder when its process was killed. No
 /// other process may write to the folder. Never throws.
-POLYAK_API void remove_unfinished(const std::string& folder);
+void remove_unfinished(const std::string& folder);
 
 /// A new file that bytes are written to. Only check() throws, so that code whose writer must not
 /// throw can use it: LibTorch's zip writer would end the process.
-class POLYAK_API FileSink {
+class FileSink {
  public:
   /// @param name the file that is written
   /// @param path the file name in messages, which the user knows

@@ -20,7 +20,7 @@ namespace polyak::kernels {
 /// device, null for the default one; the caller orders work on different streams. The caller's
 /// current device is restored. Launching is safe from several threads. A moved-from table can only
 /// be assigned to or destroyed.
-class POLYAK_API CudaTable {
+class CudaTable {
  public:
   /// Allocates 32 bytes per row for each 4096 elements, each 4096 bytes to copy, and each small
   /// span, and waits for their upload: do not call it inside a training step. Safe while a stream

@@ -67,7 +67,7 @@ struct CudaPieces {
   size_t for_blocks = 0;   // the first columns are for blocks, the others for warps
   size_t copies_from = 0;  // columns from here on copy
 
-  POLYAK_API int64_t blocks() const;
+  int64_t blocks() const;
 };
 
 /// Splits rows into pieces that cover each element once. Does not dereference the pointers.

@@ -44,7 +44,7 @@ POLYAK_API int64_t average_steps(const Value& checkpoint, const std::string& nam
 /// Gives the tensors of each average the names `module.` + those of `state_dict`, where a prefix
 /// that all of them share, or none, stands instead; a line says so.
 /// @throws CheckpointError where more than one prefix would do
-POLYAK_API void match_average_names(Value& checkpoint);
+void match_average_names(Value& checkpoint);
 
 /// Exchanges `state_dict`'s tensors with those of an average's entry.
 POLYAK_API void exchange_weights(Value& state_dict, Value& ema_state);
@@ -55,7 +55,7 @@ POLYAK_API void exchange_weights_of(Value& checkpoint, const std::string& name);
 
 /// Makes sure that the exchanges which give the raw weights back will work.
 /// @throws CheckpointError as exchange_weights_of() does
-POLYAK_API void check_raw_weights(const Value& checkpoint);
+void check_raw_weights(const Value& checkpoint);
 
 /// What a checkpoint's `state_dict` holds is said by `polyak.state_dict`: `raw`, `averaged` (the
 /// average without a name) or the name of another average. Files are saved with the average without

@@ -9,7 +9,7 @@
 namespace polyak {
 
 /// The local time by strftime's format, at most 31 characters.
-POLYAK_API std::string local_time(const char* format);
+std::string local_time(const char* format);
 
 /// What names a run that writes into `work_dir`: the local time as 20260131_235959, with a number
 /// behind it where another run began in the same second.

@@ -21,7 +21,7 @@ POLYAK_API std::string common_prefix(const std::vector<std::string>& names);
 /// (`module.`, `model.`) is taken off, with a line that says so, where only that makes names fit.
 /// @throws CheckpointError for a key that is no str, for one tensor under two names (`x` and
 /// `module.x`), for a prefix that only some have, and where more than one prefix would do
-POLYAK_API void match_names(Value& state_dict, const ModelRef& model);
+void match_names(Value& state_dict, const ModelRef& model);
 
 /// How a state dict differs from a model.
 struct POLYAK_API StateDifference {
@@ -47,6 +47,6 @@ POLYAK_API std::string shape_text(const at::Tensor& tensor);
 
 /// Whether values of one dtype can stand for those of the other, but for rounding: both floating,
 /// both complex, both integers, or both bool.
-POLYAK_API bool same_numbers(at::ScalarType a, at::ScalarType b);
+bool same_numbers(at::ScalarType a, at::ScalarType b);
 
 }  // namespace polyak

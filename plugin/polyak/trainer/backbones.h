@@ -15,7 +15,7 @@
 
 namespace polyak {
 
-struct POLYAK_API SmallCnnOptions : Options {
+struct SmallCnnOptions : Options {
   std::vector<int64_t> channels = {32, 64};
   bool with_avg_pool = false;
   void visit(OptionVisitor& visitor) override;
@@ -26,7 +26,7 @@ struct POLYAK_API SmallCnnOptions : Options {
 /// each a 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the last map,
 /// flattened or averaged over height and width. Strides instead of pooling: several times faster on
 /// a CPU at equal accuracy.
-class POLYAK_API SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
+class SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
  public:
   SmallCnn(SmallCnnOptions options, ImageShape image);
   void reset() override;
@@ -40,7 +40,7 @@ class POLYAK_API SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbo
   std::vector<torch::nn::BatchNorm2d> norms_;
 };
 
-struct POLYAK_API MlpOptions : Options {
+struct MlpOptions : Options {
   std::vector<int64_t> hidden = {256};
   double dropout = 0.0;
   void visit(OptionVisitor& visitor) override;
@@ -48,7 +48,7 @@ struct POLYAK_API MlpOptions : Options {
 };
 
 /// Fully connected layers over the flattened image, each followed by ReLU and dropout.
-class POLYAK_API Mlp : public torch::nn::Cloneable<Mlp>, public Backbone {
+class Mlp : public torch::nn::Cloneable<Mlp>, public Backbone {
  public:
   Mlp(MlpOptions options, ImageShape image);
   void reset() override;
@@ -61,7 +61,7 @@ class POLYAK_API Mlp : public torch::nn::Cloneable<Mlp>, public Backbone {
   std::vector<torch::nn::Linear> layers_;
 };
 
-struct POLYAK_API ResNetOptions : Options {
+struct ResNetOptions : Options {
   int64_t depth = 18;
   int64_t base_channels = 64;
   void visit(OptionVisitor& visitor) override;
@@ -71,7 +71,7 @@ struct POLYAK_API ResNetOptions : Options {
 /// Two 3x3 convolutions with a shortcut around them (He et al. 2016, "Deep Residual Learning"), or,
 /// as a bottleneck, a 3x3 convolution between two 1x1 ones, of which the last has four times the
 /// channels; the stride is that of the first 3x3 one, as in torchvision.
-class POLYAK_API ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
+class ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
  public:
   struct Form {
     int64_t in_channels;
@@ -93,7 +93,7 @@ class POLYAK_API ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
 
 /// ResNet, with global average pooling after its four stages. Tensors are named as in mmpretrain
 /// and torchvision.
-class POLYAK_API ResNet : public torch::nn::Cloneable<ResNet>, public Backbone {
+class ResNet : public torch::nn::Cloneable<ResNet>, public Backbone {
  public:
   enum class Stem {
     imagenet,  // a 7x7 convolution and a pooling, each of stride 2

@@ -17,7 +17,7 @@
 namespace polyak {
 
 /// Data and metrics of validation or test.
-struct POLYAK_API Evaluation {
+struct Evaluation {
   std::shared_ptr<DataLoader> loader;
   std::vector<std::shared_ptr<Metric>> metrics;
 

@@ -3,13 +3,11 @@
 
 #include <cstddef>
 
-#include "polyak/core/export.h"
-
 namespace polyak {
 
 /// How EXIF says that an image was taken: tag 0x0112 of the first directory.
 /// @param data a TIFF header and what follows it, in either byte order
 /// @return 1 (upright) to 8; 1 for a block that is damaged or says nothing
-POLYAK_API int exif_orientation(const unsigned char* data, size_t size);
+int exif_orientation(const unsigned char* data, size_t size);
 
 }  // namespace polyak

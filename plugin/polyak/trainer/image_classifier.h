@@ -13,12 +13,12 @@
 
 namespace polyak {
 
-struct POLYAK_API CrossEntropyLossOptions : Options {
+struct CrossEntropyLossOptions : Options {
   double loss_weight = 1.0;
   void visit(OptionVisitor& visitor) override;
 };
 
-struct POLYAK_API LabelSmoothLossOptions : Options {
+struct LabelSmoothLossOptions : Options {
   double label_smooth_val = 0.1;
   double loss_weight = 1.0;
   void visit(OptionVisitor& visitor) override;
@@ -27,7 +27,7 @@ struct POLYAK_API LabelSmoothLossOptions : Options {
 /// Mean cross entropy of softmax(logits). With smoothing s and C classes the target is 1 - s + s/C
 /// for the label and s/C for the others (Szegedy et al. 2016, "Rethinking the Inception
 /// Architecture").
-class POLYAK_API CrossEntropyLoss : public Loss {
+class CrossEntropyLoss : public Loss {
  public:
   explicit CrossEntropyLoss(const CrossEntropyLossOptions& options);
   explicit CrossEntropyLoss(const LabelSmoothLossOptions& options);
@@ -38,7 +38,7 @@ class POLYAK_API CrossEntropyLoss : public Loss {
   double weight_;
 };
 
-struct POLYAK_API LinearClsHeadOptions : Options {
+struct LinearClsHeadOptions : Options {
   std::optional<int64_t> num_classes;
   std::optional<int64_t> in_channels;
   Node loss;
@@ -46,7 +46,7 @@ struct POLYAK_API LinearClsHeadOptions : Options {
 };
 
 /// One linear layer from features to logits, named `fc`.
-class POLYAK_API LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, public Head {
+class LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, public Head {
  public:
   /// @throws ConfigError when in_channels differs from what the backbone gives, or num_classes is
   /// less
@@ -63,7 +63,7 @@ class POLYAK_API LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, pub
   torch::nn::Linear fc_{nullptr};
 };
 
-struct POLYAK_API ImageClassifierOptions : Options {
+struct ImageClassifierOptions : Options {
   Node backbone;
   Node neck;
   Node head;
@@ -74,7 +74,7 @@ struct POLYAK_API ImageClassifierOptions : Options {
 /// A backbone, maybe a neck, and a head: mmpretrain's ImageClassifier. Tensors are named
 /// `backbone.*`, `neck.*` and `head.*`. A frozen backbone keeps its weights and stays in eval mode,
 /// so that neck and head alone are trained: a linear probe.
-class POLYAK_API ImageClassifier : public torch::nn::Cloneable<ImageClassifier>, public Algorithm {
+class ImageClassifier : public torch::nn::Cloneable<ImageClassifier>, public Algorithm {
  public:
   ImageClassifier(const ImageClassifierOptions& options, const Context& context);
   void reset() override;

@@ -9,13 +9,12 @@
 #include <vector>
 
 #include "polyak/config/options.h"
-#include "polyak/core/export.h"
 #include "polyak/trainer/dataset.h"
 #include "polyak/trainer/read_image.h"
 
 namespace polyak {
 
-struct POLYAK_API ImageFolderOptions : DatasetOptions {
+struct ImageFolderOptions : DatasetOptions {
   std::string data_root;
   std::string split = "train";
   int64_t size = 256;
@@ -29,7 +28,7 @@ struct POLYAK_API ImageFolderOptions : DatasetOptions {
 /// hidden (`.name`) is left out, what is not read and what is empty is named in the log. Files are
 /// read when they are asked for, on all threads: each image is scaled so that its shorter side is
 /// `size`, and the square in its middle is taken.
-class POLYAK_API ImageFolder : public Dataset {
+class ImageFolder : public Dataset {
  public:
   /// @throws DataError when the folder is missing, or holds no class or no image
   ImageFolder(const ImageFolderOptions& options, const Context& context);

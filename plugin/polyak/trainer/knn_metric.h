@@ -10,7 +10,7 @@
 
 namespace polyak {
 
-struct POLYAK_API KnnAccuracyOptions : Options {
+struct KnnAccuracyOptions : Options {
   int64_t k = 20;
   double temperature = 0.07;
   Node dataloader;
@@ -24,7 +24,7 @@ struct POLYAK_API KnnAccuracyOptions : Options {
 ///
 /// What the model predicts are the features: those of self-supervised algorithms. Each pass runs
 /// the bank through the model anew, with the weights that the pass measures.
-class POLYAK_API KnnAccuracy : public Metric {
+class KnnAccuracy : public Metric {
  public:
   /// @throws ConfigError, and DataError when the bank cannot be read or has fewer labels than k
   KnnAccuracy(const KnnAccuracyOptions& options, const Context& context);

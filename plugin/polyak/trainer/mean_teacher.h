@@ -13,7 +13,7 @@
 
 namespace polyak {
 
-struct POLYAK_API MeanTeacherOptions : TargetOptions {
+struct MeanTeacherOptions : TargetOptions {
   MeanTeacherOptions() : TargetOptions(0.01) { end_momentum = 0.001; }
   ImageClassifierOptions classifier;
   double consistency_weight = 10;
@@ -31,7 +31,7 @@ struct POLYAK_API MeanTeacherOptions : TargetOptions {
 /// The weight rises to consistency_weight as exp(-5 (1 - t)^2), t from 0 to 1 over the first
 /// `ramp_up` of the run. Images without a label have the label -1. Tensors are named `student.*`
 /// and `teacher.*`; the teacher predicts.
-class POLYAK_API MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public Algorithm {
+class MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public Algorithm {
  public:
   MeanTeacher(const MeanTeacherOptions& options, const Context& context);
   void reset() override;

@@ -22,14 +22,13 @@ namespace polyak {
 
 /// Runs the model once over an image of a data set, in eval mode; it keeps its mode.
 /// @throws ConfigError at `node` when the model does not take such images
-POLYAK_API void check_forward(const std::shared_ptr<Algorithm>& model, const ImageShape& shape,
-                              c10::Device device, const Node& node);
+void check_forward(const std::shared_ptr<Algorithm>& model, const ImageShape& shape,
+                   c10::Device device, const Node& node);
 
 /// Why a training pass over so many samples fails, if it does. It runs on a copy, so that neither
 /// statistics, target networks nor random numbers notice.
-POLYAK_API std::optional<std::string> training_failure(const torch::nn::Module& model,
-                                                       const ImageShape& shape, c10::Device device,
-                                                       int64_t samples);
+std::optional<std::string> training_failure(const torch::nn::Module& model, const ImageShape& shape,
+                                            c10::Device device, int64_t samples);
 
 /// Makes sure that a model can be trained on data: as many views, labels where it learns from them,
 /// and no batch of one sample that it cannot take.
@@ -44,7 +43,6 @@ POLYAK_API bool check_training_data(const std::shared_ptr<Algorithm>& model, con
 /// Makes sure that a state dict fits a model: all of it where `whole`, else some of it, with a
 /// warning that names the rest.
 /// @throws CheckpointError naming the file
-POLYAK_API void check_fit(const ModelRef& model, const Value& state_dict, bool whole,
-                          const std::string& file);
+void check_fit(const ModelRef& model, const Value& state_dict, bool whole, const std::string& file);
 
 }  // namespace polyak

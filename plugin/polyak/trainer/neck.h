@@ -10,13 +10,12 @@
 #include <vector>
 
 #include "polyak/config/options.h"
-#include "polyak/core/export.h"
 
 namespace polyak {
 
 /// Projects features: what stands between a backbone and a head. An interface beside
 /// torch::nn::Module, as those of network.h are.
-class POLYAK_API Neck {
+class Neck {
  public:
   static constexpr const char* kKind = "neck";
   struct Context {
@@ -29,7 +28,7 @@ class POLYAK_API Neck {
   virtual int64_t out_channels() const = 0;
 };
 
-struct POLYAK_API NonLinearNeckOptions : Options {
+struct NonLinearNeckOptions : Options {
   std::optional<int64_t> in_channels;
   int64_t hid_channels = 0;
   int64_t out_channels = 0;
@@ -45,7 +44,7 @@ struct POLYAK_API NonLinearNeckOptions : Options {
 /// Fully connected layers with batch normalisation, ReLU between them: the projectors and
 /// predictors of SimCLR, BYOL, SimSiam and MoCo v3, as mmpretrain's NonLinearNeck. Layers are named
 /// fc0, bn0, fc1, ... `with_bias` is about all layers but the last.
-class POLYAK_API NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, public Neck {
+class NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, public Neck {
  public:
   /// @throws ConfigError when in_channels differs from what the backbone gives
   NonLinearNeck(NonLinearNeckOptions options, const Context& context);
@@ -61,14 +60,14 @@ class POLYAK_API NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, pub
   std::vector<torch::nn::BatchNorm1d> norms_;  // one less than layers_ without a last one
 };
 
-struct POLYAK_API ClsBatchNormNeckOptions : Options {
+struct ClsBatchNormNeckOptions : Options {
   std::optional<int64_t> input_features;
   void visit(OptionVisitor& visitor) override;
 };
 
 /// Batch normalisation without weights of its own: brings features to one scale before a linear
 /// probe (He et al. 2022, arXiv:2111.06377, appendix A), as mmpretrain's ClsBatchNormNeck.
-class POLYAK_API ClsBatchNormNeck : public torch::nn::Cloneable<ClsBatchNormNeck>, public Neck {
+class ClsBatchNormNeck : public torch::nn::Cloneable<ClsBatchNormNeck>, public Neck {
  public:
   /// @throws ConfigError when input_features differs from what the backbone gives
   ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context);

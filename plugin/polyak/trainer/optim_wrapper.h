@@ -9,14 +9,13 @@
 
 #include "polyak/averaging/model.h"
 #include "polyak/config/options.h"
-#include "polyak/core/export.h"
 #include "polyak/trainer/optimizer.h"
 
 namespace polyak {
 
 class Catalog;
 
-struct POLYAK_API ClipGradOptions : Options {
+struct ClipGradOptions : Options {
   std::optional<double> max_norm;
   double norm_type = 2;
   std::optional<double> max_value;
@@ -25,17 +24,17 @@ struct POLYAK_API ClipGradOptions : Options {
 };
 
 /// One entry of `custom_keys`.
-struct POLYAK_API ParameterRuleOptions : Options {
+struct ParameterRuleOptions : Options {
   ParameterRule rule;
   void visit(OptionVisitor& visitor) override;
 };
 
-struct POLYAK_API ParamwiseOptions : Options {
+struct ParamwiseOptions : Options {
   Node custom_keys;
   void visit(OptionVisitor& visitor) override;
 };
 
-struct POLYAK_API OptimWrapperOptions : Options {
+struct OptimWrapperOptions : Options {
   std::string type = "OptimWrapper";
   Node optimizer;
   int64_t accumulative_counts = 1;
@@ -47,7 +46,7 @@ struct POLYAK_API OptimWrapperOptions : Options {
 /// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
 /// `accumulative_counts` iterations are averaged into one step; the last iterations of a run, when
 /// fewer are left, make a step of their own.
-class POLYAK_API OptimWrapper {
+class OptimWrapper {
  public:
   /// @param node the keys of OptimWrapperOptions
   /// @param parameters under the names that paramwise_cfg.custom_keys is compared with

@@ -4,14 +4,13 @@
 #include <string>
 
 #include "polyak/checkpoint/value.h"
-#include "polyak/core/export.h"
 #include "polyak/trainer/optimizer.h"
 
 namespace polyak {
 
 /// What the groups of a saved optimizer say of its type: SGD, LARS, Adam, AdamW, "Adam or AdamW"
 /// (before torch 2.7, and Polyak 0.1, the file does not tell), or "another optimizer".
-POLYAK_API std::string type_of_groups(const Value& saved);
+std::string type_of_groups(const Value& saved);
 
 /// A checkpoint's optimizer in the order and the groups of this one. Parameters are matched by
 /// name: by `param_names`, else, where groups leave no doubt, by the order of the checkpoint's own
@@ -20,7 +19,6 @@ POLYAK_API std::string type_of_groups(const Value& saved);
 /// @throws CheckpointError for names that are not the optimizer's, a state that belongs to no
 /// parameter or is another optimizer's, numbers that differ within one of the optimizer's groups,
 /// and a missing state
-POLYAK_API Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint,
-                                       bool own_numbers);
+Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint, bool own_numbers);
 
 }  // namespace polyak

@@ -13,7 +13,7 @@ namespace polyak {
 
 /// Compares what an online branch makes of one view with what another branch makes of a second
 /// view of the same images.
-class POLYAK_API PairHead {
+class PairHead {
  public:
   static constexpr const char* kKind = "pair_head";
   struct Context {
@@ -27,7 +27,7 @@ class POLYAK_API PairHead {
   virtual at::Tensor loss(const at::Tensor& online, const at::Tensor& target) = 0;
 };
 
-struct POLYAK_API CosineSimilarityLossOptions : Options {
+struct CosineSimilarityLossOptions : Options {
   double shift_factor = 0.0;
   double scale_factor = 1.0;
   void visit(OptionVisitor& visitor) override;
@@ -35,7 +35,7 @@ struct POLYAK_API CosineSimilarityLossOptions : Options {
 
 /// Mean over the batch of shift_factor - scale_factor * cos(prediction, target); both are [N, D].
 /// With the defaults in [-1, 1].
-class POLYAK_API CosineSimilarityLoss : public Loss {
+class CosineSimilarityLoss : public Loss {
  public:
   explicit CosineSimilarityLoss(CosineSimilarityLossOptions options);
   at::Tensor compute(const at::Tensor& prediction, const at::Tensor& target) const override;
@@ -44,7 +44,7 @@ class POLYAK_API CosineSimilarityLoss : public Loss {
   CosineSimilarityLossOptions options_;
 };
 
-struct POLYAK_API LatentPredictHeadOptions : Options {
+struct LatentPredictHeadOptions : Options {
   Node predictor;
   Node loss;
   void visit(OptionVisitor& visitor) override;
@@ -52,8 +52,7 @@ struct POLYAK_API LatentPredictHeadOptions : Options {
 
 /// Predicts the target's projection from the online one: the head of BYOL and SimSiam. The
 /// predictor's tensors are named `predictor.*`.
-class POLYAK_API LatentPredictHead : public torch::nn::Cloneable<LatentPredictHead>,
-                                     public PairHead {
+class LatentPredictHead : public torch::nn::Cloneable<LatentPredictHead>, public PairHead {
  public:
   LatentPredictHead(const LatentPredictHeadOptions& options, const Context& context);
   void reset() override;
@@ -64,7 +63,7 @@ class POLYAK_API LatentPredictHead : public torch::nn::Cloneable<LatentPredictHe
   std::shared_ptr<Loss> loss_;
 };
 
-struct POLYAK_API MoCoV3HeadOptions : Options {
+struct MoCoV3HeadOptions : Options {
   Node predictor;
   Node loss;
   double temperature = 1.0;
@@ -74,7 +73,7 @@ struct POLYAK_API MoCoV3HeadOptions : Options {
 /// Finds each prediction's own image among the targets of the batch: cross entropy over cosine
 /// similarities divided by `temperature` (InfoNCE; Chen, Xie, He 2021, arXiv:2104.02057). Without a
 /// `loss` it is CrossEntropyLoss with loss_weight 2 * temperature, as in the paper.
-class POLYAK_API MoCoV3Head : public torch::nn::Cloneable<MoCoV3Head>, public PairHead {
+class MoCoV3Head : public torch::nn::Cloneable<MoCoV3Head>, public PairHead {
  public:
   MoCoV3Head(const MoCoV3HeadOptions& options, const Context& context);
   void reset() override;

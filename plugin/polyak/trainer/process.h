@@ -11,13 +11,12 @@
 
 #include "polyak/checkpoint/value.h"
 #include "polyak/config/node.h"
-#include "polyak/core/export.h"
 
 // What a training run sets for the whole process: threads, determinism, random numbers, the device.
 namespace polyak {
 
 /// The state of a device's random numbers, put back when this goes.
-class POLYAK_API RandomStateGuard {
+class RandomStateGuard {
  public:
   explicit RandomStateGuard(c10::Device device);
   ~RandomStateGuard();
@@ -30,8 +29,8 @@ class POLYAK_API RandomStateGuard {
 };
 
 /// The state of a device's random numbers, a byte tensor on the CPU.
-POLYAK_API at::Tensor random_state(c10::Device device);
-POLYAK_API void set_random_state(c10::Device device, const at::Tensor& state);
+at::Tensor random_state(c10::Device device);
+void set_random_state(c10::Device device, const at::Tensor& state);
 
 /// The random numbers of a training run: seeded, or those of the checkpoint that it goes on from.
 class POLYAK_API RunRandomness {
@@ -58,13 +57,13 @@ class POLYAK_API RunRandomness {
 
 /// The device that a config's key `device` names; without a name CUDA's where there is one.
 /// @throws ConfigError
-POLYAK_API c10::Device find_device(const Node& config, const std::optional<std::string>& name);
+c10::Device find_device(const Node& config, const std::optional<std::string>& name);
 
 /// Sets LibTorch's threads: `env_cfg.num_threads`, or all cores.
-POLYAK_API void set_up_threads(const Node& env_cfg);
+void set_up_threads(const Node& env_cfg);
 
 /// Sets determinism as `randomness` says.
 /// @return its seed; that of the checkpoint, where a run goes on from one; a drawn one without both
-POLYAK_API int64_t set_up_randomness(const Node& randomness, std::optional<int64_t> resumed_seed);
+int64_t set_up_randomness(const Node& randomness, std::optional<int64_t> resumed_seed);
 
 }  // namespace polyak

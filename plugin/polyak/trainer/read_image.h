@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "polyak/core/export.h"
-
 namespace polyak {
 
 /// Reads a JPEG or PNG file, whatever its name ends in, to what Python's PIL makes of it by
@@ -17,12 +15,12 @@ namespace polyak {
 ///   APP1, PNG's eXIf), as PIL's `ImageOps.exif_transpose` does; a damaged block says nothing
 /// @return uint8 [3, height, width], red, green and blue
 /// @throws DataError naming the file when it cannot be read, is neither, is damaged or cut off
-POLYAK_API at::Tensor read_image(const std::string& path, bool orientation = true);
+at::Tensor read_image(const std::string& path, bool orientation = true);
 
 /// The same in two steps: the bytes of a file, and the image that they hold.
 /// @param path for messages
-POLYAK_API std::vector<unsigned char> read_bytes(const std::string& path);
-POLYAK_API at::Tensor decode_image(const std::vector<unsigned char>& bytes, const std::string& path,
-                                   bool orientation = true);
+std::vector<unsigned char> read_bytes(const std::string& path);
+at::Tensor decode_image(const std::vector<unsigned char>& bytes, const std::string& path,
+                        bool orientation = true);
 
 }  // namespace polyak

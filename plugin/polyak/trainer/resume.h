@@ -6,7 +6,6 @@
 
 #include "polyak/checkpoint/value.h"
 #include "polyak/config/node.h"
-#include "polyak/core/export.h"
 #include "polyak/trainer/optimizer.h"
 
 namespace polyak {
@@ -15,15 +14,14 @@ namespace polyak {
 /// or, with `numbers_of_config`, the other of Adam and AdamW, and that its tensors fit. Puts its
 /// state into the order of the config's (match_optimizer_state()).
 /// @throws CheckpointError naming the file, both types, and what to do
-POLYAK_API void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint,
-                                    const Node& config, bool numbers_of_config,
-                                    const std::string& file);
+void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const Node& config,
+                         bool numbers_of_config, const std::string& file);
 
 /// Says in one line each, where there is something to say: which of the optimizer's numbers (lr,
 /// momentum, ...) differ between the config and the checkpoint, and whose go on; and which other
 /// keys of training differ, of which the config's go on. Call it before the optimizer takes the
 /// checkpoint's numbers.
-POLYAK_API void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint,
-                                        const Node& config, bool numbers_of_config);
+void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint,
+                             const Node& config, bool numbers_of_config);
 
 }  // namespace polyak

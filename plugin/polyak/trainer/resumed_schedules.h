@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "polyak/checkpoint/value.h"
-#include "polyak/core/export.h"
 #include "polyak/trainer/param_scheduler.h"
 
 namespace polyak {
@@ -15,7 +14,7 @@ namespace polyak {
 /// and begin. Where `end` or settings differ, a line in the log says which, since the config's go
 /// on.
 /// @throws CheckpointError where a scheduler has no state or a state no scheduler
-POLYAK_API std::vector<Value> match_schedules(
-    const std::vector<std::shared_ptr<ParamScheduler>>& schedulers, const Value& saved);
+std::vector<Value> match_schedules(const std::vector<std::shared_ptr<ParamScheduler>>& schedulers,
+                                   const Value& saved);
 
 }  // namespace polyak

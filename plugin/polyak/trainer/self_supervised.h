@@ -15,7 +15,7 @@ namespace polyak {
 
 /// A backbone and a neck in a row, as children `0` and `1`: what target networks average, under the
 /// names of mmpretrain's nn.Sequential.
-class POLYAK_API Encoder : public torch::nn::Cloneable<Encoder> {
+class Encoder : public torch::nn::Cloneable<Encoder> {
  public:
   Encoder(std::shared_ptr<Backbone> backbone, std::shared_ptr<Neck> neck);
   void reset() override;
@@ -29,34 +29,34 @@ class POLYAK_API Encoder : public torch::nn::Cloneable<Encoder> {
 };
 
 /// What algorithms over pairs of views consist of.
-struct POLYAK_API PairOptions {
+struct PairOptions {
   Node backbone;
   Node neck;
   Node head;
   void visit(OptionVisitor& visitor);
 };
 
-struct POLYAK_API TargetLearnerOptions : TargetOptions {
+struct TargetLearnerOptions : TargetOptions {
   using TargetOptions::TargetOptions;
   PairOptions parts;
   void visit(OptionVisitor& visitor) override;
 };
 
-struct POLYAK_API ByolOptions : TargetLearnerOptions {
+struct ByolOptions : TargetLearnerOptions {
   ByolOptions() : TargetLearnerOptions(0.004) {}
 };
 
-struct POLYAK_API MoCoV3Options : TargetLearnerOptions {
+struct MoCoV3Options : TargetLearnerOptions {
   MoCoV3Options() : TargetLearnerOptions(0.01) {}
 };
 
-struct POLYAK_API SimSiamOptions : Options {
+struct SimSiamOptions : Options {
   PairOptions parts;
   void visit(OptionVisitor& visitor) override { parts.visit(visitor); }
 };
 
 /// The networks that algorithms over pairs of views train.
-struct POLYAK_API PairNetworks {
+struct PairNetworks {
   PairNetworks(const PairOptions& options, const Algorithm::Context& context);
   /// Makes them children of the algorithm: `backbone`, `neck`, `head`.
   void register_in(torch::nn::Module& owner) const;
@@ -79,7 +79,7 @@ struct POLYAK_API PairNetworks {
 /// the weights that the last optimizer step gave. Tensors are named `backbone.*`, `neck.*`,
 /// `head.*`, and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. mmpretrain's SyncBN is
 /// plain batch normalisation here: one process.
-class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
+class TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
  public:
   /// What the two differ in.
   struct Form {
@@ -102,16 +102,16 @@ class POLYAK_API TargetLearner : public torch::nn::Cloneable<TargetLearner>, pub
   TargetNetwork target_;
 };
 
-POLYAK_API std::shared_ptr<TargetLearner> make_byol(const ByolOptions& options,
-                                                    const Algorithm::Context& context);
-POLYAK_API std::shared_ptr<TargetLearner> make_moco_v3(const MoCoV3Options& options,
-                                                       const Algorithm::Context& context);
+std::shared_ptr<TargetLearner> make_byol(const ByolOptions& options,
+                                         const Algorithm::Context& context);
+std::shared_ptr<TargetLearner> make_moco_v3(const MoCoV3Options& options,
+                                            const Algorithm::Context& context);
 
 /// SimSiam (Chen and He 2021, arXiv:2011.10566): as BYOL without a target network. Each branch
 /// predicts what the other makes of its view, where no gradient goes:
 ///
 ///     loss = (L(online(view 1), online(view 2)) + L(online(view 2), online(view 1))) / 2
-class POLYAK_API SimSiam : public torch::nn::Cloneable<SimSiam>, public Algorithm {
+class SimSiam : public torch::nn::Cloneable<SimSiam>, public Algorithm {
  public:
   SimSiam(const SimSiamOptions& options, const Context& context);
   void reset() override;

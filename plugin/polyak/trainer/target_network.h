@@ -10,13 +10,12 @@
 
 #include "polyak/averaging/averages.h"
 #include "polyak/config/options.h"
-#include "polyak/core/export.h"
 #include "polyak/runtime/progress.h"
 
 namespace polyak {
 
 /// The keys of an algorithm that learns from an average of its own network.
-struct POLYAK_API TargetOptions : Options {
+struct TargetOptions : Options {
   explicit TargetOptions(double momentum) : base_momentum(momentum) {}
   double base_momentum;
   double end_momentum = 0.0;
@@ -27,7 +26,7 @@ struct POLYAK_API TargetOptions : Options {
 
 /// The network whose outputs an online network learns from: its CosineEMA, a child of the algorithm
 /// (saved as `<name>.steps` and `<name>.module.*`), without gradients.
-class POLYAK_API TargetNetwork {
+class TargetNetwork {
  public:
   /// @param online the network that is averaged; cloneable
   /// @param progress of the run that trains the algorithm, kept; null: every update() is one of the

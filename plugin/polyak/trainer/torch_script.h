@@ -23,7 +23,7 @@ namespace polyak {
 
 class ScriptNorm;
 
-struct POLYAK_API TorchScriptOptions : Options {
+struct TorchScriptOptions : Options {
   Node path;
   Node loss;
   std::optional<int64_t> num_classes;
@@ -36,7 +36,7 @@ struct POLYAK_API TorchScriptOptions : Options {
 /// The module's parameters and buffers are registered here under their own dotted names, as the
 /// same tensors, so that devices, averages, swaps, optimizers and checkpoints meet an ordinary
 /// torch::nn::Module. The names are those of Python's `state_dict()`.
-class POLYAK_API TorchScript : public torch::nn::Module, public Algorithm {
+class TorchScript : public torch::nn::Module, public Algorithm {
  public:
   /// @throws ConfigError at the place of `path` when the file is missing, is no TorchScript archive
   ///   that this LibTorch reads, has no parameters, or has a forward of another form

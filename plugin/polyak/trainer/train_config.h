@@ -8,12 +8,11 @@
 #include <vector>
 
 #include "polyak/config/options.h"
-#include "polyak/core/export.h"
 
 namespace polyak {
 
 /// The top-level keys of a training config, with MMEngine's names.
-struct POLYAK_API TrainConfig : Options {
+struct TrainConfig : Options {
   Node model;
   Node train_dataloader, train_cfg, optim_wrapper, param_scheduler;
   Node val_dataloader, val_cfg, val_evaluator;
@@ -31,7 +30,7 @@ struct POLYAK_API TrainConfig : Options {
 };
 
 /// `train_cfg`: how long training lasts and when it validates.
-struct POLYAK_API TrainLoopOptions : Options {
+struct TrainLoopOptions : Options {
   std::optional<std::string> type;
   std::optional<bool> by_epoch;
   std::optional<int64_t> max_epochs;
@@ -52,18 +51,18 @@ struct POLYAK_API TrainLoopOptions : Options {
 };
 
 /// `val_cfg` and `test_cfg`.
-struct POLYAK_API EvaluationLoopOptions : Options {
+struct EvaluationLoopOptions : Options {
   std::string type = "ValLoop";
   void visit(OptionVisitor& visitor) override;
 };
 
-struct POLYAK_API RandomnessOptions : Options {
+struct RandomnessOptions : Options {
   std::optional<int64_t> seed;
   bool deterministic = false;
   void visit(OptionVisitor& visitor) override;
 };
 
-struct POLYAK_API EnvOptions : Options {
+struct EnvOptions : Options {
   std::optional<int64_t> num_threads;
   void visit(OptionVisitor& visitor) override;
 };
@@ -72,10 +71,9 @@ struct POLYAK_API EnvOptions : Options {
 /// `default_hooks` replaces the default of its name and null removes it, then other names of
 /// `default_hooks`, then `custom_hooks`. By default a checkpoint is saved after each epoch, or at
 /// the end of a loop that counts iterations.
-POLYAK_API std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks,
-                                        bool by_epoch);
+std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch);
 
 /// Whether one of these hooks is of a type.
-POLYAK_API bool has_hook(const std::vector<Node>& hooks, const std::string& type);
+bool has_hook(const std::vector<Node>& hooks, const std::string& type);
 
 }  // namespace polyak

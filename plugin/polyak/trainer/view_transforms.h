@@ -15,7 +15,7 @@
 
 namespace polyak {
 
-struct POLYAK_API RandomResizedCropOptions : Options {
+struct RandomResizedCropOptions : Options {
   int64_t scale = 0;
   std::vector<double> crop_ratio_range = {0.08, 1.0};
   std::vector<double> aspect_ratio_range = {3.0 / 4, 4.0 / 3};
@@ -28,7 +28,7 @@ struct POLYAK_API RandomResizedCropOptions : Options {
 /// Cuts a rectangle of random size, shape and place out of each image and scales it to a square
 /// (pixel centres, no antialiasing). Where none of `max_attempts` rectangles lies inside of the
 /// image, it is the largest one in the middle whose shape is allowed.
-class POLYAK_API RandomResizedCrop : public Transform {
+class RandomResizedCrop : public Transform {
  public:
   explicit RandomResizedCrop(RandomResizedCropOptions options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
@@ -37,7 +37,7 @@ class POLYAK_API RandomResizedCrop : public Transform {
   RandomResizedCropOptions options_;
 };
 
-struct POLYAK_API ColorJitterOptions : Options {
+struct ColorJitterOptions : Options {
   std::vector<double> brightness = {0};
   std::vector<double> contrast = {0};
   std::vector<double> saturation = {0};
@@ -49,7 +49,7 @@ struct POLYAK_API ColorJitterOptions : Options {
 
 /// Changes brightness, contrast, saturation and hue by random amounts, in an order that each image
 /// draws. Saturation and hue leave images of one channel as they are.
-class POLYAK_API ColorJitter : public Transform {
+class ColorJitter : public Transform {
  public:
   explicit ColorJitter(const ColorJitterOptions& options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
@@ -64,7 +64,7 @@ class POLYAK_API ColorJitter : public Transform {
   double prob_;
 };
 
-struct POLYAK_API RandomGrayscaleOptions : Options {
+struct RandomGrayscaleOptions : Options {
   double prob = 0.1;
   std::vector<double> channel_weights = {0.2989, 0.587, 0.114};
   void visit(OptionVisitor& visitor) override;
@@ -72,7 +72,7 @@ struct POLYAK_API RandomGrayscaleOptions : Options {
 };
 
 /// Gives each channel the weighted mean of all three, with a probability.
-class POLYAK_API RandomGrayscale : public Transform {
+class RandomGrayscale : public Transform {
  public:
   explicit RandomGrayscale(const RandomGrayscaleOptions& options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
@@ -82,7 +82,7 @@ class POLYAK_API RandomGrayscale : public Transform {
   std::array<double, 3> weights_;  // of sum 1
 };
 
-struct POLYAK_API GaussianBlurOptions : Options {
+struct GaussianBlurOptions : Options {
   std::vector<double> magnitude_range = {0.1, 2.0};
   double prob = 0.5;
   void visit(OptionVisitor& visitor) override;
@@ -91,7 +91,7 @@ struct POLYAK_API GaussianBlurOptions : Options {
 
 /// Convolves with a Gaussian of random standard deviation (in pixels), with a probability. The
 /// kernel reaches three times that, rounded up; the image is mirrored at its edges.
-class POLYAK_API GaussianBlur : public Transform {
+class GaussianBlur : public Transform {
  public:
   explicit GaussianBlur(GaussianBlurOptions options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
@@ -100,14 +100,14 @@ class POLYAK_API GaussianBlur : public Transform {
   GaussianBlurOptions options_;
 };
 
-struct POLYAK_API SolarizeOptions : Options {
+struct SolarizeOptions : Options {
   double thr = 128;
   double prob = 0.5;
   void visit(OptionVisitor& visitor) override;
 };
 
 /// Inverts the pixels from `thr` upward, with a probability.
-class POLYAK_API Solarize : public Transform {
+class Solarize : public Transform {
  public:
   explicit Solarize(SolarizeOptions options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
@@ -116,7 +116,7 @@ class POLYAK_API Solarize : public Transform {
   SolarizeOptions options_;
 };
 
-struct POLYAK_API MultiViewOptions : Options {
+struct MultiViewOptions : Options {
   Node transforms;
   Node num_views;
   void visit(OptionVisitor& visitor) override;
@@ -124,7 +124,7 @@ struct POLYAK_API MultiViewOptions : Options {
 
 /// Several views of each image: mmpretrain's MultiView. `transforms` is a list of pipelines, and
 /// `num_views` says how often each is run.
-class POLYAK_API MultiView : public Transform {
+class MultiView : public Transform {
  public:
   MultiView(const MultiViewOptions& options, const Context& context);
   /// @throws ConfigError: there is no one result

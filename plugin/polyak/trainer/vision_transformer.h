@@ -17,7 +17,7 @@
 namespace polyak {
 
 /// Sizes of a vision transformer.
-struct POLYAK_API TransformerOptions : Options {
+struct TransformerOptions : Options {
   int64_t embed_dims = 384;
   int64_t num_layers = 12;
   int64_t num_heads = 12;
@@ -26,7 +26,7 @@ struct POLYAK_API TransformerOptions : Options {
   void validate() const override;
 };
 
-struct POLYAK_API MoCoV3VitOptions : Options {
+struct MoCoV3VitOptions : Options {
   Node arch = Node("mocov3-small");
   int64_t patch_size = 16;
   bool stop_grad_conv1 = true;
@@ -34,7 +34,7 @@ struct POLYAK_API MoCoV3VitOptions : Options {
 };
 
 /// Self-attention of several heads. Tensors are named `qkv.*` and `proj.*`.
-class POLYAK_API Attention : public torch::nn::Cloneable<Attention> {
+class Attention : public torch::nn::Cloneable<Attention> {
  public:
   Attention(int64_t embed_dims, int64_t num_heads);
   void reset() override;
@@ -49,7 +49,7 @@ class POLYAK_API Attention : public torch::nn::Cloneable<Attention> {
 };
 
 /// Two fully connected layers with GELU between them, named `layers.0.0` and `layers.1`.
-class POLYAK_API FeedForward : public torch::nn::Cloneable<FeedForward> {
+class FeedForward : public torch::nn::Cloneable<FeedForward> {
  public:
   FeedForward(int64_t embed_dims, int64_t channels);
   void reset() override;
@@ -63,7 +63,7 @@ class POLYAK_API FeedForward : public torch::nn::Cloneable<FeedForward> {
 
 /// Attention `attn` and a FeedForward `ffn`, each after a layer normalisation and with a shortcut
 /// around both.
-class POLYAK_API TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
+class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
  public:
   explicit TransformerLayer(TransformerOptions sizes);
   void reset() override;
@@ -79,7 +79,7 @@ class POLYAK_API TransformerLayer : public torch::nn::Cloneable<TransformerLayer
 };
 
 /// Cuts images into patches and makes a token of each, by the convolution `projection`.
-class POLYAK_API PatchEmbedding : public torch::nn::Cloneable<PatchEmbedding> {
+class PatchEmbedding : public torch::nn::Cloneable<PatchEmbedding> {
  public:
   PatchEmbedding(int64_t channels, int64_t patch_size, int64_t embed_dims, bool frozen);
   void reset() override;
@@ -98,7 +98,7 @@ class POLYAK_API PatchEmbedding : public torch::nn::Cloneable<PatchEmbedding> {
 /// The vision transformer of MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057): a fixed
 /// two-dimensional sine-cosine position embedding, a frozen patch embedding (`stop_grad_conv1`),
 /// and the class token as feature. Tensors are named as in mmpretrain's MoCoV3ViT.
-class POLYAK_API MoCoV3Vit : public torch::nn::Cloneable<MoCoV3Vit>, public Backbone {
+class MoCoV3Vit : public torch::nn::Cloneable<MoCoV3Vit>, public Backbone {
  public:
   /// @throws ConfigError when the images are no multiple of patch_size, or a size does not fit
   MoCoV3Vit(const MoCoV3VitOptions& options, ImageShape image);
