@@ -20,10 +20,12 @@ namespace polyak {
 /// `ordered()`). Copies are deep except for tensors, which are handles.
 class POLYAK_API Value {
  public:
+  /// None, bool, int, float, str, Tensor, list, tuple, dict.
   enum class Kind { none, boolean, integer, real, string, tensor, list, tuple, dict };
   using Entry = std::pair<Value, Value>;  // keys are strings or integers
 
   Value() = default;  // None
+  /// A value of the kind that the argument's type says.
   Value(bool value);
   Value(int value);
   Value(int64_t value);
@@ -31,10 +33,12 @@ class POLYAK_API Value {
   Value(const char* value);
   Value(std::string value);
   Value(at::Tensor value);
+  /// A list, a tuple, a dict of these, in this order.
   static Value list(std::vector<Value> items = {});
   static Value tuple(std::vector<Value> items = {});
   static Value dict(std::vector<Entry> entries = {}, bool ordered = false);
 
+  /// What this is.
   Kind kind() const;
   bool is_none() const { return kind() == Kind::none; }
   bool is_tensor() const { return kind() == Kind::tensor; }

@@ -11,15 +11,17 @@ namespace polyak {
 
 /// The valid range of a number. No range contains NaN, or infinity unless it is a bound.
 struct POLYAK_API Bounds {
-  double low = -std::numeric_limits<double>::max();
-  double high = std::numeric_limits<double>::max();
-  bool low_open = false;
-  bool high_open = false;
+  double low = -std::numeric_limits<double>::max();  // the smallest value
+  double high = std::numeric_limits<double>::max();  // the largest
+  bool low_open = false;                             // `low` itself is outside
+  bool high_open = false;                            // `high` itself is outside
 
+  /// Whether a number is inside.
   bool contains(double value) const;
   /// "in (0, 1)", "at least 1", "above 0", or "" if every finite number is valid.
   std::string text() const;
 };
+/// (low, high), [low, high], [low, ...), (low, ...).
 POLYAK_API Bounds open_interval(double low, double high);
 POLYAK_API Bounds closed_interval(double low, double high);
 POLYAK_API Bounds at_least(double low);
@@ -37,7 +39,7 @@ struct Key {
   const char* doc;  // one sentence or two, on one line
   Bounds bounds;
   std::vector<std::string> choices;  // for strings; empty: any
-  bool required = false;
+  bool required = false;             // a config must give it
 };
 
 }  // namespace polyak

@@ -16,9 +16,9 @@ namespace polyak {
 /// from 1. Line 0 means that the value is not from a file; `file` then names its origin, as in
 /// "--cfg-options a.b=1".
 struct Place {
-  std::string file;
-  int line = 0;
-  int column = 0;
+  std::string file;  // or what else it came from
+  int line = 0;      // from 1; 0: in no file
+  int column = 0;    // from 1
 };
 
 /// One value of a config: null, a scalar, a sequence, or a mapping in the order of the file.
@@ -26,21 +26,25 @@ struct Place {
 /// (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that states both.
 class POLYAK_API Node {
  public:
+  /// What a node may be.
   enum class Kind { null, scalar, sequence, mapping };
-  using Entry = std::pair<std::string, Node>;
+  using Entry = std::pair<std::string, Node>;  // a key and its value
 
   Node() = default;  // null
+  /// A scalar of the argument's type.
   Node(bool value);
   Node(int value);
   Node(int64_t value);
   Node(double value);
   Node(const char* value);
   Node(std::string value);
+  /// A sequence or a mapping of these, in this order.
   static Node sequence(std::vector<Node> items = {});
   static Node mapping(std::vector<Entry> entries = {});
   /// A scalar as spelled in a YAML file. If `quoted`, '1', 'true' and 'null' are strings.
   static Node scalar(std::string text, bool quoted);
 
+  /// What this is.
   Kind kind() const { return kind_; }
   bool is_null() const { return kind_ == Kind::null; }
   bool is_scalar() const { return kind_ == Kind::scalar; }
@@ -82,8 +86,10 @@ class POLYAK_API Node {
   /// A copy without these keys.
   Node without(const std::vector<std::string>& keys) const;
 
+  /// Where it was written.
   const Place& place() const { return place_; }
   void set_place(Place place) { place_ = std::move(place); }
+  /// Its key path, such as `custom_hooks[0].momentum`; "" for a whole config.
   const std::string& path() const { return path_; }
   /// Sets the key path of this node and of all nodes below.
   void set_path(const std::string& path);

@@ -79,6 +79,7 @@ class POLYAK_API OptionVisitor {
   virtual void rest(Node* value, const char* doc) = 0;
 
  protected:
+  /// What the three above come down to.
   virtual void visit(const Key& key, OptionValue value) = 0;
 };
 
@@ -152,7 +153,7 @@ POLYAK_API Node options_to_node(const Options& options);
 
 /// A key as the documentation shows it.
 struct KeyDescription {
-  std::string name;
+  std::string name;  // as YAML writes it
   std::string type;  // "number", "integer", "boolean", "string", "list of integers", ..., "or null"
   std::string default_value;  // as YAML; empty if required
   std::string range;          // "in (0, 1)", "one of a, b"; empty if unrestricted

@@ -20,10 +20,11 @@ class POLYAK_API RegistryBase {
  public:
   /// The documentation of an entry.
   struct Description {
-    std::string doc;
-    std::vector<KeyDescription> keys;
+    std::string doc;                   // a sentence
+    std::vector<KeyDescription> keys;  // of its Options
   };
 
+  /// @param kind see kind()
   explicit RegistryBase(std::string kind) : kind_(std::move(kind)) {}
   virtual ~RegistryBase();
   /// The kind of its entries in words: "hook", "average", "optimizer".
@@ -39,7 +40,10 @@ class POLYAK_API RegistryBase {
   virtual void absorb(RegistryBase& other) = 0;
 
  protected:
+  /// The descriptions' part of absorb().
   void absorb_descriptions(RegistryBase& other) { descriptions_.merge(other.descriptions_); }
+  /// The description's part of Registry::add(); the description is made when it is asked for.
+  /// @throws ConfigError when the name is taken
   void add_description(const std::string& name, std::function<Description()> describe);
   /// The `type` of a config node. Throws ConfigError if it is missing, not a string, or not
   /// registered; the message lists the registered names and the closest one.
@@ -69,7 +73,7 @@ class POLYAK_API RegistryBase {
 template <class T>
 class Registry : public RegistryBase {
  public:
-  using Context = typename T::Context;
+  using Context = typename T::Context;  // what makers receive beside options
 
   Registry() : RegistryBase(T::kKind) {}
 

@@ -19,9 +19,10 @@ namespace polyak {
 /// The order in which an epoch reads a dataset.
 class POLYAK_API Sampler {
  public:
-  static constexpr const char* kKind = "sampler";
+  static constexpr const char* kKind = "sampler";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    uint64_t seed = 0;
+    uint64_t seed = 0;  // of the run
   };
   virtual ~Sampler();
   /// @return int64 [N], indices below `size`; a function of the arguments alone
@@ -37,6 +38,7 @@ struct POLYAK_API DefaultSamplerOptions : Options {
 /// Every sample once, in order or shuffled anew in each epoch.
 class POLYAK_API DefaultSampler : public Sampler {
  public:
+  /// @param context its seed is taken where the options have none
   DefaultSampler(const DefaultSamplerOptions& options, const Context& context);
   at::Tensor order(int64_t size, int64_t epoch) const override;
 
@@ -45,11 +47,12 @@ class POLYAK_API DefaultSampler : public Sampler {
   uint64_t seed_;
 };
 
+/// The keys of a dataloader block.
 struct POLYAK_API DataLoaderOptions : Options {
-  int64_t batch_size = 1;
-  bool drop_last = false;
-  Node sampler;
-  Node dataset;
+  int64_t batch_size = 1;  // samples in each batch
+  bool drop_last = false;  // leave out a last batch that is smaller
+  Node sampler;            // null: shuffled in training, in order else
+  Node dataset;            // what is read
   void visit(OptionVisitor& visitor) override;
 };
 
@@ -71,7 +74,9 @@ class POLYAK_API DataLoader {
   int64_t last_batch_size() const {
     return std::min(samples_ - (size_ - 1) * batch_size_, batch_size_);
   }
+  /// Samples in each batch but the last.
   int64_t batch_size() const { return batch_size_; }
+  /// What is read.
   const Dataset& dataset() const { return *dataset_; }
   /// See Dataset.
   void number_classes_by(const std::vector<std::string>& classes) {

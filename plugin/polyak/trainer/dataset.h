@@ -33,14 +33,16 @@ enum class Unreadable {
 /// Labelled images by number.
 class POLYAK_API Dataset {
  public:
-  static constexpr const char* kKind = "dataset";
+  static constexpr const char* kKind = "dataset";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    const Catalog* catalog = nullptr;
+    const Catalog* catalog = nullptr;  // for the transforms
   };
   virtual ~Dataset();
 
   /// Number of samples: the first `limit` of those there are.
   int64_t size() const;
+  /// Number of classes; every label is below it.
   virtual int64_t num_classes() const = 0;
   /// Whether `labelled` leaves samples without a label.
   bool lacks_labels() const { return num_labelled() < size(); }
@@ -66,7 +68,9 @@ class POLYAK_API Dataset {
   virtual void number_classes_by(const std::vector<std::string>& classes);
 
  protected:
+  /// @throws ConfigError for a pipeline that cannot be made
   Dataset(const DatasetOptions& options, const Context& context);
+  /// Number of samples before `limit`.
   virtual int64_t total() const = 0;
   /// uint8 or float [N, C, H, W] and int64 [N]; new tensors, not views of the set.
   virtual LabelledImages read(const at::Tensor& indices) const = 0;
@@ -83,6 +87,7 @@ class POLYAK_API Dataset {
 /// A set that is held in memory.
 class POLYAK_API InMemoryDataset : public Dataset {
  public:
+  /// @param num_classes above every label
   InMemoryDataset(LabelledImages samples, int64_t num_classes, const DatasetOptions& options,
                   const Context& context);
   int64_t num_classes() const override { return num_classes_; }
@@ -98,8 +103,8 @@ class POLYAK_API InMemoryDataset : public Dataset {
 
 /// Keys of sets that lie in files: which folder and which part.
 struct POLYAK_API ImageFilesOptions : DatasetOptions {
-  std::string data_root;
-  std::optional<std::string> split;
+  std::string data_root;             // the folder of the files
+  std::optional<std::string> split;  // train or test
   bool test_mode = false;
   void visit(OptionVisitor& visitor) override;
   void validate() const override;

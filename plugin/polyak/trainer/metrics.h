@@ -19,11 +19,12 @@ class Catalog;
 /// Measures predictions over a validation or test pass.
 class POLYAK_API Metric {
  public:
-  static constexpr const char* kKind = "metric";
+  static constexpr const char* kKind = "metric";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    int64_t num_classes = 0;  // classes of the data
-    const Catalog* catalog = nullptr;
-    uint64_t seed = 0;
+    int64_t num_classes = 0;           // classes of the data
+    const Catalog* catalog = nullptr;  // for datasets of the metric's own
+    uint64_t seed = 0;                 // of the run
     /// Runs images (float [N, C, H, W]) through the model as it is at the call, for metrics that
     /// compare with other samples; for add() only.
     std::function<at::Tensor(const at::Tensor&)> predict = nullptr;

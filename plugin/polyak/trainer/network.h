@@ -34,9 +34,9 @@ POLYAK_API void check_parameters(double parameters, const char* keys);
 
 /// Size of one image as a network meets it, after all transforms.
 struct ImageShape {
-  int64_t channels = 1;
-  int64_t height = 0;
-  int64_t width = 0;
+  int64_t channels = 1;  // planes
+  int64_t height = 0;    // pixels
+  int64_t width = 0;     // pixels
 };
 
 /// Samples that a loop reads at once.
@@ -58,21 +58,24 @@ struct Batch {
 /// Turns images into features.
 class POLYAK_API Backbone {
  public:
-  static constexpr const char* kKind = "backbone";
+  static constexpr const char* kKind = "backbone";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    ImageShape image;
+    ImageShape image;  // of the data
   };
   virtual ~Backbone();
   /// @param images float [N, C, H, W]
   /// @return float [N, features()]
   virtual at::Tensor forward(const at::Tensor& images) = 0;
+  /// Features of each image.
   virtual int64_t features() const = 0;
 };
 
 /// Measures how far logits are from class labels.
 class POLYAK_API Loss {
  public:
-  static constexpr const char* kKind = "loss";
+  static constexpr const char* kKind = "loss";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {};
   virtual ~Loss();
   /// @param logits float [N, classes]
@@ -84,32 +87,38 @@ class POLYAK_API Loss {
 /// Turns features into logits and knows the loss that trains them.
 class POLYAK_API Head {
  public:
-  static constexpr const char* kKind = "head";
+  static constexpr const char* kKind = "head";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    const Catalog* catalog = nullptr;
-    int64_t features = 0;     // what the backbone gives
-    int64_t num_classes = 0;  // classes of the data
+    const Catalog* catalog = nullptr;  // for the loss
+    int64_t features = 0;              // what the backbone gives
+    int64_t num_classes = 0;           // classes of the data
   };
   virtual ~Head();
   /// @param features float [N, F]
   /// @return float [N, classes]
   virtual at::Tensor forward(const at::Tensor& features) = 0;
+  /// @param logits what forward() gave
+  /// @param labels int64 [N]
+  /// @return a scalar tensor
   virtual at::Tensor loss(const at::Tensor& logits, const at::Tensor& labels) const = 0;
 };
 
 /// What is trained: the whole model with its losses.
 class POLYAK_API Algorithm {
  public:
-  static constexpr const char* kKind = "model";
+  static constexpr const char* kKind = "model";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    const Catalog* catalog = nullptr;
-    ImageShape image;
-    int64_t num_classes = 0;        // classes of the data
-    c10::Device device{c10::kCPU};  // where it will train; whoever builds it moves it there
+    const Catalog* catalog = nullptr;  // for the parts
+    ImageShape image;                  // of the data
+    int64_t num_classes = 0;           // classes of the data
+    c10::Device device{c10::kCPU};     // where it will train; whoever builds it moves it there
     /// How far the run is that trains the algorithm, kept by the runner for as long as the
     /// algorithm is trained; its lengths are known from the start. Null where nothing runs.
     const Progress* progress = nullptr;
   };
+  /// Scalar tensors by name.
   using Losses = std::map<std::string, at::Tensor>;
 
   virtual ~Algorithm();

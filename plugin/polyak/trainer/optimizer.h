@@ -18,6 +18,7 @@ namespace polyak {
 struct ParameterRule {
   double decay_mult = 1;      // factor of the weight decay
   bool lars_exclude = false;  // LARS takes the plain learning rate
+  /// Whether parameters of both belong to one group.
   bool operator==(const ParameterRule& other) const {
     return decay_mult == other.decay_mult && lars_exclude == other.lars_exclude;
   }
@@ -26,9 +27,10 @@ struct ParameterRule {
 /// Changes parameters from their gradients. Parameters of one rule form a group.
 class POLYAK_API Optimizer {
  public:
-  static constexpr const char* kKind = "optimizer";
+  static constexpr const char* kKind = "optimizer";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    std::vector<at::Tensor> parameters;
+    std::vector<at::Tensor> parameters;     // all that are to be stepped
     std::vector<ParameterRule> rules = {};  // of each parameter; empty: they are all alike
     std::vector<std::string> names = {};    // of each parameter; empty: unknown
   };
@@ -38,6 +40,7 @@ class POLYAK_API Optimizer {
   virtual void step() = 0;
   /// Drops all gradients.
   void zero_grad();
+  /// The learning rate of the next step.
   virtual double lr() const = 0;
   virtual void set_lr(double lr) = 0;
   /// The learning rate of the config: where schedules start.
@@ -66,13 +69,16 @@ class POLYAK_API Optimizer {
   void check_state_dict(const Value& saved) const;
 
  protected:
+  /// Parameters of one rule.
   struct Group {
-    ParameterRule rule;
-    std::vector<at::Tensor> parameters;
-    std::vector<std::string> names;
+    ParameterRule rule;                  // of each
+    std::vector<at::Tensor> parameters;  // in the order of the context
+    std::vector<std::string> names;      // of each; empty: unknown
   };
 
+  /// @param lr the learning rate of the config
   Optimizer(const Context& context, double lr);
+  /// In the order of their first parameters.
   const std::vector<Group>& groups() const { return groups_; }
   /// A group's numbers under Python's names.
   virtual Value group(size_t index) const = 0;
@@ -125,6 +131,7 @@ struct POLYAK_API LarsOptions : Options {
   void validate() const override;
 };
 
+/// The optimizers of torch::optim of these names.
 POLYAK_API std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options,
                                                const Optimizer::Context& context);
 POLYAK_API std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,

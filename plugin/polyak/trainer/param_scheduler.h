@@ -18,7 +18,7 @@ namespace polyak {
 
 /// The keys that every schedule takes. Units are epochs or, with by_epoch off, iterations.
 struct POLYAK_API ParamSchedulerOptions : Options {
-  bool by_epoch = true;
+  bool by_epoch = true;  // units are epochs, else iterations
   int64_t begin = 0;
   std::optional<int64_t> end;
   bool convert_to_iter_based = false;
@@ -31,15 +31,17 @@ struct POLYAK_API ParamSchedulerOptions : Options {
 /// MMEngine's.
 class POLYAK_API ParamScheduler {
  public:
-  static constexpr const char* kKind = "parameter scheduler";
+  static constexpr const char* kKind = "parameter scheduler";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    Optimizer* optimizer = nullptr;
-    int64_t epoch_length = 0;  // iterations in an epoch
-    int64_t max_epochs = 0;
-    int64_t max_iters = 0;
+    Optimizer* optimizer = nullptr;  // whose rate changes; outlives the schedule
+    int64_t epoch_length = 0;        // iterations in an epoch
+    int64_t max_epochs = 0;          // of the run
+    int64_t max_iters = 0;           // of the run
   };
   virtual ~ParamScheduler();
 
+  /// Whether its units are epochs; else they are iterations.
   bool by_epoch() const { return by_epoch_; }
   /// Goes on by one unit. The first call, for unit 0, belongs to construction: see start().
   void step();
@@ -48,9 +50,10 @@ class POLYAK_API ParamScheduler {
 
   /// What of the schedule has no effect in this run, by the key that says it; empty for most.
   struct Doubt {
-    const char* key;
-    std::string text;
+    const char* key;   // of the schedule's options
+    std::string text;  // a sentence
   };
+  /// All of them.
   const std::vector<Doubt>& doubts() const { return doubts_; }
 
   /// The attributes of MMEngine's scheduler of the same kind: counters, begin, end, base_values and
@@ -60,11 +63,13 @@ class POLYAK_API ParamScheduler {
   void load_state_dict(const Value& state);
 
  protected:
+  /// @param context its optimizer must outlive the schedule
   ParamScheduler(const ParamSchedulerOptions& options, const Context& context);
   /// The rate of unit `last_step` (0 at `begin`) after the rate `lr` of the unit before.
   virtual double next(double lr, int64_t last_step) const = 0;
   /// The numbers of this kind alone, under MMEngine's names, which tell the kind: a dict.
   virtual Value settings() const { return Value::dict(); }
+  /// The rate that schedules start from: the config's, or that of a loaded state.
   double initial_lr() const { return base_value_; }
   /// Units between begin and end.
   int64_t length() const { return end_ - begin_; }
@@ -74,6 +79,7 @@ class POLYAK_API ParamScheduler {
   int64_t units_in_run() const { return std::min(end_, run_) - begin_; }
   /// "epochs" or "iterations".
   const char* unit_name() const { return by_epoch_ ? "epochs" : "iterations"; }
+  /// Adds to doubts().
   template <class... Args>
   void doubt(const char* key, fmt::format_string<Args...> text, Args&&... args) {
     doubts_.push_back({key, fmt::format(text, std::forward<Args>(args)...)});

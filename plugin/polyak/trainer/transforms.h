@@ -19,9 +19,10 @@ class Catalog;
 /// Changes a batch of images.
 class POLYAK_API Transform {
  public:
-  static constexpr const char* kKind = "transform";
+  static constexpr const char* kKind = "transform";  // for messages and `polyak list`
+  /// What a maker receives beside the options.
   struct Context {
-    const Catalog* catalog = nullptr;
+    const Catalog* catalog = nullptr;  // for transforms inside of this one
   };
   virtual ~Transform();
   /// @param images [N, C, H, W], uint8 (0 to 255) or float; left as they are, since other views may
@@ -60,6 +61,7 @@ struct POLYAK_API NormalizeOptions : Options {
 /// (image - mean) / std per channel, in units of 0 to 255 as in mmpretrain; gives float.
 class POLYAK_API Normalize : public Transform {
  public:
+  /// @throws ConfigError as check_options() does
   explicit Normalize(const NormalizeOptions& options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
 
@@ -77,6 +79,7 @@ struct POLYAK_API RandomFlipOptions : Options {
 /// Mirrors each image with a probability.
 class POLYAK_API RandomFlip : public Transform {
  public:
+  /// @throws ConfigError as check_options() does
   explicit RandomFlip(RandomFlipOptions options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
 
@@ -94,6 +97,7 @@ struct POLYAK_API RandomCropOptions : Options {
 /// Pads all four sides, then cuts a square out of each image at a place of its own.
 class POLYAK_API RandomCrop : public Transform {
  public:
+  /// @throws ConfigError as check_options() does
   explicit RandomCrop(RandomCropOptions options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
 
@@ -110,6 +114,7 @@ struct POLYAK_API ResizeOptions : Options {
 /// float in the same unit, 0 to 255.
 class POLYAK_API Resize : public Transform {
  public:
+  /// @throws ConfigError as check_options() does
   explicit Resize(ResizeOptions options);
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
 
