@@ -30,6 +30,7 @@ struct POLYAK_API EMAHookOptions : Options {
   EMAHookOptions& average(const std::string& key, Node value) {
     return average_.set(key, std::move(value)), *this;
   }
+  /// The keys that were set so.
   const Node& average() const { return average_; }
   EMAHookOptions& strict_load(bool value) { return strict_load_ = value, *this; }
   bool strict_load() const { return strict_load_; }

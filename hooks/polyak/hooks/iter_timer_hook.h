@@ -18,6 +18,7 @@ struct POLYAK_API IterTimerHookOptions : Options {
 /// `data_time`, and the `time` of an epoch's first iteration.
 class POLYAK_API IterTimerHook : public Hook {
  public:
+  /// There are no options.
   explicit IterTimerHook(const IterTimerHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "IterTimerHook"; }

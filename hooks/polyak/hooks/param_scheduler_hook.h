@@ -15,6 +15,7 @@ struct POLYAK_API ParamSchedulerHookOptions : Options {
 /// count epochs after each epoch.
 class POLYAK_API ParamSchedulerHook : public Hook {
  public:
+  /// There are no options.
   explicit ParamSchedulerHook(const ParamSchedulerHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "ParamSchedulerHook"; }

@@ -14,6 +14,7 @@ struct POLYAK_API RuntimeInfoHookOptions : Options {
 /// Logs the learning rate and losses of every iteration. Runs before all other hooks.
 class POLYAK_API RuntimeInfoHook : public Hook {
  public:
+  /// There are no options.
   explicit RuntimeInfoHook(const RuntimeInfoHookOptions& /*options*/ = {}) {}
 
   std::string name() const override { return "RuntimeInfoHook"; }

@@ -50,7 +50,7 @@ using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
 /// Not safe from several threads at once. The model must outlive every call that is given it.
 class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
  public:
-  static constexpr const char* kKind = "average";
+  static constexpr const char* kKind = "average";  // for messages and `polyak list`
   /// What a maker of averages receives beside the options.
   struct Context {
     std::optional<ModelRef> model;
@@ -142,6 +142,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// @throws Error when the model could not be cloned; the message names its class and the ways
   /// out.
   std::shared_ptr<torch::nn::Module> module();
+  /// The same as a `Net`. @throws Error for a model of another class too
   template <class Net>
   std::shared_ptr<Net> module() {
     auto typed = std::dynamic_pointer_cast<Net>(module());
@@ -158,6 +159,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   virtual std::string rule_name() const = 0;
   virtual Node rule_options() const = 0;
 
+  /// As those of torch::nn::Module, for the average alone.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
@@ -168,6 +170,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   void load(torch::serialize::InputArchive& archive) override;
 
  protected:
+  /// The options that every average has; see AverageOptions.
   struct Settings {
     int64_t interval = 1;
     bool update_buffers = false;

@@ -24,9 +24,9 @@ namespace polyak {
 
 /// A parameter or buffer under its dotted name in the model.
 struct NamedTensor {
-  std::string name;
-  at::Tensor tensor;
-  bool buffer = false;
+  std::string name;     // `features.0.weight`
+  at::Tensor tensor;    // a handle, not a copy
+  bool buffer = false;  // else a parameter
 };
 
 /// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the
@@ -64,6 +64,7 @@ class POLYAK_API ModelRef {
   const torch::jit::Module* script() const { return script_.get(); }
   /// Whether the model is a list of tensors.
   bool is_list() const { return list_ != nullptr; }
+  /// Whether the model is in train mode; a list is not.
   bool is_training() const;
   void train(bool on) const;
   /// The class's name, for messages.

@@ -6,6 +6,7 @@ namespace polyak {
 /// A module whose tensors are brought up to date by a call before others read them.
 class Refreshable {
  public:
+  /// Brings the module's tensors up to date.
   virtual void refresh_module() const = 0;
 
  protected:

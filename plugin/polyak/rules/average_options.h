@@ -72,6 +72,7 @@ struct AverageOptions : Options {
   void check_complete() const {}
 
  protected:
+  /// This object as what it is, for setters that chain.
   Self& self() { return static_cast<Self&>(*this); }
 
  private:
@@ -85,6 +86,7 @@ struct AverageOptions : Options {
 /// The keys of averages that have a momentum: the weight of the NEW value, not the decay.
 template <class Self>
 struct MomentumOptions : AverageOptions<Self> {
+  /// @param momentum the rule's default
   explicit MomentumOptions(double momentum) : momentum_(momentum) {}
 
   /// In (0, 1). Above 0.5 the average follows the last few steps only, and construction warns.

@@ -41,11 +41,12 @@ POLYAK_API std::string priority_name(int priority);
 /// after_iter unless they are overridden. All calls come from the training thread.
 class POLYAK_API Hook {
  public:
-  static constexpr const char* kKind = "hook";
+  static constexpr const char* kKind = "hook";  // for messages and `polyak list`
   /// What a hook's maker receives beside its options.
   struct Context {
-    const Catalog* catalog = nullptr;
+    const Catalog* catalog = nullptr;  // for what the options name
   };
+  /// Which loop an epoch or an iteration belongs to.
   enum class Stage { train, val, test };
 
   virtual ~Hook();
@@ -66,12 +67,16 @@ class POLYAK_API Hook {
   /// schedules, statistics. A hook that writes checkpoints must run after all of these.
   virtual bool changes_checkpoints() const { return false; }
 
+  /// Around the whole run.
   virtual void before_run(Runner&) {}
   virtual void after_run(Runner&) {}
+  /// Around all epochs of training.
   virtual void before_train(Runner&) {}
   virtual void after_train(Runner&) {}
+  /// Around one epoch of training.
   virtual void before_train_epoch(Runner& runner) { before_epoch(runner, Stage::train); }
   virtual void after_train_epoch(Runner& runner) { after_epoch(runner, Stage::train); }
+  /// Before batch `batch` of the epoch, counted from 0.
   virtual void before_train_iter(Runner& runner, int64_t batch) {
     before_iter(runner, Stage::train, batch);
   }
@@ -80,14 +85,17 @@ class POLYAK_API Hook {
     after_iter(runner, Stage::train, batch);
   }
 
+  /// Around a validation.
   virtual void before_val(Runner&) {}
   virtual void after_val(Runner&) {}
+  /// Before a validation's pass over the data.
   virtual void before_val_epoch(Runner& runner) { before_epoch(runner, Stage::val); }
   /// `metrics` is empty when the pass was broken off by an exception. A hook may add to it; hooks
   /// of a later priority see what was added.
   virtual void after_val_epoch(Runner& runner, Scalars& /*metrics*/) {
     after_epoch(runner, Stage::val);
   }
+  /// Around one batch of a validation.
   virtual void before_val_iter(Runner& runner, int64_t batch) {
     before_iter(runner, Stage::val, batch);
   }
@@ -95,6 +103,7 @@ class POLYAK_API Hook {
     after_iter(runner, Stage::val, batch);
   }
 
+  /// Around a test, one of its passes, one of its batches, as in a validation.
   virtual void before_test(Runner&) {}
   virtual void after_test(Runner&) {}
   virtual void before_test_epoch(Runner& runner) { before_epoch(runner, Stage::test); }
@@ -115,12 +124,13 @@ class POLYAK_API Hook {
   virtual void after_load_checkpoint(Runner&, Value& /*checkpoint*/) {}
 
  protected:
+  /// Around every epoch and iteration of any stage, unless the points of that stage are overridden.
   virtual void before_epoch(Runner&, Stage) {}
   virtual void after_epoch(Runner&, Stage) {}
   virtual void before_iter(Runner&, Stage, int64_t /*batch*/) {}
   virtual void after_iter(Runner&, Stage, int64_t /*batch*/) {}
 
-  // n <= 0 is never; all true when the unit that just ran is a multiple, counted from 1.
+  /// n <= 0 is never; all true when the unit that just ran is a multiple, counted from 1.
   static bool every_n_epochs(const Runner& runner, int64_t n, int64_t start = 0);
   static bool every_n_train_iters(const Runner& runner, int64_t n, int64_t start = 0);
   static bool every_n_inner_iters(int64_t batch, int64_t n);

@@ -27,6 +27,7 @@ class POLYAK_API HookList {
     for (const Entry& entry : entries_) call(*entry.hook);
   }
 
+  /// Whether there is no hook.
   bool empty() const { return entries_.empty(); }
   /// "(NORMAL      ) EMAHook", in order.
   std::vector<std::string> lines() const;

@@ -73,6 +73,7 @@ class POLYAK_API Runner {
 
   virtual ModelRef model() = 0;
   virtual const Progress& progress() const = 0;
+  /// The hooks of this run.
   virtual HookList& hooks() = 0;
   /// Whether this run trains; false when it only evaluates.
   virtual bool training() const { return true; }
