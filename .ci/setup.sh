@@ -19,7 +19,7 @@ POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev l
   nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev)
 POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy python3-pil
   dataset-fashion-mnist)
-POLYAK_CI_PACKAGES=(clang clang-tidy clang-format)
+POLYAK_CI_PACKAGES=(clang clang-tidy clang-format doxygen)
 
 say() { printf '%s\n' "$*"; }
 stop() { printf '%s: %s\n' "${0##*/}" "$1" >&2; exit "${2:-1}"; }
