@@ -37,7 +37,7 @@ struct POLYAK_API LoggerHookOptions : Options {
 };
 
 /// Writes the same lines as MMEngine: one every `interval` iterations and one for each validation
-/// or test, to the log and, as JSON lines, to <work_dir>/<timestamp>/vis_data/scalars.json. `eta`
+/// or test, to the log and, as JSON lines, to WORK_DIR/TIMESTAMP/vis_data/scalars.json. `eta`
 /// is computed from the hook's own times of training iterations. It is omitted if the length of the
 /// run is unknown and before the first iteration. On a terminal, a bar shows the epoch's progress.
 class POLYAK_API LoggerHook : public Hook {

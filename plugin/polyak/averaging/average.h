@@ -29,6 +29,7 @@ namespace polyak {
 template <class O>
 class Average : public AveragedModel {
  public:
+  /// The rule.
   using Options = O;
 
   /// @throws ConfigError when an option is out of range or a required one is missing

@@ -53,7 +53,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   static constexpr const char* kKind = "average";  // for messages and `polyak list`
   /// What a maker of averages receives beside the options.
   struct Context {
-    std::optional<ModelRef> model;
+    std::optional<ModelRef> model;     // always set
     std::optional<int64_t> max_iters;  // updates that the run will make, where it is known
   };
 
@@ -172,11 +172,11 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
  protected:
   /// The options that every average has; see AverageOptions.
   struct Settings {
-    int64_t interval = 1;
-    bool update_buffers = false;
-    std::optional<c10::Device> device;
-    Precision precision = Precision::standard;
-    bool skip_nonfinite = false;
+    int64_t interval = 1;                       // AverageOptions::interval()
+    bool update_buffers = false;                // AverageOptions::update_buffers()
+    std::optional<c10::Device> device;          // AverageOptions::device()
+    Precision precision = Precision::standard;  // AverageOptions::precision()
+    bool skip_nonfinite = false;                // AverageOptions::skip_nonfinite()
   };
   /// Checks a rule's options and gives what concerns this class. @throws ConfigError
   template <class O>

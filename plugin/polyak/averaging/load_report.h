@@ -14,6 +14,7 @@ struct LoadReport {
   std::vector<std::string> unexpected;  // given, but not averaged
   std::vector<std::string>
       mismatched;  // "name [2, 3] instead of [2, 4]", "name in Char instead of Float"
+  /// Whether everything fitted.
   bool clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
   /// One line that lists them, for a message.
   POLYAK_API std::string text() const;

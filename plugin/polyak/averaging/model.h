@@ -35,6 +35,7 @@ struct NamedTensor {
 class POLYAK_API ModelRef {
  public:
   // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
+  /// @throws Error for a null pointer
   ModelRef(torch::nn::Module& module);
   ModelRef(std::shared_ptr<torch::nn::Module> module);
   ModelRef(const torch::jit::Module& module);
@@ -82,8 +83,9 @@ class POLYAK_API ModelRef {
 
 using Model [[deprecated("use polyak::ModelRef; this alias goes in 0.3")]] = ModelRef;
 
+/// The tensors of a handle that is a list.
 struct ModelRef::List {
-  std::vector<NamedTensor> tensors;
+  std::vector<NamedTensor> tensors;                                 // in the order that was given
   std::shared_ptr<const void> averages = std::make_shared<char>();  // held by each that is bound
 };
 

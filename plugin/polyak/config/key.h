@@ -35,9 +35,9 @@ POLYAK_API Bounds steps_from(double low);
 
 /// One key of an Options struct.
 struct Key {
-  const char* name;
-  const char* doc;  // one sentence or two, on one line
-  Bounds bounds;
+  const char* name;                  // as YAML writes it
+  const char* doc;                   // one sentence or two, on one line
+  Bounds bounds;                     // of a number
   std::vector<std::string> choices;  // for strings; empty: any
   bool required = false;             // a config must give it
 };

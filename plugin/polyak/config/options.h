@@ -17,8 +17,8 @@ namespace polyak {
 
 /// A member that a config gives as text, such as an enum or a device. See OptionVisitor::text().
 struct TextOption {
-  void* member;
-  bool nullable;
+  void* member;                                                       // of an Options struct
+  bool nullable;                                                      // whether it accepts null
   std::optional<std::string> (*get)(const void* member);              // empty for null
   void (*set)(void* member, const std::optional<std::string>& text);  // @throws ConfigError
 };
@@ -96,7 +96,9 @@ using ConstOptionValue =
 class POLYAK_API OptionReader {
  public:
   virtual ~OptionReader();
+  /// A key and its current value.
   virtual void key(const Key& key, ConstOptionValue value) = 0;
+  /// All other keys, as a mapping.
   virtual void rest(const Node& value, const char* doc) = 0;
 };
 
@@ -120,8 +122,10 @@ struct POLYAK_API Options {
 /// An error in the value of one key. The reader of a config reports it at the place of that key.
 class POLYAK_API OptionError : public ConfigError {
  public:
+  /// The message is "key: problem".
   OptionError(std::string key, const std::string& problem);
   ~OptionError() override;
+  /// The key whose value is wrong.
   const std::string& key() const { return key_; }
   /// The message without the key.
   const std::string& problem() const { return problem_; }
@@ -157,9 +161,9 @@ struct KeyDescription {
   std::string type;  // "number", "integer", "boolean", "string", "list of integers", ..., "or null"
   std::string default_value;  // as YAML; empty if required
   std::string range;          // "in (0, 1)", "one of a, b"; empty if unrestricted
-  std::string doc;
-  bool required = false;
-  bool rest = false;  // represents all other keys; its name is "..."
+  std::string doc;            // of Key
+  bool required = false;      // a config must give it
+  bool rest = false;          // represents all other keys; its name is "..."
 };
 /// The keys in the order of visit().
 POLYAK_API std::vector<KeyDescription> describe_options(const Options& options);

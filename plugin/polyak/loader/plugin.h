@@ -37,11 +37,11 @@ constexpr int kPluginApi = 4;
 
 /// What a plugin was built with. The loader compares it to its own before it calls anything else.
 struct PluginInfo {
-  int api;  // must stay the first member: if it differs, the others are not read
-  const char* polyak_version;
-  const char* libtorch_version;
-  const char* cxx_abi;
-  const char* compiler;  // for the message
+  int api;                     // must stay the first member: if it differs, the others are not read
+  const char* polyak_version;  // POLYAK_VERSION
+  const char* libtorch_version;  // TORCH_VERSION
+  const char* cxx_abi;           // POLYAK_CXX_ABI
+  const char* compiler;          // for the message
 };
 
 }  // namespace polyak

@@ -18,6 +18,7 @@ namespace polyak {
 /// mmpretrain's docstring has the sign of the second term wrong (its code is right), and its
 /// momentum rises again beyond K.
 struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
+  /// The name in configs and the sentence of `polyak describe`.
   static constexpr const char* kName = "CosineEMA";
   static constexpr const char* kDoc =
       "EMA whose momentum goes from momentum to end_momentum along a half cosine over the run.";
@@ -32,14 +33,17 @@ struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
   CosineEMAOptions& max_iters(int64_t value) { return max_iters_ = value, *this; }
   std::optional<int64_t> max_iters() const { return max_iters_; }
 
+  /// The weight of the new value at an update, in [0, 1].
   double weight(const Clock& clock) const {
     const double length = static_cast<double>(max_iters_ ? *max_iters_ : clock.run_length);
     const double done = std::min(static_cast<double>(clock.updates) / length, 1.0);
     return end_momentum_ + (momentum() - end_momentum_) * (1 + std::cos(M_PI * done)) / 2;
   }
+  /// See AverageOptions::set_run_length().
   void set_run_length(int64_t updates) {
     if (!max_iters_) max_iters_ = updates;
   }
+  /// @throws ConfigError if max_iters is not set
   void check_complete() const {
     if (max_iters_) return;
     fail<ConfigError>(

@@ -11,6 +11,7 @@ namespace polyak {
 /// `(1 - momentum) * exp(-(1 + k) / gamma) + momentum`.
 /// Source: MMDetection, ExpMomentumEMA (after YOLOX).
 struct ExpMomentumEMAOptions : MomentumOptions<ExpMomentumEMAOptions> {
+  /// The name in configs and the sentence of `polyak describe`.
   static constexpr const char* kName = "ExpMomentumEMA";
   static constexpr const char* kDoc =
       "EMA whose weight falls from 1 to momentum exponentially, as in YOLOX.";
@@ -22,10 +23,12 @@ struct ExpMomentumEMAOptions : MomentumOptions<ExpMomentumEMAOptions> {
   ExpMomentumEMAOptions& gamma(double value) { return gamma_ = value, *this; }
   double gamma() const { return gamma_; }
 
+  /// The weight of the new value at an update, in [0, 1].
   double weight(const Clock& clock) const {
     const double k = static_cast<double>(clock.updates);
     return (1 - momentum()) * std::exp(-(1 + k) / gamma_) + momentum();
   }
+  /// See AverageOptions::lasting_weight().
   double lasting_weight() const { return momentum(); }
 
   void visit(OptionVisitor& visitor) override {

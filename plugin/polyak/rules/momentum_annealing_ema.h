@@ -10,6 +10,7 @@ namespace polyak {
 /// Exponential moving average that starts fast: the weight at call k is `max(momentum, gamma /
 /// (gamma + k))`. Source: MMEngine, MomentumAnnealingEMA.
 struct MomentumAnnealingEMAOptions : MomentumOptions<MomentumAnnealingEMAOptions> {
+  /// The name in configs and the sentence of `polyak describe`.
   static constexpr const char* kName = "MomentumAnnealingEMA";
   static constexpr const char* kDoc =
       "EMA whose weight falls from 1 to momentum as gamma / (gamma + k).";
@@ -20,9 +21,11 @@ struct MomentumAnnealingEMAOptions : MomentumOptions<MomentumAnnealingEMAOptions
   MomentumAnnealingEMAOptions& gamma(double value) { return gamma_ = value, *this; }
   double gamma() const { return gamma_; }
 
+  /// The weight of the new value at an update, in [0, 1].
   double weight(const Clock& clock) const {
     return std::max(momentum(), gamma_ / (gamma_ + static_cast<double>(clock.updates)));
   }
+  /// See AverageOptions::lasting_weight().
   double lasting_weight() const { return momentum(); }
 
   void visit(OptionVisitor& visitor) override {

@@ -10,10 +10,12 @@ namespace polyak {
 /// (PreciseBNHook).
 /// Source: Izmailov et al. 2018, arXiv:1803.05407; MMEngine, StochasticWeightAverage.
 struct StochasticWeightAverageOptions : AverageOptions<StochasticWeightAverageOptions> {
+  /// The name in configs and the sentence of `polyak describe`.
   static constexpr const char* kName = "StochasticWeightAverage";
   static constexpr const char* kDoc =
       "Mean of all weights so far (SWA); a model with BatchNorm needs PreciseBNHook beside it.";
 
+  /// The weight of the new value at an update, in [0, 1].
   double weight(const Clock& clock) const {
     const int64_t snapshots = clock.updates / interval() + 1;
     return 1.0 / static_cast<double>(snapshots);

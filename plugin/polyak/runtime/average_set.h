@@ -16,8 +16,8 @@ namespace polyak {
 /// An average of the runner's model and its name in checkpoints. "" is the first one, which has no
 /// name.
 struct NamedAverage {
-  std::string name;
-  std::shared_ptr<AveragedModel> average;
+  std::string name;                        // in checkpoints
+  std::shared_ptr<AveragedModel> average;  // never null in a set
   /// Whether max_iters of the average's options is the length of the run, which a resumed run may
   /// change.
   bool has_length_of_run = false;
@@ -30,13 +30,14 @@ struct NamedAverage {
 /// averages calls flush() first. Not thread-safe: call it from the training thread only.
 class POLYAK_API AverageSet {
  public:
+  /// Receives a value of the current iteration under its name.
   using Log = std::function<void(const std::string& name, double value)>;
 
   /// @param model returns the model; called by flush()
   /// @param log receives `ema_momentum`, the weight of each update, and `ema_skipped`, the number
-  /// of
-  ///   updates that skip_nonfinite has skipped so far; a named average appends `_NAME`
+  ///   of updates that skip_nonfinite has skipped so far; a named average appends `_NAME`
   AverageSet(std::function<ModelRef()> model, Log log);
+
   AverageSet(const AverageSet&) = delete;
   AverageSet& operator=(const AverageSet&) = delete;
 

@@ -20,10 +20,12 @@ class POLYAK_API EvaluationScope {
  public:
   /// @param stage val or test
   EvaluationScope(Runner& runner, HookList& hooks, Hook::Stage stage);
+
   ~EvaluationScope();
   EvaluationScope(const EvaluationScope&) = delete;
   EvaluationScope& operator=(const EvaluationScope&) = delete;
 
+  /// Calls the points before and after a batch, counted from 0.
   void before_iter(int64_t batch);
   void after_iter(int64_t batch);
   /// `metrics` after every hook added its own.

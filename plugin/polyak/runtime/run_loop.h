@@ -18,10 +18,10 @@ class Runner;
 
 /// How long a run lasts. 0: unknown.
 struct RunLength {
-  bool by_epoch = true;  // false: the loop counts iterations, and hooks see one epoch
-  int64_t max_epochs = 0;
-  int64_t epoch_length = 0;  // iterations in an epoch
-  int64_t max_iters = 0;
+  bool by_epoch = true;             // false: the loop counts iterations, and hooks see one epoch
+  int64_t max_epochs = 0;           // epochs of the run
+  int64_t epoch_length = 0;         // iterations in an epoch
+  int64_t max_iters = 0;            // iterations of the run
   int64_t accumulative_counts = 1;  // iterations whose gradients make one optimizer step; from 1
 };
 
@@ -74,6 +74,7 @@ struct RestoreParts {
 /// run counts what ended as ended. All calls come from the training thread.
 class POLYAK_API RunLoop {
  public:
+  /// What a run is doing.
   enum class Phase {
     built,            // no point was called yet
     ready,            // after before_run: a checkpoint may be restored
@@ -89,6 +90,7 @@ class POLYAK_API RunLoop {
   /// @param runner what hooks see, and whose hooks() are called; it must outlive this
   /// @param name of the class that the loop's owner knows, for messages; a literal
   explicit RunLoop(Runner& runner, const char* name = "RunLoop");
+
   RunLoop(const RunLoop&) = delete;
   RunLoop& operator=(const RunLoop&) = delete;
 
@@ -96,6 +98,7 @@ class POLYAK_API RunLoop {
   /// @param iters iterations, each with an optimizer step, that were done before
   void set_length(const RunLength& length, int64_t iters = 0);
 
+  /// What the run is doing now.
   Phase phase() const { return phase_; }
   /// Whether before_train was called, and after_train was not; also while an evaluation runs.
   bool in_training() const;

@@ -71,7 +71,9 @@ class POLYAK_API Runner {
  public:
   virtual ~Runner();
 
+  /// The model that is trained.
   virtual ModelRef model() = 0;
+  /// How far the run is.
   virtual const Progress& progress() const = 0;
   /// The hooks of this run.
   virtual HookList& hooks() = 0;
