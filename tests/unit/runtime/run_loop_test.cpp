@@ -305,14 +305,15 @@ TEST(RunLoop, AnEpochOfAnotherLengthStartsOver) {
 /// An average over the host's model, as a hook would add it.
 std::shared_ptr<AveragedModel> add_average(Host& host) {
   auto average = std::make_shared<ExponentialMovingAverage>(
-      host.model(), ExponentialMovingAverageOptions().momentum(0.3).precision("compensated"));
+      host.model(),
+      ExponentialMovingAverageOptions().momentum(0.3).precision(Precision::compensated));
   average->update_parameters(host.model());
   {
     const torch::NoGradGuard no_grad;
     host.net->weight.mul_(1.7);
   }
   average->update_parameters(host.model());
-  host.averages().push_back({"", average});
+  host.averages().add({"", average});
   return average;
 }
 
