@@ -554,7 +554,7 @@ TEST(EMAHookOptions, WhatIsWrongIsPlacedAtItsOwnKey) {
                "'CosineEMA'?");
   expect_error("    ema_type: 3\n", "c.yaml:3:5: custom_hooks[0].ema_type: must be a string");
   expect_error("    momentum: 0.1\n    device: warp\n",
-               "c.yaml:4:5: custom_hooks[0].device: 'warp' is no device");
+               "c.yaml:4:5: custom_hooks[0].device: 'warp' is not a device");
   expect_error("    begin_iter: 1\n    begin_epoch: 2\n",
                "c.yaml:4:5: custom_hooks[0].begin_epoch: begin_iter and begin_epoch cannot both be "
                "set; begin_iter is 1, begin_epoch is 2");
