@@ -146,10 +146,10 @@ TEST_F(AbsurdSizes, DropLastIsNamedOnlyWhereItIsOn) {
 
 TEST_F(AbsurdSizes, ImagesThatMemoryCannotHoldAreRefusedByTheirKeys) {
   const std::string data = "train_dataloader.dataset.";
-  expect({data + "size=1000000", data + "image_size=512"}, "train_dataloader.dataset: size: ",
+  expect({data + "size=1000000", data + "image_size=512"}, "train_dataloader.dataset.size: ",
          "1000000 images of 1 x 512 x 512 would take 262 GB; RandomImages holds at most 2 GB");
   expect({data + "num_classes=16777216", data + "image_size=512"},
-         "train_dataloader.dataset: num_classes: ", "patterns");
+         "train_dataloader.dataset.num_classes: ", "patterns");
   expect({data + "image_size=1000000000"}, data + "image_size", "in [1, 8192]");
   expect({data + "channels=1000000000"}, data + "channels", "in [1, 4096]");
   expect({data + "num_classes=1000000000"}, data + "num_classes", "in [1, 16777216]");
