@@ -7,7 +7,6 @@
 #include <cmath>
 #include <filesystem>
 #include <iterator>
-#include <map>
 
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/format.h"
@@ -74,10 +73,6 @@ CheckpointSource& source_of(Runner& runner) {
   fail<ConfigError>("CheckpointHook: save_best: no metric is named '{}'; {}the metrics are: {}",
                     wanted, near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
                     fmt::join(names, ", "));
-}
-
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
 }  // namespace
@@ -540,25 +535,6 @@ void CheckpointHook::after_val(Runner& runner) {
       regular_file(runner, by_epoch(runner) ? progress.epoch : progress.iter);
   if (saved_at_ != progress.iter || kept.empty() || kept.back().as_string() != present) return;
   write(runner, present, Kind::regular, "");
-}
-
-std::string CheckpointHook::weights_of(Runner& runner, const std::string& metric,
-                                       const Scalars& metrics) const {
-  std::map<std::string, std::string> measured;
-  runner.hooks().call([&](const Hook& hook) { measured.merge(hook.measured_weights()); });
-  const std::vector<std::string> plain = runner.metric_names();
-  const auto is_plain = [&](const std::string& name) {
-    return plain.empty() ? metrics.count(name) > 0
-                         : std::count(plain.begin(), plain.end(), name) > 0;
-  };
-  if (plain.empty() || !is_plain(metric)) {
-    for (const auto& [suffix, weights] : measured) {
-      if (suffix.empty() || !ends_with(metric, suffix)) continue;
-      if (is_plain(metric.substr(0, metric.size() - suffix.size()))) return weights;
-    }
-  }
-  const auto own = measured.find("");
-  return own == measured.end() ? "raw" : own->second;
 }
 
 void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value,
