@@ -43,6 +43,9 @@ struct POLYAK_API EMAHookOptions : Options {
   EMAHookOptions& evaluate_on_origin(bool value) { return evaluate_on_origin_ = value, *this; }
   bool evaluate_on_origin() const { return evaluate_on_origin_; }
   EMAHookOptions& count(UpdateCount value) { return count_ = value, *this; }
+  /// "optimizer_steps" or "iterations".
+  [[deprecated("use polyak::UpdateCount; the string goes in 0.3")]] EMAHookOptions& count(
+      const std::string& name);
   UpdateCount count() const { return count_; }
   bool counts_iterations() const { return count_ == UpdateCount::iterations; }
   /// Tells several averages over one model apart; the one without a name is the first.

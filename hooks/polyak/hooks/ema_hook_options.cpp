@@ -5,13 +5,19 @@ namespace polyak {
 namespace {
 
 UpdateCount parse_update_count(const std::string& name) {
-  return name == "iterations" ? UpdateCount::iterations : UpdateCount::optimizer_steps;
+  if (name == "iterations") return UpdateCount::iterations;
+  if (name == "optimizer_steps") return UpdateCount::optimizer_steps;
+  fail_option("count", "must be optimizer_steps or iterations, got '{}'", name);
 }
 
 }  // namespace
 
 std::string update_count_name(UpdateCount count) {
   return count == UpdateCount::iterations ? "iterations" : "optimizer_steps";
+}
+
+EMAHookOptions& EMAHookOptions::count(const std::string& name) {
+  return count(parse_update_count(name));
 }
 
 void EMAHookOptions::visit(OptionVisitor& visitor) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "polyak/averaging/average_state.h"
 #include "polyak/averaging/averaged_model.h"
 
 namespace polyak {
@@ -39,14 +40,8 @@ void Group::tell_averages(const AttachConfig& config, const Catalog& catalog) {
   auto next = std::make_unique<AttachedRunner>(config, catalog, tensors, runner->progress().iter);
   for (const NamedAverage& before : runner->averages()) {
     if (before.average->steps() == 0) continue;
-    std::vector<NamedTensor> values;
-    for (const auto& item : before.average->named_averages()) {
-      values.push_back({item.key(), item.value(), false});
-    }
-    for (const NamedAverage& after : next->averages()) {
-      if (after.name != before.name) continue;
-      after.average->load_state(values, before.average->steps());
-      after.average->load_compensation(before.average->compensation());
+    if (const auto after = next->averages().find(before.name)) {
+      after->load_state_dict(before.average->state_dict());
     }
   }
   runner = std::move(next);

@@ -13,7 +13,7 @@ namespace polyak {
 /// What a std::shared_ptr owns is that model for as long as the owner lives; of a TorchScript
 /// module the object's memory is kept, so that no other can come to its address. A module that no
 /// std::shared_ptr owns, such as a local variable, is known by its address alone: who keeps the
-/// identity of one must look at its tensors too, as ModelBinding does.
+/// identity of one must look at its tensors too, as ModelBinding and KnownModel do.
 class ModelIdentity {
  public:
   /// Of no model.
@@ -25,6 +25,9 @@ class ModelIdentity {
   bool is(const ModelRef& model) const {
     return address_ == model.identity() && !(has_owner_ && owner_.expired());
   }
+
+  /// Whether is() needs nothing but the identity. Otherwise the model's tensors must tell.
+  bool is_certain() const { return has_owner_ || kept_memory_ != nullptr; }
 
  private:
   const void* address_ = nullptr;

@@ -5,17 +5,16 @@
 #include <c10/core/UndefinedTensorImpl.h>
 #include <c10/util/intrusive_ptr.h>
 
-#include <memory>
 #include <vector>
 
 #include "polyak/averaging/model.h"
+#include "polyak/averaging/model_identity.h"
 #include "polyak/core/export.h"
 
 namespace polyak {
 
-/// Recognises a model later without keeping it alive. An address alone is not enough: a new model
-/// may be built at the address of a destroyed one. A module that a shared_ptr owns is recognised by
-/// its owner, any other model by its tensors, of which half may have been replaced.
+/// Recognises a model later without keeping it alive: by its ModelIdentity, and, where that is an
+/// address alone, as of a local variable, by its tensors, of which half may have been replaced.
 class POLYAK_API KnownModel {
  public:
   explicit KnownModel(const ModelRef& model);
@@ -25,10 +24,8 @@ class POLYAK_API KnownModel {
  private:
   using WeakTensor = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>;
 
-  const void* address_;
-  std::weak_ptr<const void> owner_;
-  bool owned_;
-  std::vector<WeakTensor> tensors_;
+  ModelIdentity identity_;
+  std::vector<WeakTensor> tensors_;  // where the identity is not certain
 };
 
 }  // namespace polyak
