@@ -462,7 +462,7 @@ std::vector<CheckpointHook*> CheckpointHook::writers_at_stop(Runner& runner) {
     if (peer->options_.save_last() && !has_folder) writers.push_back(peer);
   }
   if (writers.empty() && runner.stop_requested()) writers = {peers.front()};
-  if (runner.interrupted() && !writers.empty()) writers.resize(1);
+  if (runner.interrupted() && !writers.empty()) writers.erase(writers.begin() + 1, writers.end());
   return writers;
 }
 

@@ -2,8 +2,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 
+#include "polyak/core/text.h"
 #include "polyak/hooks/checkpoint_hook.h"
 
 namespace polyak {
@@ -13,12 +13,6 @@ namespace {
 const std::vector<std::string> kLarger{"acc", "top",   "ar@",  "auc",  "precision",
                                        "map", "mdice", "miou", "macc", "aacc"};
 const std::vector<std::string> kSmaller{"loss"};
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return text;
-}
 
 bool mentions(const std::vector<std::string>& words, const std::string& name) {
   return std::any_of(words.begin(), words.end(),
@@ -68,7 +62,7 @@ void CheckpointHookOptions::validate() const {
                 fmt::join(save_best_, ", "));
   }
   for (const std::string& metric : save_best_) {
-    const std::string name = lower(metric);
+    const std::string name = lower_case(metric);
     if (rule_.empty() && metric != "auto" && !mentions(kLarger, name) &&
         !mentions(kSmaller, name)) {
       fail_option("save_best",
@@ -85,7 +79,7 @@ bool CheckpointHookOptions::larger_is_better(const std::string& metric) const {
   if (!rule_.empty()) {
     return rule_[place == wanted.end() ? 0 : place - wanted.begin()] == "greater";
   }
-  return !mentions(kSmaller, lower(metric)) || mentions(kLarger, lower(metric));
+  return !mentions(kSmaller, lower_case(metric)) || mentions(kLarger, lower_case(metric));
 }
 
 }  // namespace polyak

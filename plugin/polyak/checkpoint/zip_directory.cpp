@@ -76,13 +76,13 @@ class File {
   uint64_t size_ = 0;
 };
 
-struct Extent {
+struct DirectoryExtent {
   uint64_t offset;
   uint64_t length;
   uint64_t entries;
 };
 
-Extent find_directory(File& file) {
+DirectoryExtent find_directory(File& file) {
   constexpr uint64_t kLongestComment = 0xffff;
   const uint64_t tail_size = std::min(file.size(), kLocatorSize + kEndSize + kLongestComment);
   const uint64_t tail_offset = file.size() - tail_size;
@@ -128,7 +128,7 @@ ZipRecord read_entry(const Bytes& directory, size_t at, uint64_t file_size) {
 
 ZipDirectory::ZipDirectory(const std::string& path) {
   File file(path);
-  const Extent extent = find_directory(file);
+  const DirectoryExtent extent = find_directory(file);
   const Bytes directory = file.read(extent.offset, extent.length);
   std::string folder;
   size_t at = 0;

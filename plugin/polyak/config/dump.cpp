@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cctype>
 #include <optional>
 
 #include "polyak/config/node.h"
 #include "polyak/config/scalar.h"
+#include "polyak/core/text.h"
 
 namespace polyak {
 namespace {
@@ -15,18 +15,12 @@ bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
 }
 
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
-
 // Whether a string needs no quotes, for us and for readers of YAML 1.1 such as PyYAML, which know
 // more booleans (yes, off), dates and numbers in base 60. If in doubt, it gets quotes.
 bool may_stand_plain(const std::string& text) {
   if (scalar_type(text) != ScalarType::string) return false;
   for (const char* word : {"yes", "no", "on", "off"}) {
-    if (lower(text) == word) return false;
+    if (lower_case(text) == word) return false;
   }
   const char first = text.front(), last = text.back();
   if (std::string_view(" -?:#&*!|>'\"%@`+=<~0123456789").find(first) != std::string_view::npos) {

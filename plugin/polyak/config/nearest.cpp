@@ -2,16 +2,11 @@
 #include "polyak/config/nearest.h"
 
 #include <algorithm>
-#include <cctype>
+
+#include "polyak/core/text.h"
 
 namespace polyak {
 namespace {
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
 
 // The number of letters to insert, remove, replace or swap with a neighbour (optimal string
 // alignment).
@@ -42,7 +37,7 @@ std::string nearest_name(const std::string& name, const std::vector<std::string>
     const size_t longer = std::max(name.size(), candidate.size());
     const size_t shorter = std::min(name.size(), candidate.size());
     if (longer - shorter > limit) continue;
-    const size_t distance = edit_distance(lower(name), lower(candidate));
+    const size_t distance = edit_distance(lower_case(name), lower_case(candidate));
     if (distance > limit || (!nearest.empty() && distance == limit)) continue;
     nearest = candidate;
     limit = distance;

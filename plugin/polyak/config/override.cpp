@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 
 #include "polyak/config/load.h"
 #include "polyak/config/merge.h"
 #include "polyak/config/scalar.h"
+#include "polyak/core/text.h"
 
 namespace polyak {
 namespace {
@@ -62,22 +62,6 @@ bool is_quote(char c) {
   return c == '\'' || c == '"';
 }
 
-// The index of the quote that closes the one at `start`, as in YAML, or npos.
-size_t closing_quote(const std::string& text, size_t start) {
-  const char quote = text[start];
-  for (size_t i = start + 1; i < text.size(); ++i) {
-    const bool doubled = quote == '\'' && text.compare(i, 2, "''") == 0;
-    const bool escaped = quote == '"' && text[i] == '\\' && i + 1 < text.size() &&
-                         (text[i + 1] == '"' || text[i + 1] == '\\');
-    if (doubled || escaped) {
-      ++i;
-    } else if (text[i] == quote) {
-      return i;
-    }
-  }
-  return std::string::npos;
-}
-
 // The content of a quoted string.
 std::string unquoted(const std::string& text) {
   std::string result;
@@ -127,9 +111,7 @@ bool is_list_in_quotes(const std::string& inner) {
 Node parse_scalar(const std::string& written) {
   std::string text = written;
   text.erase(std::remove(text.begin(), text.end(), ' '), text.end());
-  std::string lower = text;
-  std::transform(text.begin(), text.end(), lower.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string lower = lower_case(text);
   if (lower == "true" || lower == "false") return Node(lower == "true");
   if (text == "None" || text == "null") return Node();
   // Python's float() accepts these without the dot of YAML.

@@ -112,4 +112,17 @@ std::string number_text(double value) {
   return text;
 }
 
+size_t closing_quote(const std::string& text, size_t start) {
+  const char quote = text[start];
+  for (size_t i = start + 1; i < text.size(); ++i) {
+    const bool doubled = quote == '\'' && text.compare(i, 2, "''") == 0;
+    if (doubled || (quote == '"' && text[i] == '\\')) {
+      ++i;
+    } else if (text[i] == quote) {
+      return i;
+    }
+  }
+  return std::string::npos;
+}
+
 }  // namespace polyak

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-// Internal to config: the meaning of plain (unquoted) YAML scalars.
+// Internal to config: the meaning of YAML scalars.
 namespace polyak {
 
 enum class ScalarType { null, boolean, integer, number, string };
@@ -21,5 +21,8 @@ std::optional<double> parse_number(const std::string& text);
 
 /// A spelling that every YAML reader parses as a number: `1.0`, `1.0e-07`, `.inf`.
 std::string number_text(double value);
+
+/// The index of the quote that closes the one at `start`, by YAML's rules, or npos.
+size_t closing_quote(const std::string& text, size_t start);
 
 }  // namespace polyak

@@ -10,6 +10,8 @@
 #include <optional>
 #include <sstream>
 
+#include "polyak/config/scalar.h"
+
 namespace polyak {
 namespace {
 
@@ -37,20 +39,6 @@ void add_extent(const Node& node, Extent& extent) {
       add_extent(value, extent);
     }
   }
-}
-
-// The offset of the quote that closes the one at `start`, or the text's size.
-size_t closing_quote(const std::string& text, size_t start) {
-  const char quote = text[start];
-  for (size_t i = start + 1; i < text.size(); ++i) {
-    const bool doubled = quote == '\'' && text.compare(i, 2, "''") == 0;
-    if (doubled || (quote == '"' && text[i] == '\\')) {
-      ++i;
-    } else if (text[i] == quote) {
-      return i;
-    }
-  }
-  return text.size();
 }
 
 [[noreturn]] void fail_syntax(const Place& where, const std::string& reason) {
@@ -181,7 +169,7 @@ class Builder : public YAML::EventHandler {
     }
     if (start >= text_.size() || (text_[start] != '\'' && text_[start] != '"')) return;
     quote_ = place(mark);
-    quote_end_ = closing_quote(text_, start);
+    quote_end_ = std::min(closing_quote(text_, start), text_.size());
   }
 
   bool awaits_key() const {

@@ -14,8 +14,7 @@ namespace {
 // Separates the streams that share a seed.
 enum Stream : uint64_t { kOrder = 1, kTransforms = 2 };
 
-constexpr double kGigabyte = 1e9;
-constexpr double kMostBytes = 16 * kGigabyte;  // of a batch
+constexpr double kMostGigabytesOfABatch = 16;
 
 }  // namespace
 
@@ -84,15 +83,15 @@ void DataLoader::check_memory(const Node& node) const {
                     "sizes in its pipeline",
                     first_line(error)));
   }
-  const double bytes = sizeof(float) * static_cast<double>(images) *
-                       static_cast<double>(shape.channels * shape.height * shape.width);
-  if (bytes <= kMostBytes) return;
+  const double gigabytes = 1e-9 * sizeof(float) * static_cast<double>(images) *
+                           static_cast<double>(shape.channels * shape.height * shape.width);
+  if (gigabytes <= kMostGigabytesOfABatch) return;
   const Node* size = node.find("batch_size");
   (size ? *size : node)
       .fail(fmt::format("makes batches of {} images of {} x {} x {}, {:.3g} GB; a batch may take "
                         "{:.3g} GB",
-                        images, shape.channels, shape.height, shape.width, bytes / kGigabyte,
-                        kMostBytes / kGigabyte));
+                        images, shape.channels, shape.height, shape.width, gigabytes,
+                        kMostGigabytesOfABatch));
 }
 
 Batch DataLoader::batch(int64_t epoch, int64_t index) {

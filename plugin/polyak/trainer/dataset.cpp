@@ -12,8 +12,7 @@
 namespace polyak {
 namespace {
 
-constexpr double kGigabyte = 1e9;
-constexpr double kMostBytes = 2 * kGigabyte;  // of random images, which have no use beyond tests
+constexpr double kMostGigabytesOfImages = 2;  // random images, which have no use beyond tests
 
 }  // namespace
 
@@ -136,11 +135,11 @@ void RandomImagesOptions::validate() const {
     const char* what;
   } held[] = {{"size", size, "images"}, {"num_classes", num_classes, "patterns"}};
   for (const auto& [key, count, what] : held) {
-    const double bytes = static_cast<double>(count) * image;
-    if (bytes <= kMostBytes) continue;
-    fail_option(
-        key, "{} {} of {} x {} x {} would take {:.3g} GB; RandomImages holds at most {:.3g} GB",
-        count, what, channels, image_size, image_size, bytes / kGigabyte, kMostBytes / kGigabyte);
+    const double gigabytes = 1e-9 * static_cast<double>(count) * image;
+    if (gigabytes <= kMostGigabytesOfImages) continue;
+    fail_option(key,
+                "{} {} of {} x {} x {} would take {:.3g} GB; RandomImages holds at most {:.3g} GB",
+                count, what, channels, image_size, image_size, gigabytes, kMostGigabytesOfImages);
   }
 }
 

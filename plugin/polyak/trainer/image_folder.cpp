@@ -6,13 +6,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 #include <exception>
 #include <filesystem>
 #include <map>
 
 #include "polyak/core/error.h"
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
 #include "polyak/trainer/class_names.h"
 
 namespace polyak {
@@ -21,9 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_image(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string extension = lower_case(path.extension().string());
   return extension == ".jpeg" || extension == ".jpg" || extension == ".png";
 }
 
