@@ -4,12 +4,12 @@
 # shellcheck shell=bash disable=SC2034
 
 POLYAK_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-POLYAK_PIP_TORCH=2.11.0
+POLYAK_PIP_TORCH=2.15.0
 POLYAK_PIP_PACKAGES=(numpy==2.2.6 pillow==13.0.0)
 # What the tests of checkpoints that change sides need: MMEngine and mmpretrain, and what those import. Without their
 # dependencies, which would bring matplotlib and a second OpenCV. And torchvision, of the version that the wheel takes:
-# 0.26.0 for the pinned one.
-POLYAK_PIP_TORCHVISION=0.26.0
+# 0.29.2 for the pinned one.
+POLYAK_PIP_TORCHVISION=0.29.2
 POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0
   opencv-python-headless==4.12.0.88 addict==2.4.0 einops==0.8.2 importlib_metadata==8.5.0 mat4py==0.6.0
   model-index==0.1.11 Markdown==3.11.3 ordered-set==4.1.0 packaging==26.4 platformdirs==4.14.8 PyYAML==6.0.4
@@ -156,7 +156,10 @@ build() {
   shift 2
   [[ -e $folder/build.ninja ]] || say "Building in ${folder#"$POLYAK_ROOT"/}; the first time takes minutes"
   mkdir -p "$folder"
-  cmake -S "$POLYAK_ROOT" -B "$folder" -G Ninja -DPOLYAK_TORCH="$torch_cmake" "$@" >"$folder/configure.log" 2>&1 ||
+  # LibTorch's headers take seconds in each file, precompiled as well: twelve files at a time, and everything is there
+  # in half of the time.
+  cmake -S "$POLYAK_ROOT" -B "$folder" -G Ninja -DPOLYAK_TORCH="$torch_cmake" \
+    -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=12 "$@" >"$folder/configure.log" 2>&1 ||
     { cat "$folder/configure.log" >&2; stop "CMake stopped: see above"; }
   # shellcheck disable=SC2086
   cmake --build "$folder" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}" --target $targets

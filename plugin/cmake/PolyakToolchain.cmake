@@ -30,20 +30,6 @@ function(polyak_compile_options target)
     "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;$<$<BOOL:${POLYAK_WERROR}>:-Werror=all-warnings>>")
 endfunction()
 
-# The first target to ask compiles the headers, and the others, which must be of the same kind (programs, say),
-# take what it made.
-function(polyak_share_precompiled_headers target)
-  get_property(first GLOBAL PROPERTY polyak_precompiled_by)
-  if(NOT POLYAK_PRECOMPILED_HEADERS)
-    return()
-  elseif(first)
-    target_precompile_headers(${target} REUSE_FROM ${first})
-  else()
-    set_property(GLOBAL PROPERTY polyak_precompiled_by ${target})
-    target_precompile_headers(${target} PRIVATE ${ARGN})
-  endif()
-endfunction()
-
 if(POLYAK_SANITIZE)
   add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${POLYAK_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all;-g1>")
   add_link_options(-fsanitize=${POLYAK_SANITIZE})

@@ -18,6 +18,11 @@ inline at::Tensor average_of(const AveragedModel& average, const std::string& na
   return average.named_averages()[name];
 }
 
+/// The first value of an averaged tensor.
+inline double first_of(const AveragedModel& average, const std::string& name = "weight") {
+  return average_of(average, name).flatten()[0].item<double>();
+}
+
 inline ExponentialMovingAverageOptions ema(double momentum) {
   return ExponentialMovingAverageOptions().momentum(momentum);
 }

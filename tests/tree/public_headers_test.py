@@ -13,7 +13,8 @@ import shlex
 import subprocess
 import sys
 
-FLAGS_OF = "plugin/polyak/core/error.cpp"  # any file of polyak_floors has the flags of all
+# Any file of polyak_floors has the flags of all, by itself or with others in a unity build.
+FLAGS_OF = "/plugin/polyak/core/error.cpp", "/polyak_floors.dir/Unity/unity_0_cxx.cxx"
 
 
 def read_list(path):
@@ -25,10 +26,10 @@ def compile_command(root, build, alone):
     cache = (build / "CMakeCache.txt").read_text()
     compiler = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.+)$", cache, re.MULTILINE)[1]
     for entry in json.loads((build / "compile_commands.json").read_text()):
-        if pathlib.Path(entry["file"]) == root / FLAGS_OF:
+        if entry["file"].endswith(FLAGS_OF):
             break
     else:
-        sys.exit(f"{build}/compile_commands.json knows no {FLAGS_OF}")
+        sys.exit(f"{build}/compile_commands.json knows none of {', '.join(FLAGS_OF)}")
     words = shlex.split(entry["command"])
     kept, words = [compiler], words[words.index(compiler) + 1:]
     while words:

@@ -29,10 +29,6 @@ void fill(torch::nn::Module& net, double value) {
   for (at::Tensor& parameter : net.parameters()) parameter.fill_(value);
 }
 
-double first_of(const AveragedModel& average, const std::string& name = "weight") {
-  return average_of(average, name).flatten()[0].item<double>();
-}
-
 at::ScalarType held_in(AveragedModel& average) {
   return average.state().front().tensor.scalar_type();
 }

@@ -19,23 +19,23 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
-struct Net : torch::nn::Module {
+struct ValueNet : torch::nn::Module {
   /// Without a tensor.
-  Net() = default;
-  explicit Net(double value) : Net("weight", at::full({4}, value)) {}
-  Net(const std::string& name, const at::Tensor& tensor) { register_parameter(name, tensor); }
+  ValueNet() = default;
+  explicit ValueNet(double value) : ValueNet("weight", at::full({4}, value)) {}
+  ValueNet(const std::string& name, const at::Tensor& tensor) { register_parameter(name, tensor); }
 };
 
 /// A place for one module at a time.
 class Room {
  public:
   template <class... Args>
-  std::shared_ptr<Net> owned(Args&&... args) {
-    return {new (place_) Net(std::forward<Args>(args)...), [](Net* net) { net->~Net(); }};
+  std::shared_ptr<ValueNet> owned(Args&&... args) {
+    return {new (place_) ValueNet(std::forward<Args>(args)...), [](ValueNet* net) { net->~ValueNet(); }};
   }
 
  private:
-  alignas(Net) unsigned char place_[sizeof(Net)];
+  alignas(ValueNet) unsigned char place_[sizeof(ValueNet)];
 };
 
 double value_of(const AveragedModel& average, const std::string& name) {
@@ -43,7 +43,7 @@ double value_of(const AveragedModel& average, const std::string& name) {
 }
 
 TEST(ModelIdentity, IsThatOfEveryHandleToTheModelAndOfNoOther) {
-  const auto net = std::make_shared<Net>(1), other = std::make_shared<Net>(1);
+  const auto net = std::make_shared<ValueNet>(1), other = std::make_shared<ValueNet>(1);
   const ModelIdentity identity{ModelRef(net)};
   EXPECT_TRUE(identity.is(ModelRef(net)));
   EXPECT_TRUE(identity.is(ModelRef(*net)));
@@ -71,16 +71,16 @@ TEST(ModelIdentity, OfAnOwnedModuleEndsWithItThoughAnotherStandsAtItsAddress) {
 }
 
 TEST(ModelIdentity, OfAModuleThatASharedPointerHeldForAWhileIsItsAddress) {
-  Net net(1);
+  ValueNet net(1);
   {
-    const std::shared_ptr<Net> passing(&net, [](Net*) {});
+    const std::shared_ptr<ValueNet> passing(&net, [](ValueNet*) {});
   }
   EXPECT_TRUE(ModelIdentity(net).is(net));
 }
 
 TEST(ModelIdentity, KeepsNoModuleAlive) {
-  auto net = std::make_shared<Net>(1);
-  const std::weak_ptr<Net> alive = net;
+  auto net = std::make_shared<ValueNet>(1);
+  const std::weak_ptr<ValueNet> alive = net;
   const ModelIdentity identity{ModelRef(net)};
   net.reset();
   EXPECT_TRUE(alive.expired());
@@ -89,7 +89,7 @@ TEST(ModelIdentity, KeepsNoModuleAlive) {
 // ---- averages
 
 TEST(FreedAddress, AModuleWithoutAnOwnerThatStandsThereIsAveraged) {
-  std::optional<Net> net(std::in_place, 4.0);
+  std::optional<ValueNet> net(std::in_place, 4.0);
   ExponentialMovingAverage average(*net, ema(0.5));
   average.update_parameters(*net);
   const void* address = &*net;
@@ -102,7 +102,7 @@ TEST(FreedAddress, AModuleWithoutAnOwnerThatStandsThereIsAveraged) {
 }
 
 TEST(FreedAddress, AModuleThatStandsWhereAnEmptyOneWasIsAveraged) {
-  std::optional<Net> net(std::in_place);
+  std::optional<ValueNet> net(std::in_place);
   ExponentialMovingAverage average(*net, ema(0.5));
   average.update_parameters(*net);
   net.emplace(8.0);

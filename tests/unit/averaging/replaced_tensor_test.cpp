@@ -50,10 +50,6 @@ torch::nn::Linear linear(double value, int64_t out = 2) {
   return layer;
 }
 
-double first_of(const AveragedModel& average, const std::string& name) {
-  return average_of(average, name).flatten()[0].item<double>();
-}
-
 TEST(ReplacedTensors, AReplacedLayerGoesOnBeingAveraged) {
   Net net(4);
   ExponentialMovingAverage average(net, ema(0.5));

@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 /// 17 samples of 8 x 8 pixels: two halvings leave 2 x 2, three a single one.
-const char* const kConfig = R"(
+const char* const kLastBatchRun = R"(
 model:
   type: ImageClassifier
   backbone: {type: SmallCNN, channels: [8, 16, 16]}
@@ -45,7 +45,7 @@ class LastBatch : public ::testing::Test {
  protected:
   LastBatch() { register_trainer(catalog_); }
   static Node config(const std::vector<std::string>& overrides = {}) {
-    Node node = parse_config(kConfig);
+    Node node = parse_config(kLastBatchRun);
     node.set("work_dir", own_folder() + "/work");
     for (const std::string& text : overrides) apply_override(node, text);
     return node;

@@ -56,7 +56,7 @@ class Actor : public Hook {
 };
 
 /// 20 images in batches of 4: 5 iterations in an epoch.
-const char* const kConfig = R"(
+const char* const kResumedRun = R"(
 model:
   type: ImageClassifier
   backbone: {type: SmallCNN, channels: [4]}
@@ -90,7 +90,7 @@ class Resuming : public ::testing::Test {
   ~Resuming() override { set_log_sink(previous_); }
 
   Node config(const std::string& work_dir, const std::vector<std::string>& overrides = {}) {
-    Node node = parse_config(kConfig);
+    Node node = parse_config(kResumedRun);
     node.set("work_dir", folder_ + "/" + work_dir);
     for (const std::string& text : overrides) apply_override(node, text);
     return node;

@@ -31,23 +31,23 @@ struct {
   int64_t save_after = -1;  // iterations
   std::string file;
   std::vector<double> rates;
-} script;
+} record;
 
 class Stepper : public Hook {
  public:
   std::string name() const override { return "Stepper"; }
   void after_train_iter(Runner& runner, int64_t, const Scalars&) override {
-    script.rates.push_back(*runner.learning_rate());
+    record.rates.push_back(*runner.learning_rate());
     runner.schedules()->step_schedules(false);
-    if (runner.progress().iter + 1 == script.save_after) {
-      write_pth(script.file, runner.checkpoint_source()->make_checkpoint(true, true));
+    if (runner.progress().iter + 1 == record.save_after) {
+      write_pth(record.file, runner.checkpoint_source()->make_checkpoint(true, true));
     }
   }
   void after_train_epoch(Runner& runner) override { runner.schedules()->step_schedules(true); }
 };
 
 /// 5 iterations in an epoch.
-const char* const kConfig = R"(
+const char* const kChangedRun = R"(
 model:
   type: ImageClassifier
   backbone: {type: MLP, hidden: [8]}
@@ -69,8 +69,8 @@ class Resumed : public ::testing::Test {
     catalog_.of<Hook>().add<NoOptions>("Stepper", "", [](const NoOptions&, const Hook::Context&) {
       return std::make_shared<Stepper>();
     });
-    script = {};
-    script.file = own_folder() + "/saved.pth";
+    record = {};
+    record.file = own_folder() + "/saved.pth";
     previous_ = set_log_sink([this](LogLevel, std::string_view line) {
       if (line.rfind("resume:", 0) == 0) messages_.emplace_back(line);
     });
@@ -78,23 +78,23 @@ class Resumed : public ::testing::Test {
   ~Resumed() override { set_log_sink(previous_); }
 
   static Node config(const std::vector<std::string>& overrides) {
-    Node node = parse_config(kConfig);
+    Node node = parse_config(kChangedRun);
     node.set("work_dir", own_folder() + "/work");
     for (const std::string& text : overrides) apply_override(node, text);
     return node;
   }
   /// Trains to the end and gives the rates of all iterations.
   std::vector<double> train(std::vector<std::string> overrides, int64_t save_after = -1) {
-    script.rates.clear();
-    script.save_after = save_after;
+    record.rates.clear();
+    record.save_after = save_after;
     TrainRunner runner(config(overrides), catalog_);
     runner.train();
     end_ = runner.checkpoint_source()->make_checkpoint(true, true);
-    return script.rates;
+    return record.rates;
   }
   std::vector<double> resume(std::vector<std::string> overrides) {
     messages_.clear();
-    overrides.insert(overrides.end(), {"resume=true", "load_from=" + script.file});
+    overrides.insert(overrides.end(), {"resume=true", "load_from=" + record.file});
     return train(overrides);
   }
   const Value& group() const { return end_.at("optimizer").at("param_groups").items().front(); }
@@ -112,12 +112,12 @@ TEST_F(Resumed, WithTheSameConfigSaysNothing) {
     Node node = config({});
     node.set("optim_wrapper", parse_config(fmt::format("{{optimizer: {}}}", optimizer)));
     node.set("param_scheduler", parse_config("{type: CosineAnnealingLR, T_max: 4}"));
-    script.save_after = 7;
+    record.save_after = 7;
     TrainRunner(node, catalog_).train();
     messages_.clear();
     node.set("resume", true);
-    node.set("load_from", script.file);
-    script.save_after = -1;
+    node.set("load_from", record.file);
+    record.save_after = -1;
     TrainRunner(node, catalog_).train();
     EXPECT_THAT(messages_, IsEmpty()) << optimizer;
   }
@@ -154,12 +154,12 @@ TEST_F(Resumed, TakesTheConfigsNumbersWhereItIsToldTo) {
 TEST_F(Resumed, KeepsTheStateBesideTheConfigsNumbers) {
   Node node = config({});
   node.set("optim_wrapper", parse_config("{optimizer: {type: Adam, lr: 0.01}}"));
-  script.save_after = 7;
+  record.save_after = 7;
   TrainRunner(node, catalog_).train();
-  const Value saved = read_pth(script.file);
+  const Value saved = read_pth(record.file);
   node.set("optim_wrapper", parse_config("{optimizer: {type: Adam, lr: 0, amsgrad: true}}"));
   node.set("resume", true);
-  node.set("load_from", script.file);
+  node.set("load_from", record.file);
   node.set("resume_options", "config");
   TrainRunner runner(node, catalog_);
   runner.train();
@@ -189,13 +189,13 @@ TEST_F(Resumed, RatesAreThoseOfARunThatHadTheConfigAllAlong) {
         node.find("optim_wrapper")->find("optimizer")->set("lr", lr);
         if (options) {
           node.set("resume", true);
-          node.set("load_from", script.file);
+          node.set("load_from", record.file);
           node.set("resume_options", options);
         }
-        script.rates.clear();
-        script.save_after = save_after;
+        record.rates.clear();
+        record.save_after = save_after;
         TrainRunner(node, catalog_).train();
-        return script.rates;
+        return record.rates;
       };
       const auto wanted = run(0.2, -1, nullptr);
       const auto old = run(0.05, saved_at, nullptr);
@@ -212,16 +212,16 @@ TEST_F(Resumed, RefusesAnotherOptimizersStateBeforeAnythingChanges) {
     Node node = config({});
     node.set("optim_wrapper",
              parse_config(fmt::format("{{optimizer: {{type: {}, lr: 0.1}}}}", before)));
-    script.save_after = 7;
+    record.save_after = 7;
     TrainRunner(node, catalog_).train();
     node.set("optim_wrapper",
              parse_config(fmt::format("{{optimizer: {{type: {}, lr: 0.1}}}}", now)));
     node.set("resume", true);
-    node.set("load_from", script.file);
+    node.set("load_from", record.file);
     node.set("work_dir", own_folder() + "/refused");
     EXPECT_THAT([&] { TrainRunner(node, catalog_); },
                 ThrowsMessage<CheckpointError>(
-                    AllOf(HasSubstr(script.file + ": "), HasSubstr("optimizer state of " + before),
+                    AllOf(HasSubstr(record.file + ": "), HasSubstr("optimizer state of " + before),
                           HasSubstr("type is " + now), HasSubstr("load_from without resume"))));
     EXPECT_FALSE(std::filesystem::exists(own_folder() + "/refused"));
   };
@@ -235,12 +235,12 @@ TEST_F(Resumed, RefusesAnotherOptimizersStateBeforeAnythingChanges) {
 TEST_F(Resumed, GoesOnFromAdamToAdamWWhereTheConfigDecides) {
   Node node = config({});
   node.set("optim_wrapper", parse_config("{optimizer: {type: Adam, lr: 0.01}}"));
-  script.save_after = 7;
+  record.save_after = 7;
   TrainRunner(node, catalog_).train();
   messages_.clear();
   node.set("optim_wrapper", parse_config("{optimizer: {type: AdamW, lr: 0.01}}"));
   node.set("resume", true);
-  node.set("load_from", script.file);
+  node.set("load_from", record.file);
   node.set("resume_options", "config");
   TrainRunner(node, catalog_).train();
   ASSERT_EQ(messages_.size(), 2U);
@@ -250,11 +250,11 @@ TEST_F(Resumed, GoesOnFromAdamToAdamWWhereTheConfigDecides) {
 
 TEST_F(Resumed, AFileThatDoesNotNameItsOptimizerIsKnownByItsNumbers) {
   train({}, 7);
-  Value saved = read_pth(script.file);
+  Value saved = read_pth(record.file);
   saved.at("meta").set("cfg", "model = dict(type='ImageClassifier')");  // as MMEngine's
-  write_pth(script.file, saved);
+  write_pth(record.file, saved);
   EXPECT_NO_THROW(resume({}));
-  Node node = config({"resume=true", "load_from=" + script.file});
+  Node node = config({"resume=true", "load_from=" + record.file});
   node.set("optim_wrapper", parse_config("{optimizer: {type: Adam, lr: 0.01}}"));
   EXPECT_THAT(
       [&] { TrainRunner(node, catalog_); },
@@ -263,7 +263,7 @@ TEST_F(Resumed, AFileThatDoesNotNameItsOptimizerIsKnownByItsNumbers) {
 
 TEST_F(Resumed, SaysWhatElseOfTheConfigChanged) {
   train({}, 7);
-  Node node = config({"resume=true", "load_from=" + script.file, "train_dataloader.batch_size=5",
+  Node node = config({"resume=true", "load_from=" + record.file, "train_dataloader.batch_size=5",
                       "optim_wrapper.accumulative_counts=2", "train_cfg.max_epochs=6"});
   node.set("param_scheduler", parse_config("{type: StepLR, step_size: 2}"));
   messages_.clear();

@@ -103,7 +103,7 @@ class Probe : public Hook {
 };
 
 /// 20 images in batches of 4: 5 iterations in an epoch.
-const char* const kConfig = R"(
+const char* const kSmallRun = R"(
 model:
   type: ImageClassifier
   backbone: {type: MLP, hidden: [8], dropout: 0.3}
@@ -149,7 +149,7 @@ class Running : public ::testing::Test {
   }
 
   Node config(const std::vector<std::string>& overrides = {}) {
-    Node node = parse_config(kConfig);
+    Node node = parse_config(kSmallRun);
     node.set("work_dir", (folder_ / "work").string());
     for (const std::string& text : overrides) apply_override(node, text);
     return node;
