@@ -13,7 +13,7 @@ Installs what is missing, builds, and runs `polyak train CONFIG`. Without CONFIG
 CosineEMA and prints how the averaged and the raw weights do. OPTIONs go to `polyak train`.
 
   --torch system         LibTorch of the distribution (libtorch-dev); the default
-  --torch pip            the wheel of PyPI, 2.11.0, in a virtual environment below build/
+  --torch pip            the wheel of PyPI, 2.15.0, in a virtual environment below build/
   --torch pip==VERSION   another version of that wheel, 2.12.0 say, in an environment of its own
   --torch FOLDER         another LibTorch: its folder, or Python's site-packages/torch
 TEXT

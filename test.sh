@@ -11,7 +11,7 @@ test.sh [--torch system|pip|pip==VERSION|FOLDER] [--sanitize address,undefined|t
 
 Installs what is missing, builds with tests, runs them, and ends with ctest's count.
 
-  --torch SOURCE    system: libtorch-dev (the default); pip: the wheel of PyPI, 2.11.0; pip==2.12.0: another of its
+  --torch SOURCE    system: libtorch-dev (the default); pip: the wheel of PyPI, 2.15.0; pip==2.12.0: another of its
                     versions; FOLDER: another LibTorch
   --sanitize LIST   compile everything of ours with these sanitizers of the compiler
   --filter REGEX    run only tests whose name matches
