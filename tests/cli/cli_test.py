@@ -239,7 +239,7 @@ class Train(CommandTest):
             done = self.run_polyak(*command, status=1)
             self.assertRegex(done.stderr, rf"epoch_3\.pth: is damaged: the checksum .* of its record "
                                           rf"'{record.filename.split('/', 1)[1]}' is")
-            self.assertRegex(done.stderr, r"the newest whole checkpoint beside it is \S*run/epoch_2\.pth")
+            self.assertRegex(done.stderr, r"the newest intact checkpoint next to it is \S*run/epoch_2\.pth")
         self.train(config, "--work-dir", "run", "--resume", "run/epoch_2.pth")
 
     def test_resume_without_a_path_goes_before_load_from(self):
@@ -513,7 +513,7 @@ class Streams(CommandTest):
         done = self.shell("", "train", self.write(SMALL), "--work-dir", "run", *options, limit=4)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(len(self.table(done)), 8)
-        self.assertEqual(done.stderr.count("going on without the log file"), 1)
+        self.assertEqual(done.stderr.count("continuing without the log file"), 1)
         self.assertEqual(done.stderr.count("scalars.json cannot be written: File too large; continuing without it"), 1)
         self.assertGreater(len(self.scalars("run")), 10)  # each a whole line
 

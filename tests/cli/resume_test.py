@@ -112,14 +112,14 @@ default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, out_dir: ckpts, 
         shutil.copy(self.folder / "ckpts" / "epoch_3.pth", self.folder)  # another run's, in the current folder
         (self.folder / "run" / "last_checkpoint").write_text("epoch_3.pth")
         done = self.resume(config, *FIVE, status=1)
-        self.assertIn("run/last_checkpoint names epoch_3.pth, which is not there", done.stderr)
+        self.assertIn("run/last_checkpoint names epoch_3.pth, which does not exist", done.stderr)
 
     def test_a_pointer_to_a_file_that_is_gone_is_refused_with_the_newest_that_is_there(self):
         config = self.write(BASE)
         self.train(config, "--work-dir", "run")
         (self.folder / "run" / "epoch_3.pth").unlink()
         done = self.resume(config, *FIVE, status=1)
-        self.assertIn("the newest checkpoint beside it is run/epoch_2.pth; name it by --resume", done.stderr)
+        self.assertIn("the newest checkpoint next to it is run/epoch_2.pth; set it with --resume", done.stderr)
 
     def test_with_checkpoints_of_another_run_is_not_overwritten_without_a_word(self):
         config = self.write(self.CONFIG)
@@ -206,7 +206,7 @@ class Stop(ResumeTest):
             _, errors = run.communicate(timeout=60)
             self.assertEqual(run.returncode, 128 + kind, errors)
             file = re.search(rf"{kind.name} stopped training after iteration (\d+); "
-                             r"--resume goes on from (run/(?:iter|epoch)_\d+\.pth)", errors)
+                             r"--resume continues from (run/(?:iter|epoch)_\d+\.pth)", errors)
             self.assertTrue(file, errors)
             self.assertEqual(self.files("run").count(file[2].split("/")[1]), 1)
             done = self.resume(config)
@@ -239,7 +239,7 @@ class Stop(ResumeTest):
         run.send_signal(signal.SIGTERM)
         _, errors = run.communicate(timeout=60)
         self.assertEqual(run.returncode, 128 + signal.SIGTERM)
-        self.assertIn("nothing was saved that a run could go on from: no CheckpointHook", errors)
+        self.assertIn("no checkpoint to resume from was saved: no CheckpointHook", errors)
         self.assertEqual(self.files("run"), [])
 
 
@@ -251,7 +251,7 @@ default_hooks: {checkpoint: {type: CheckpointHook, interval: 1, max_keep_ckpts: 
         self.wait_for(run, "[1][20/40]")
         run.send_signal(signal.SIGTERM)
         _, errors = run.communicate(timeout=60)
-        self.assertIn("--resume goes on from run/", errors)
+        self.assertIn("--resume continues from run/", errors)
         self.resume(config)
         self.assertEqual(self.files("run"), ["epoch_3.pth"])
 
@@ -285,12 +285,12 @@ class Averages(ResumeTest):
 
     def test_that_nobody_keeps_are_dropped_by_name(self):
         done = self.resume(self.config, *FIVE, "custom_hooks=None")
-        self.assertIn("no hook keeps the checkpoint's CosineEMA; it is dropped, and the raw weights go on", done.stderr)
+        self.assertIn("no hook keeps the checkpoint's CosineEMA; it is dropped, and the run continues with the raw weights", done.stderr)
         self.assertEqual(self.raw(), self.raw("whole"))
 
     def test_that_are_renamed_go_on(self):
         done = self.resume(self.config, *FIVE, "custom_hooks.0.name=slow")
-        self.assertIn("the checkpoint's average the one without a name goes on as 'slow'", done.stderr)
+        self.assertIn("of the checkpoint's averages, the one without a name continues as 'slow'", done.stderr)
         self.assertEqual(self.raw(), self.raw("whole"))
         self.assertEqual(self.measure(self.config, "run/epoch_5.pth", "--cfg-options", "custom_hooks.0.name=slow")["accuracy"],
                          self.measure(self.config, "whole/epoch_5.pth")["accuracy_origin"])
@@ -354,7 +354,7 @@ class Folder(ResumeTest):
         done = self.train(config, "--work-dir", "run", status=2)
         run.kill()
         run.communicate()
-        self.assertRegex(done.stderr, rf"another run uses run \(host .*, process {run.pid}\); wait for its end")
+        self.assertRegex(done.stderr, rf"another run uses run \(host .*, process {run.pid}\); wait until it ends")
 
     def test_is_free_once_the_run_before_ended(self):
         config = self.write(BASE)

@@ -41,7 +41,7 @@ void EMAHook::before_run(Runner& runner) {
   const ModelRef model = runner.model();
   const Node* max_iters = average_node_.find("max_iters");
   const bool has_length_of_run = !max_iters || max_iters->is_null();
-  if (average_ && model_->is(model)) {  // train() then test(): the average goes on
+  if (average_ && model_->is(model)) {  // train() then test(): the average continues
     runner.averages().add({options_.name(), average_, has_length_of_run});
     average_->rebind(model);
     return;
@@ -53,11 +53,11 @@ void EMAHook::before_run(Runner& runner) {
                              ? progress.max_iters
                              : progress.max_optimizer_steps;
   if (length > 0) context.max_iters = length;
-  if (!runner.training()) context.max_iters = 1;  // no update will ask for it
+  if (!runner.training()) context.max_iters = 1;  // no update will need it
   std::shared_ptr<AveragedModel> average;
   try {
     average = make_average_(context);
-  } catch (const ConfigError& error) {  // of the constructor: the keys were read before
+  } catch (const ConfigError& error) {  // from the constructor: the keys were already read
     average_node_.fail(error.what());
   }
   if (average_) runner.averages().remove(*average_);
@@ -70,14 +70,14 @@ void EMAHook::check_run(Runner& runner) {
   runner.hooks().call([&](Hook& hook) {
     const auto* other = dynamic_cast<const EMAHook*>(&hook);
     if (other && other != this && other->options_.name() == options_.name()) {
-      fail<ConfigError>("two EMAHooks share {}; give every EMAHook but one a 'name' of its own",
-                        is_first() ? "the place of the average without a name"
-                                   : fmt::format("the name '{}'", options_.name()));
+      fail<ConfigError>(
+          "two EMAHooks {}; give all EMAHooks but one a unique 'name'",
+          is_first() ? "have no name" : fmt::format("share the name '{}'", options_.name()));
     }
   });
   if (!runner.training()) return;
   const Progress& progress = runner.progress();
-  // A length of 0 is one that the host does not state.
+  // A length of 0 means unknown.
   if (progress.max_epochs > 0 && options_.begin_epoch() > progress.max_epochs) {
     fail<ConfigError>(
         "EMAHook: begin_epoch: is {}, but training ends after {} epoch(s); the average would "
@@ -127,8 +127,8 @@ bool EMAHook::started(const Runner& runner) const {
                                     : progress.iter + 1 >= options_.begin_iter();
 }
 
-/// Whether the next hook is an EMAHook. Its turn comes before anything can change the weights or
-/// read an average, so this hook's update may wait for it.
+/// Whether the next hook is an EMAHook. It is called before anything can change the weights or read
+/// an average, so this hook's update may wait for it.
 bool EMAHook::is_followed(Runner& runner) const {
   const Hook* before = nullptr;
   bool followed = false;
@@ -144,7 +144,7 @@ void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars&
   const bool stepped = steps < 0 || steps > steps_seen_ || options_.counts_iterations();
   steps_seen_ = steps;
   AverageSet& averages = runner.averages();
-  // A host that calls hooks by hand skipped the hook that this one waited for.
+  // A host that calls hooks directly skipped the hook that this one waited for.
   at_once_ = at_once_ || averages.is_due(*average_);
   averages.post(*average_, stepped && started(runner));
   if (at_once_ || !is_followed(runner)) averages.flush();
@@ -156,7 +156,7 @@ void EMAHook::begin_evaluation(Runner& runner) {
 
 void EMAHook::end_evaluation(Runner& runner, Scalars& metrics) {
   guard_.release();
-  if (metrics.empty()) return;  // the pass was broken off
+  if (metrics.empty()) return;  // the pass was interrupted
   if (is_first()) {
     if (options_.evaluate_on_ema() && options_.evaluate_on_origin()) {
       metrics.merge(runner.validate("_origin"));
@@ -171,9 +171,9 @@ void EMAHook::end_evaluation(Runner& runner, Scalars& metrics) {
 
 void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   AveragedModel& average = flushed(runner);
-  if (!average.is_swapped()) average.rebind(runner.model());  // sees parameters that were added
+  if (!average.is_swapped()) average.rebind(runner.model());  // includes added parameters
   Value& state_dict = checkpoint.at("state_dict");
-  // While the averaged weights are in the model, the raw ones stand aside.
+  // While the averaged weights are in the model, the raw ones are set aside.
   for (const NamedTensor& raw : average.swapped_out()) state_dict.set(raw.name, raw.tensor);
   AverageState state = average.state_dict();
   if (state.steps == 0) {  // a copy of the model until the first update
@@ -189,9 +189,8 @@ void EMAHook::report(const LoadReport& report, const std::string& what) const {
   if (options_.strict_load()) {
     fail<CheckpointError>("{} does not fit the average: {}", what, report.text());
   }
-  log_warning(
-      "EMAHook: {} does not fit the average everywhere; the rest stays as the model is ({})", what,
-      report.text());
+  log_warning("EMAHook: {} fits the average only in part; the rest keeps the model's values ({})",
+              what, report.text());
 }
 
 void EMAHook::load(Runner& runner, const Value& checkpoint, const std::string& name) {
@@ -201,12 +200,12 @@ void EMAHook::load(Runner& runner, const Value& checkpoint, const std::string& n
   const std::string rule = std::exchange(state.rule, {});  // the warning below has the hook's name
   const LoadReport loaded = flushed(runner).load_state_dict(state);
   if (!loaded.mismatched.empty() && runner.resuming()) {
-    fail<CheckpointError>("the checkpoint's {} is of another model: {}", average_key(name),
+    fail<CheckpointError>("the checkpoint's {} is from another model: {}", average_key(name),
                           loaded.text());
   }
   report(loaded, average_key(name));
   if (!rule.empty() && rule != average_->rule_name()) {
-    log_warning("EMAHook: the checkpoint's average was made by {}; it goes on with {}", rule,
+    log_warning("EMAHook: the checkpoint's average was made by {}; it continues with {}", rule,
                 average_->rule_name());
   }
 }
@@ -215,7 +214,7 @@ void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
   const bool wants_raw = options_.evaluate_on_origin() || !options_.evaluate_on_ema();
   const std::string& own = options_.name();
 
-  // A run that starts from weights starts its averages anew. A test needs what it will measure.
+  // A run that starts from weights restarts its averages. A test needs what it will measure.
   const bool measured = is_first() ? wants_raw : !runner.training();
   if (measured) restore_state_dict(checkpoint);
   std::optional<std::string> name;
@@ -229,7 +228,7 @@ void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
     if (name->empty()) exchange_weights_of(checkpoint, *name);  // raw weights back to the model
     start_from_average_ = is_first() && !runner.resuming();
     if (*name != own) {
-      log_info("EMAHook: the checkpoint's average {} goes on as {}", average_title(*name),
+      log_info("EMAHook: of the checkpoint's averages, {} continues as {}", average_title(*name),
                average_title(own));
       checkpoint.erase(average_key(*name));
     }

@@ -14,10 +14,10 @@ namespace polyak {
 
 class KnownModel;
 
-/// What makes an update of an average.
+/// What counts as an update of an average.
 enum class UpdateCount {
   optimizer_steps,  // each step of the optimizer
-  iterations,       // each iteration, with a step or without, as MMEngine counts
+  iterations,       // each iteration, with or without a step, as in MMEngine
 };
 /// The name in configs and checkpoints: "optimizer_steps" or "iterations".
 POLYAK_API std::string update_count_name(UpdateCount count);
@@ -30,7 +30,7 @@ struct POLYAK_API EMAHookOptions : Options {
   EMAHookOptions& average(const std::string& key, Node value) {
     return average_.set(key, std::move(value)), *this;
   }
-  /// The keys that were set so.
+  /// The keys that were set this way.
   const Node& average() const { return average_; }
   EMAHookOptions& strict_load(bool value) { return strict_load_ = value, *this; }
   bool strict_load() const { return strict_load_; }
@@ -44,18 +44,18 @@ struct POLYAK_API EMAHookOptions : Options {
   bool evaluate_on_origin() const { return evaluate_on_origin_; }
   EMAHookOptions& count(UpdateCount value) { return count_ = value, *this; }
   /// "optimizer_steps" or "iterations".
-  [[deprecated("use polyak::UpdateCount; the string goes in 0.3")]] EMAHookOptions& count(
+  [[deprecated("use polyak::UpdateCount; the string is removed in 0.3")]] EMAHookOptions& count(
       const std::string& name);
   UpdateCount count() const { return count_; }
   bool counts_iterations() const { return count_ == UpdateCount::iterations; }
-  /// Tells several averages over one model apart; the one without a name is the first.
+  /// Distinguishes several averages over one model; the one without a name is the first.
   EMAHookOptions& name(std::string value) { return name_ = std::move(value), *this; }
   const std::string& name() const { return name_; }
 
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
   void keep_places(const Node& block) override;
-  /// The config of the average: its own keys, and ema_type as `type`.
+  /// The average's config: its own keys, and ema_type as `type`.
   Node average_node() const;
 
  private:
@@ -74,19 +74,19 @@ struct POLYAK_API EMAHookOptions : Options {
 /// Keeps an average of the model's weights during training, evaluates it, and saves it: MMEngine's
 /// EMAHook with mmpretrain's evaluate_on_ema and evaluate_on_origin.
 ///
-/// before_run builds the average; after_train_iter updates it once for every step that the
-/// optimizer took, from begin_iter or begin_epoch on; validation and test run on the averaged
-/// weights. A checkpoint's `state_dict` holds the averaged weights and its `ema_state_dict` the
-/// count and the raw ones, so that plain loaders get the good weights and a resume goes on exactly.
+/// before_run builds the average; after_train_iter updates it once for every optimizer step, from
+/// begin_iter or begin_epoch on; validation and test use the averaged weights. A checkpoint's
+/// `state_dict` holds the averaged weights, and its `ema_state_dict` the count and the raw weights,
+/// so that plain loaders get the better weights and a resumed run continues exactly.
 ///
-/// Several EMAHooks can share a model: one without a name, as above, the others with a `name` each.
-/// A named average is evaluated in a pass of its own (metrics carry `_<name>`), and saved whole
-/// under `ema_state_dict.<name>`. Hooks that follow each other without a hook of another kind
-/// between them update in one pass over the model's weights: each leaves its update to the runner's
-/// AverageSet, and the last of them flushes it.
+/// Several EMAHooks can share a model: one without a name, as above, and the others each with a
+/// `name`. A named average is evaluated in a pass of its own (metrics end in `_<name>`), and saved
+/// completely under `ema_state_dict.<name>`. EMAHooks that follow each other without a hook of
+/// another kind between them update in one pass over the model's weights: each leaves its update to
+/// the runner's AverageSet, and the last one flushes it.
 class POLYAK_API EMAHook : public Hook {
  public:
-  /// Checks everything, the average's own keys too; `averages` must outlive the hook.
+  /// Checks everything, including the average's own keys; `averages` must outlive the hook.
   /// @throws ConfigError
   EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages);
 
@@ -111,15 +111,15 @@ class POLYAK_API EMAHook : public Hook {
   void before_save_checkpoint(Runner& runner, Value& checkpoint) override;
   void after_load_checkpoint(Runner& runner, Value& checkpoint) override;
 
-  /// The average; a null pointer before before_run. An update that waits for the next EMAHook is
-  /// not in it yet: read runner.averages() to see it.
+  /// The average; a null pointer before before_run. It does not include an update that waits for
+  /// the next EMAHook: read runner.averages() for that.
   const std::shared_ptr<AveragedModel>& average() const { return average_; }
 
  private:
   bool started(const Runner& runner) const;
   bool is_followed(Runner& runner) const;
   bool is_first() const { return options_.name().empty(); }
-  /// The average after the updates that are due.
+  /// The average after all updates that are due.
   AveragedModel& flushed(Runner& runner) const;
   void begin_evaluation(Runner& runner);
   void end_evaluation(Runner& runner, Scalars& metrics);
@@ -133,7 +133,7 @@ class POLYAK_API EMAHook : public Hook {
   std::shared_ptr<const KnownModel> model_;
   int64_t steps_seen_ = 0;
   bool start_from_average_ = false;
-  bool at_once_ = false;  // no update waits for a neighbour
+  bool at_once_ = false;  // no update waits for the next hook
   SwapGuard guard_;
 };
 

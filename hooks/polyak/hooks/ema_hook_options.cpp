@@ -21,22 +21,23 @@ EMAHookOptions& EMAHookOptions::count(const std::string& name) {
 }
 
 void EMAHookOptions::visit(OptionVisitor& visitor) {
-  visitor.key("ema_type", &ema_type_, "The average to keep; its own keys stand beside this one.");
+  visitor.key("ema_type", &ema_type_, "The average to keep; its own keys go next to this one.");
   visitor.key("begin_iter", &begin_iter_,
               "The first iteration that counts, from 1; 0 and 1 are the same.", steps_from(0));
   visitor.key("begin_epoch", &begin_epoch_,
               "The first epoch that counts, from 1; not with begin_iter.", steps_from(0));
   visitor.text<update_count_name, parse_update_count>(
       "count", &count_, {"optimizer_steps", "iterations"},
-      "What makes an update; iterations is MMEngine's way, wrong with accumulative_counts.");
+      "What counts as an update; iterations, as in MMEngine, is wrong with accumulative_counts.");
   visitor.key("evaluate_on_ema", &evaluate_on_ema_, "Validate and test the averaged weights.");
   visitor.key(
       "evaluate_on_origin", &evaluate_on_origin_,
-      "Validate and test the raw weights; beside the averaged ones their metrics end in _origin.");
+      "Validate and test the raw weights; with evaluate_on_ema their metrics end in _origin.");
   visitor.key(
       "strict_load", &strict_load_,
       "Refuse a checkpoint whose names or shapes differ from the model's, instead of warning.");
-  visitor.key("name", &name_, "Tells several averages over one model apart; the first has none.");
+  visitor.key("name", &name_,
+              "Distinguishes several averages over one model; the first has no name.");
   visitor.rest(&average_, "The keys of the average that ema_type names.");
 }
 

@@ -19,8 +19,8 @@ namespace polyak {
 ///     static constexpr const char* kDoc;            // one sentence
 ///     double weight(const Clock& clock) const;      // of the new value, in [0, 1]
 ///
-/// and, where the defaults of AverageOptions do not fit, lasting_weight(), set_run_length() and
-/// check_complete(). A class of its own gives it a name in C++:
+/// and, if the defaults of AverageOptions do not fit, lasting_weight(), set_run_length() and
+/// check_complete(). A derived class gives it a name in C++:
 ///
 ///     class RampEMA final : public polyak::Average<RampEMAOptions> {
 ///      public:
@@ -32,14 +32,14 @@ class Average : public AveragedModel {
   /// The rule.
   using Options = O;
 
-  /// @throws ConfigError when an option is out of range or a required one is missing
+  /// @throws ConfigError if an option is out of range or a required one is missing
   explicit Average(const ModelRef& model, O options = {}, ModuleFactory factory = nullptr)
       : AveragedModel(model, settings_of(options), std::move(factory)),
         options_(std::move(options)) {}
 
   std::string rule_name() const override { return O::kName; }
   Node rule_options() const override { return options_to_node(options_); }
-  /// What the average was built with.
+  /// The options that the average was built with.
   const O& options() const { return options_; }
 
  private:
@@ -53,7 +53,7 @@ class Average : public AveragedModel {
   O options_;
 };
 
-/// Registers an average, a class derived from Average<O>, under the name and with the sentence of
+/// Registers an average, a class derived from Average<O>, with the name and the documentation of
 /// its options.
 template <class A>
 void register_average(Catalog& catalog) {

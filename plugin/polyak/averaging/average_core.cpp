@@ -28,7 +28,7 @@ AverageCore& AverageCore::ready() {
 
 AverageCore& AverageCore::ready_for(const char* what) {
   ready();
-  if (is_swapped()) fail<Error>("{}: let the guard of swap() go first", what);
+  if (is_swapped()) fail<Error>("{}: release the guard of swap() first", what);
   return *this;
 }
 
@@ -39,7 +39,7 @@ void AverageCore::sync_from_module() {
 }
 
 void AverageCore::follow_model() {
-  // While an average is swapped in, the tensors of the model, or our own, are not what they were.
+  // During a swap, the model's tensors, or our own, do not hold their own values.
   if (is_swapped() || !counter.is_in_place()) return;
   const torch::NoGradGuard no_grad;
   tensors.follow_model();
@@ -75,8 +75,8 @@ void AverageCore::prepare(const ModelRef& model) {
   counter.adopt_place();
   if (is_swapped()) {
     fail<Error>(
-        "update_parameters: the averaged weights are in the model; let the guard of swap() go "
-        "first");
+        "update_parameters: the averaged weights are in the model; release the guard of "
+        "swap() first");
   }
   if (!binding.is_current(model)) bind(model);
   if (engine.fits(tensors)) return;
@@ -87,7 +87,7 @@ void AverageCore::prepare(const ModelRef& model) {
 }
 
 void AverageCore::refresh_module() {
-  if (!counter.is_in_place()) return;  // an average of the whole is swapped in
+  if (!counter.is_in_place()) return;  // an average of the enclosing model is swapped in
   const torch::NoGradGuard no_grad;
   tensors.refresh_module();
 }
@@ -107,11 +107,11 @@ std::shared_ptr<SwapState> AverageCore::swap_into_model(SwapMode mode) {
 
 std::string AverageCore::count_skipped() {
   ++skipped;
-  // 1, 2, 4, 8, ...: a run that went bad says so, briefly.
+  // 1, 2, 4, 8, ...: a run that diverged logs it a few times only.
   if ((skipped & (skipped - 1)) != 0) return {};
   const std::string* bad = tensors.find_nonfinite();
   return fmt::format(
-      "{} holds a NaN or an infinity; the average stays as it was ({} update(s) skipped so "
+      "{} holds a NaN or an infinity; the average is unchanged ({} update(s) skipped so "
       "far, {} made)",
       bad ? *bad : "the model", skipped, counter.value());
 }

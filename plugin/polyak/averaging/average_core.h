@@ -20,8 +20,8 @@
 
 namespace polyak {
 
-/// All state of an AveragedModel but its rule: the owners of its parts, and what takes more than
-/// one of them. Before anything reads or writes averages, ready() is asked for; an update asks for
+/// All state of an AveragedModel except its rule: the owners of its parts, and operations that
+/// involve several of them. Call ready() before reading or writing averages; an update calls
 /// prepare() instead.
 struct AverageCore {
   using Factory = std::function<std::shared_ptr<torch::nn::Module>()>;
@@ -31,32 +31,32 @@ struct AverageCore {
     bool update_buffers;
     bool skip_nonfinite;
     Precision precision;
-    std::optional<c10::Device> device;  // none: where the model's tensors are
+    std::optional<c10::Device> device;  // empty: the devices of the model's tensors
   };
 
-  /// @param self the average as a module, which outlives this: gets the buffer `steps` and, by
-  ///   bind(), the child `module`
+  /// @param self the average as a module, which outlives this object; gets the buffer `steps` and,
+  ///   from bind(), the child `module`
   AverageCore(torch::nn::Module& self, const Options& options, Factory factory);
 
-  /// Waits for the last update, goes on from what others wrote into the module, and follows the
-  /// model's dtypes and devices.
+  /// Waits for the last update, continues from values that others wrote into the module, and
+  /// follows the model's dtypes and devices.
   AverageCore& ready();
-  /// The same for what a swap forbids. @throws Error that names it while one is active
+  /// The same for operations that a swap forbids. @throws Error naming `what` during a swap
   AverageCore& ready_for(const char* what);
-  /// Looks the model's tensors up by their names. @throws Error for one that cannot be averaged
+  /// Looks up the model's tensors by name. @throws Error for one that cannot be averaged
   void bind(const ModelRef& model);
-  /// Sees to it that the plan fits the model as it is now. @throws Error while a swap is active
+  /// Ensures that the plan fits the current model. @throws Error during a swap
   void prepare(const ModelRef& model);
-  /// After others wrote the module's tensors, steps among them: goes on from those.
+  /// Continues from the module's tensors, including steps, after others wrote them.
   void sync_from_module();
-  /// Gives the module's tensors the values of averages that are kept apart.
+  /// Copies averages that are stored separately into the module's tensors.
   void refresh_module();
-  /// Unlike torch::nn::Module::to it leaves tied tensors tied, and steps where it is.
+  /// Unlike torch::nn::Module::to, keeps tied tensors tied, and does not move steps.
   void move(const Move& moved);
-  /// Puts the averaged weights into the model until the state goes.
+  /// Puts the averaged weights into the model until the returned state is destroyed.
   std::shared_ptr<SwapState> swap_into_model(SwapMode mode);
   bool is_swapped() const { return !swap.expired(); }
-  /// Counts an update that was skipped. @return what to warn of; empty for most
+  /// Counts a skipped update. @return a warning to log; usually empty
   std::string count_skipped();
 
   const Options options;
@@ -67,7 +67,7 @@ struct AverageCore {
   AveragedTensors tensors;
   StallCheck stall;
   std::weak_ptr<SwapState> swap;  // the active one
-  UpdateEngine engine;            // works on the tensors from another thread: goes before them
+  UpdateEngine engine;            // uses the tensors from another thread: destroyed first
 
  private:
   void follow_model();

@@ -5,11 +5,11 @@
 
 namespace polyak {
 
-/// Lays averages on the CPU side by side, in the order in which updates go through them, and in
-/// huge pages where there are any: alone, each small one would be a place in memory that the CPU
-/// does not foresee, and a large one a new page every 4 KiB. Each keeps a storage of its own; a
-/// handle to one keeps the memory of all. A large one lies in its page as its source does in its
-/// own.
+/// Places averages on the CPU next to each other, in the order in which updates visit them, and in
+/// huge pages if available. Allocated separately, each small average would be an address that the
+/// CPU cannot predict, and a large one would touch a new page every 4 KiB. Each average has its own
+/// storage, but a handle to one keeps the memory of all alive. A large average has the same offset
+/// within its page as its source.
 void gather_averages(const Slots& slots);
 
 }  // namespace polyak

@@ -16,7 +16,7 @@
 namespace polyak {
 namespace {
 
-/// Says what an owner of a part found, if it found something.
+/// Logs a warning, unless the text is empty.
 void warn(const AveragedModel& average, const std::string& text) {
   if (!text.empty()) log_warning("{}: {}", average.rule_name(), text);
 }
@@ -87,7 +87,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     core.engine.check_capture(core.counter.value(), core.options.interval);
   }
 
-  // All that may throw for an average's own reasons comes before anything changed.
+  // Everything that can throw for a single average comes before the first change.
   struct Turn {
     AveragedModel* average;
     AverageCore* core;
@@ -97,7 +97,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     bool skipped;
   };
   c10::SmallVector<Turn, 8> turns;
-  std::optional<bool> finite[2];  // asked once for all that average the same tensors
+  std::optional<bool> finite[2];  // checked once for all averages of the same tensors
   for (AveragedModel* average : averages) {
     AverageCore& core = *average->core_;
     Plan* const plan = core.engine.plan();
@@ -239,7 +239,7 @@ void AveragedModel::rebind(const ModelRef& model) {
   core_->ready_for("rebind").bind(model);
 }
 
-// ---- the module's duties
+// ---- torch::nn::Module
 
 std::shared_ptr<torch::nn::Module> AveragedModel::module() {
   AverageCore& core = core_->ready();
@@ -255,7 +255,7 @@ std::shared_ptr<torch::nn::Module> AveragedModel::module() {
 }
 
 void AveragedModel::throw_wrong_module() const {
-  fail<Error>("module<Net>(): the averaged module is a {}, not what was asked for",
+  fail<Error>("module<Net>(): the averaged module is a {}, not the requested class",
               core_->copy.module->name());
 }
 

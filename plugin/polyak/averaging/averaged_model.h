@@ -32,117 +32,117 @@ using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
 /// at every update. Subclasses differ only in their weight.
 ///
 /// The average holds one tensor for each parameter and buffer of the model, by name, in the model's
-/// dtype, or in float32 where the model is float16 or bfloat16 (an average in half precision stops
-/// moving at usual momenta); the option `precision` keeps more. Integer tensors are copied, never
-/// averaged. A tensor under two names is averaged once. Where the model is cast or moved later, the
-/// average follows it; to() of the average alone holds until the model is cast again.
+/// dtype, or in float32 if the model is float16 or bfloat16 (an average in half precision stops
+/// moving at usual momenta). The option `precision` keeps more. Integer tensors are copied, never
+/// averaged. A tensor with two names is averaged once. If the model is cast or moved later, the
+/// average follows it; to() on the average alone holds until the model is cast again.
 ///
-/// On the CPU an update of dense real tensors reads every byte once, on all threads of LibTorch's
-/// pool, and allocates nothing; its results are the same bits whatever the number of threads and
-/// the processor (in the default floating-point mode). LibTorch's operations average other tensors.
+/// On the CPU, an update of dense real tensors reads every byte once, on all threads of LibTorch's
+/// pool, and does not allocate. Its results are the same bits for any number of threads and any
+/// processor (in the default floating-point mode). LibTorch's operations average other tensors.
 ///
 /// It is a torch::nn::Module with the buffer `steps` (int64, on the CPU) and the child `module`, a
 /// copy of the model with the averaged weights, and can be registered in another module. When
-/// values are copied into all its tensors, as loading a state dict does, the average goes on from
-/// them; another count of steps tells it. A model that cannot be cloned still averages, swaps and
-/// saves; only module() needs a copy that runs.
+/// values are copied into all its tensors, as by loading a state dict, the average continues from
+/// them; it detects this by a different count in `steps`. A model that cannot be cloned can still
+/// be averaged, swapped and saved; only module() needs a copy that can run.
 ///
-/// Not safe from several threads at once. The model must outlive every call that is given it.
+/// Not thread-safe. The model must outlive every call that receives it.
 class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
  public:
   static constexpr const char* kKind = "average";  // for messages and `polyak list`
-  /// What a maker of averages receives beside the options.
+  /// What the factory of an average receives in addition to the options.
   struct Context {
     std::optional<ModelRef> model;     // always set
-    std::optional<int64_t> max_iters;  // updates that the run will make, where it is known
+    std::optional<int64_t> max_iters;  // updates that the run will make, if known
   };
 
   ~AveragedModel() override;
 
-  /// Takes the model's present weights in. The first call copies them; call k (counted from 0)
-  /// averages with weight(k) when k is a multiple of `interval`. Call it once after each optimizer
-  /// step. A tensor that was replaced under its name, by itself or with its module, goes on being
-  /// averaged; a list of tensors cannot tell, and integer buffers of TorchScript, which code
-  /// assigns anew in each forward pass, are looked up by rebind() only.
-  /// @throws Error when the model lacks a tensor that is averaged, when a shape or the kind of
-  /// numbers
-  ///   (real, complex, integer) differs, or while the averaged weights are swapped in.
+  /// Updates the average with the model's current weights. The first call copies them; call k
+  /// (counted from 0) averages with weight(k) if k is a multiple of `interval`. Call it once after
+  /// each optimizer step. A tensor that was replaced under its name, by itself or with its module,
+  /// is still averaged. This does not hold for a list of tensors, which cannot detect it, or for
+  /// integer buffers of TorchScript, which code reassigns in each forward pass: only rebind()
+  /// looks those up.
+  /// @throws Error if the model lacks an averaged tensor, if a shape or the kind of numbers (real,
+  ///   complex, integer) differs, or while the averaged weights are swapped in
   void update_parameters(const ModelRef& model);
 
-  /// With `device: cpu` and a model on a GPU, an update copies the weights beside the GPU's other
-  /// work and averages on a thread of its own; every method here waits for that. Unless told
-  /// otherwise, what the GPU's current stream gets after an update waits until the weights are
-  /// copied. With `defer` it goes on, and it is for the caller to call fence() on the stream that
-  /// will write the weights, before it does (before optimizer.step()).
+  /// With `device: cpu` and a model on a GPU, an update copies the weights while the GPU does other
+  /// work, and averages on its own thread; every method of this class waits for that. By default,
+  /// later work on the GPU's current stream waits until the weights are copied. With `defer` it
+  /// does not wait; the caller must then call fence() on the stream that will write the weights,
+  /// before it writes them (before optimizer.step()).
   void defer_fence(bool defer);
   void fence();
 
-  /// For CUDA graphs. update_parameters and update_together can be captured, after the first
-  /// update, which copies: then they neither count nor set a weight. Before each replay this sets,
-  /// on the current stream, the weight of the update that the replay makes, and counts it; each
-  /// average of an update_together needs its own call. The graph works on the tensors that were
-  /// captured: swap with SwapMode::copy. Needs a build with our CUDA kernel, and a model and an
-  /// average of dense real tensors on GPUs; capturing anything else is refused.
-  /// @throws Error when no update was captured, or the model's tensors were moved since
+  /// For CUDA graphs. update_parameters and update_together can be captured after the first update,
+  /// which copies. Captured calls neither count nor set a weight. Before each replay, this function
+  /// sets, on the current stream, the weight of the update that the replay makes, and counts it;
+  /// each average of an update_together needs its own call. The graph works on the captured
+  /// tensors: swap with SwapMode::copy. Requires a build with our CUDA kernel, and a model and an
+  /// average of dense real tensors on GPUs; capturing anything else throws.
+  /// @throws Error if no update was captured, or the model's tensors were moved since
   void prepare_replay();
 
-  /// Calls of update_parameters so far, without those that skip_nonfinite skipped.
+  /// Calls of update_parameters so far, except those that skip_nonfinite skipped.
   int64_t steps() const;
-  /// Calls that changed nothing, since the model held a NaN or an infinity (skip_nonfinite).
+  /// Calls that changed nothing because the model held a NaN or an infinity (skip_nonfinite).
   int64_t skipped() const;
-  /// The weight of the new value at call k >= 1, whatever the interval; 1 at k = 0, since it
-  /// copies.
+  /// The weight of the new value at call k >= 1, for any interval; 1 at k = 0, which copies.
   double weight(int64_t k) const;
-  /// The rule on one tensor, in place: `averaged += rule(k) * (source - averaged)`, with the
-  /// formula's own value at k = 0 too (the method `avg_func` of MMEngine's averaged models).
+  /// Applies the rule to one tensor, in place: `averaged += rule(k) * (source - averaged)`, with
+  /// the formula's own value at k = 0 too (the method `avg_func` of MMEngine's averaged models).
   void avg_func(const at::Tensor& averaged, const at::Tensor& source, int64_t k) const;
 
-  /// Puts the averaged weights into the model until the guard goes, by exchanging storage, not
-  /// values, unless `mode` says so or the model is a list of tensors (an average in another dtype
-  /// than the model's is rounded to it first). Before the first update nothing changes: the average
-  /// is a copy until then. A swap inside a swap does nothing. Guards of several averages over one
-  /// model go in reverse order. Optimizer state, tied tensors and handles stay valid. A backward
-  /// pass whose forward ran before the swap fails with LibTorch's "modified by an inplace
-  /// operation".
+  /// Puts the averaged weights into the model until the guard is destroyed. Exchanges storage, not
+  /// values, unless `mode` says otherwise or the model is a list of tensors (an average in another
+  /// dtype than the model's is rounded to it first). Before the first update nothing changes,
+  /// because the average is still a copy. A swap inside a swap does nothing. Release guards of
+  /// several averages over one model in reverse order. Optimizer state, tied tensors and handles
+  /// stay valid. A backward pass whose forward pass ran before the swap fails with LibTorch's
+  /// "modified by an inplace operation".
   [[nodiscard]] SwapGuard swap(const ModelRef& model, SwapMode mode = SwapMode::exchange);
   bool is_swapped() const;
-  /// The raw weights that an active swap put aside, by name; empty without one.
+  /// The raw weights that an active swap set aside, by name; empty without a swap.
   std::vector<NamedTensor> swapped_out() const;
 
-  /// The averaged parameters and buffers under the model's own names and order; float32 for those
-  /// of a half precision model, float64 where the option `precision` says so. Handles to the
-  /// averages, not copies.
+  /// The averaged parameters and buffers with the model's names and order; float32 for a half
+  /// precision model, float64 if the option `precision` says so. Handles to the averages, not
+  /// copies.
   torch::OrderedDict<std::string, at::Tensor> named_averages() const;
   /// The same in the model's dtypes: what a checkpoint stores.
   std::vector<NamedTensor> state();
   /// Everything that an average needs to continue with the same bits, as handles to the average's
   /// tensors. The struct is in polyak/averaging/average_state.h.
   AverageState state_dict();
-  /// Restores a state by name: count, values, and what is kept beyond the model's dtype. Tensors
-  /// that do not fit stay as they were and are reported. The average keeps its own rule and
-  /// options, and warns about a state of another rule.
+  /// Restores a state by name: count, values, and the precision beyond the model's dtype. Tensors
+  /// that do not fit keep their values and are reported. The average keeps its own rule and
+  /// options, and warns if the state is from another rule.
   /// @throws Error for a negative count
   LoadReport load_state_dict(const AverageState& state);
-  /// Takes values in by name and sets steps. What does not fit stays as it was and is reported.
+  /// Loads values by name and sets steps. Tensors that do not fit keep their values and are
+  /// reported.
   LoadReport load_state(const std::vector<NamedTensor>& values, int64_t steps);
-  /// With `precision: compensated`, what float32 cannot hold of the averages: int16 tensors of
-  /// their shapes, in units of 2^-16 of the last place. Empty otherwise. For an exact resume, taken
-  /// in after load_state.
+  /// With `precision: compensated`, the part of the averages that float32 cannot hold: int16
+  /// tensors of the same shapes, in units of 2^-16 of the last place. Empty otherwise. For an exact
+  /// resume, load it after load_state().
   std::vector<NamedTensor> compensation() const;
   void load_compensation(const std::vector<NamedTensor>& values);
-  /// Becomes a copy of the model again, with no update counted.
+  /// Makes the average a copy of the model again, with a count of 0.
   void reset(const ModelRef& model);
   /// Copies the averaged values into the model (parameters and buffers).
   void copy_to(const ModelRef& model);
-  /// Looks the model's tensors up again: after parameters were added, or replaced where an update
-  /// does not see it.
+  /// Looks up the model's tensors again: after parameters were added, or replaced in a way that an
+  /// update does not detect.
   void rebind(const ModelRef& model);
 
   /// The copy of the model that holds the averaged weights, for forward passes.
-  /// @throws Error when the model could not be cloned; the message names its class and the ways
-  /// out.
+  /// @throws Error if the model could not be cloned; the message names its class and the
+  ///   alternatives
   std::shared_ptr<torch::nn::Module> module();
-  /// The same as a `Net`. @throws Error for a model of another class too
+  /// The same as a `Net`. @throws Error also for a model of another class
   template <class Net>
   std::shared_ptr<Net> module() {
     auto typed = std::dynamic_pointer_cast<Net>(module());
@@ -150,23 +150,23 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
     return typed;
   }
 
-  /// Gives the tensors of the child `module` the averages' values, where those are kept in another
-  /// dtype: for who reads them as the tensors of a larger model. ModelRef::tensors() does it, an
+  /// Copies averages that are kept in another dtype into the tensors of the child `module`, for
+  /// code that reads those as the tensors of a larger model. ModelRef::tensors() calls it; an
   /// update of an average of the larger model does not.
   void refresh_module() const override;
 
-  /// The rule's name and options, as a config would give them.
+  /// The rule's name and options, as in a config.
   virtual std::string rule_name() const = 0;
   virtual Node rule_options() const = 0;
 
-  /// As those of torch::nn::Module, for the average alone.
+  /// Like those of torch::nn::Module, for the average alone.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
   void save(torch::serialize::OutputArchive& archive) const override;
-  /// The archive holds values in the model's dtype, and the average goes on from those: what
-  /// float32 beside a half precision model, `precision: float64` and `compensated` keep more is
-  /// lost.
+  /// The archive holds values in the model's dtype, and the average continues from those. The extra
+  /// precision of float32 for a half precision model, of `precision: float64` and of `compensated`
+  /// is lost.
   void load(torch::serialize::InputArchive& archive) override;
 
  protected:
@@ -178,7 +178,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
     Precision precision = Precision::standard;  // AverageOptions::precision()
     bool skip_nonfinite = false;                // AverageOptions::skip_nonfinite()
   };
-  /// Checks a rule's options and gives what concerns this class. @throws ConfigError
+  /// Checks a rule's options and returns the settings of this class. @throws ConfigError
   template <class O>
   static Settings checked(const O& options, const char* rule_name) {
     check_options(options, rule_name);
@@ -192,8 +192,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
 
   /// The formula: the weight of the new value at call k >= 0.
   virtual double rule(int64_t k) const = 0;
-  /// The weight that the rule works with for long, after a fast start and before an end at 0: what
-  /// a warning that the average cannot move is judged by.
+  /// The weight that the rule uses for most of a run, after a fast start and before an end at 0.
+  /// The warning about an average that cannot move depends on it.
   virtual double lasting_weight() const { return rule(1); }
 
  private:
@@ -201,14 +201,15 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   static void warn_if_decay(double momentum, const char* rule_name);
   [[noreturn]] void throw_wrong_module() const;
 
-  // All state: one more field of it moves no member of a class that derives from this.
+  // All state, so that a new field does not move the members of derived classes.
   std::unique_ptr<AverageCore> core_;
 };
 
-/// update_parameters for several averages over one model in one pass: the model's weights are read
-/// from memory once, whatever the rules, intervals and precisions. Allocates nothing for up to 8.
-/// @throws Error as update_parameters does, before any of them changed; for a null pointer, and for
-///   an average that is given twice.
+/// Calls update_parameters for several averages over one model in one pass: the model's weights are
+/// read from memory once, for any rules, intervals and precisions. Does not allocate for up to 8
+/// averages.
+/// @throws Error as update_parameters does, before any average changes; also for a null pointer,
+///   and for an average that is given twice
 POLYAK_API void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& model);
 
 }  // namespace polyak

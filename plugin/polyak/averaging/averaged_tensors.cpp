@@ -51,7 +51,7 @@ bool AveragedTensors::rebind(const std::vector<NamedTensor>& tensors,
     same = same && found->second.is_same(by_name.at(slot.name));  // tied as before
   }
   if (!missing.empty()) {
-    fail<Error>("the model {} lacks what is averaged: {}", model_class, fmt::join(missing, ", "));
+    fail<Error>("the model {} lacks averaged tensors: {}", model_class, fmt::join(missing, ", "));
   }
   if (!same) return false;
   for (Slot& slot : *slots_) {
@@ -86,7 +86,7 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
     const auto [known, is_new] = slot_of.emplace(item.tensor.unsafeGetTensorImpl(), slots.size());
     names.emplace_back(item.name, known->second);
     if (is_new) {
-      // A clone has the constructor's dtype where the model was cast since.
+      // A clone has the constructor's dtype even if the model was cast since.
       const c10::Device place = settings_.device.value_or(item.tensor.device());
       mine.set_data(item.tensor.detach().to(place).clone());
       slots.push_back({item.name,
@@ -112,7 +112,7 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
   keep_averages(*slots_before, names_before);
 }
 
-/// Of a model to which parameters were added, or whose ties changed, those that stayed go on.
+/// If parameters were added to the model or its ties changed, the averages of the others continue.
 void AveragedTensors::keep_averages(const Slots& slots, const Names& names) {
   const std::unordered_map<std::string, size_t> slot_of(names.begin(), names.end());
   for (const Slot& slot : *slots_) {
@@ -127,9 +127,9 @@ void AveragedTensors::keep_averages(const Slots& slots, const Names& names) {
   }
 }
 
-/// Whether what the slot's average holds can go on as numbers of the source's kind.
+/// Whether the slot's average can continue with the source's kind of numbers.
 bool AveragedTensors::could_follow(const Slot& slot, const at::Tensor& source) const {
-  // LibTorch casts a module's whole numbers too. They are copied, as are buffers.
+  // LibTorch casts a module's integers too. They are copied, as are buffers.
   const bool copied =
       !is_for_averaging(slot, settings_.update_buffers) || !is_averageable(slot.average);
   return copied || same_kind(source, slot.average);
@@ -138,8 +138,8 @@ bool AveragedTensors::could_follow(const Slot& slot, const at::Tensor& source) c
 void AveragedTensors::check_kind(const Slot& slot, const at::Tensor& source) const {
   if (could_follow(slot, source)) return;
   fail<Error>(
-      "{}: is {} in the model, but its average is {}; build a new average for a model of other "
-      "numbers",
+      "{}: is {} in the model, but its average is {}; build a new average for a model of "
+      "another dtype",
       slot.name, at::toString(source.scalar_type()), at::toString(slot.average.scalar_type()));
 }
 
@@ -150,14 +150,14 @@ void AveragedTensors::check_fit() const {
   }
 }
 
-/// Of an expanded tensor several elements are one place in memory: values cannot be written there.
+/// Several elements of an expanded tensor share memory: values cannot be written there.
 void AveragedTensors::check_writable(const char* what, const char* instead) const {
   for (const Slot& slot : *slots_) {
     const at::Tensor& source = slot.source;
     for (int64_t i = 0; i < source.dim(); ++i) {
       if (source.size(i) > 1 && source.stride(i) == 0) {
         fail<Error>(
-            "{} {}: it is expanded, one number under several indices; use {}, or contiguous()",
+            "{} {}: it is expanded, so several indices share a number; use {}, or contiguous()",
             what, slot.name, instead);
       }
     }

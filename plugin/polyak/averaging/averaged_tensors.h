@@ -21,70 +21,71 @@
 namespace polyak {
 
 /// The tensors of an average: a slot for each distinct tensor of the model, and the model's names
-/// for them, in its order. Tied names share a slot. Values come in and go out by those names.
+/// for them, in its order. Tied names share a slot. Values are loaded and returned by these names.
 ///
-/// Calls are made without gradients (NoGradGuard), and by one thread at a time.
+/// Call it with gradients disabled (NoGradGuard), from one thread at a time.
 class AveragedTensors {
  public:
   struct Settings {
     bool update_buffers;
     Precision precision;
-    std::optional<c10::Device> device;  // none: where the model's tensors are
+    std::optional<c10::Device> device;  // empty: the devices of the model's tensors
   };
   explicit AveragedTensors(Settings settings) : settings_(settings) {}
 
   const Slots& slots() const { return *slots_; }
-  /// For who needs the slots for as long as it lives.
+  /// For owners that need the slots for as long as they live.
   std::shared_ptr<const Slots> shared_slots() const { return slots_; }
-  /// Another number after each change of which tensors the slots hold: what was made of them before
-  /// describes tensors that may be gone.
+  /// Changes whenever the slots hold other tensors. Data derived from an earlier revision may
+  /// describe tensors that are gone.
   uint64_t revision() const { return revision_; }
   bool empty() const { return slots_->empty(); }
 
-  /// Looks the model's tensors up by their names.
-  /// @return whether they are the same names, tied as before; if not, nothing changed
-  /// @throws Error, and nothing changed, when the model lacks one that is averaged, or one has
-  ///   another shape or kind of numbers
+  /// Looks up the model's tensors by name.
+  /// @return whether names and ties are the same as before; if not, nothing changes
+  /// @throws Error, without changes, if the model lacks an averaged tensor, or one has another
+  ///   shape or kind of numbers
   bool rebind(const std::vector<NamedTensor>& tensors, const std::string& model_class);
-  /// Makes the slots anew: each distinct tensor with the tensor of its name in `copy`, which gets
-  /// its value. Averages that were there under one of the names go on.
-  /// @throws Error, and nothing changed, when the copy lacks a name
+  /// Rebuilds the slots: pairs each distinct tensor with the tensor of its name in `copy`, which
+  /// gets its value. Averages that existed under one of the names continue.
+  /// @throws Error, without changes, if the copy lacks a name
   void rebuild(const std::vector<NamedTensor>& tensors, const std::string& model_class,
                std::shared_ptr<torch::nn::Module> copy);
 
-  /// @throws Error when a tensor of the model has another shape or kind of numbers than its average
+  /// @throws Error if a tensor of the model has another shape or kind of numbers than its average
   void check_fit() const;
   /// For a swap or a copy that writes values into the model.
-  /// @throws Error for an expanded tensor, with `what` cannot be done and what would do `instead`
+  /// @throws Error for an expanded tensor; the message states `what` cannot be done and what to use
+  ///   `instead`
   void check_writable(const char* what, const char* instead) const;
 
-  /// Gives the averaged module the model's dtypes and devices where those changed.
+  /// Gives the averaged module the model's dtypes and devices if those changed.
   void follow_model();
-  /// Gives each average the dtype that it should have beside the averaged module's tensor.
+  /// Gives each average the dtype that belongs to its tensor in the averaged module.
   void settle_precision();
-  /// Puts the averaged module's tensors elsewhere, or into other dtypes; ties stay.
+  /// Moves or casts the averaged module's tensors; ties stay.
   void move(const std::function<at::Tensor(const at::Tensor&)>& moved);
 
-  /// Averages that are kept apart take the values of the averaged module, into which others wrote.
+  /// Copies the averaged module, which others wrote, into averages that are stored separately.
   void sync_from_module();
-  /// The averaged module takes the values of averages that are kept apart.
+  /// Copies averages that are stored separately into the averaged module.
   void refresh_module();
-  /// Each average becomes its model's tensor.
+  /// Copies the model's tensors into the averages.
   void copy_from_model();
   void copy_to_model() const;
-  /// Puts the averaged module's tensors into the model, and the model's own aside.
+  /// Puts the averaged module's tensors into the model, and sets the model's own aside.
   void put_into_model(SwapState& state) const;
-  /// What put_into_model() put aside.
+  /// What put_into_model() set aside.
   std::vector<NamedTensor> raw(const SwapState& state) const;
 
   torch::OrderedDict<std::string, at::Tensor> averages() const;
   std::vector<NamedTensor> module_tensors() const;
   LoadReport load(const std::vector<NamedTensor>& values);
   std::vector<NamedTensor> residuals() const;
-  /// Takes those that fit.
+  /// Loads those that fit.
   void load_residuals(const std::vector<NamedTensor>& values);
 
-  /// The name of a tensor that is averaged and holds a NaN or an infinity; null without one.
+  /// The name of an averaged tensor that holds a NaN or an infinity, or null.
   const std::string* find_nonfinite() const;
 
  private:

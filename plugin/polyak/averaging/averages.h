@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The averages of Polyak. Their options, formulas and sources stand in rules/.
+// The averages of Polyak. Their options, formulas and sources are in rules/.
 #include "polyak/averaging/average.h"
 #include "polyak/rules/cosine_ema.h"
 #include "polyak/rules/exp_momentum_ema.h"

@@ -17,7 +17,7 @@ Background::~Background() {
 void Background::start(std::function<void()> job) {
   wait();
   if (!thread_.joinable())
-    thread_ = std::thread([this] { run(); });  // may throw: before job_ is set
+    thread_ = std::thread([this] { run(); });  // may throw, so before job_ is set
   {
     std::lock_guard<std::mutex> lock(mutex_);
     job_ = std::move(job);

@@ -9,19 +9,19 @@
 
 namespace polyak {
 
-/// One thread that does one job at a time. start() and wait() belong to one caller; what a job
-/// wrote is there for the caller after wait().
+/// One thread that runs one job at a time. A single caller calls start() and wait(), and sees what
+/// a job wrote after wait().
 class Background {
  public:
   Background() = default;
   Background(const Background&) = delete;
   Background& operator=(const Background&) = delete;
-  /// Waits for the job; what it threw is lost.
+  /// Waits for the job; an exception from it is lost.
   ~Background();
 
-  /// Starts a job, after the one before is done. The first call starts the thread.
+  /// Starts a job after the previous one is done. The first call starts the thread.
   void start(std::function<void()> job);
-  /// Waits until the job is done. Throws what the job threw, once.
+  /// Waits until the job is done. Rethrows its exception, once.
   void wait();
 
  private:

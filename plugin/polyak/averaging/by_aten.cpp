@@ -9,7 +9,7 @@
 namespace polyak {
 namespace {
 
-/// The unit of the residual beside each average, as float64; 0 where nothing is kept.
+/// The unit of the residual of each average, as float64; 0 where nothing is kept.
 at::Tensor unit_of_residual(const at::Tensor& average) {
   const at::Tensor bits = average.contiguous().view(at::kInt);
   const at::Tensor exponent = bits.bitwise_and(0x7f800000).div(1 << 23, "floor");

@@ -7,18 +7,18 @@
 
 #include "polyak/averaging/slot.h"
 
-// The same arithmetic as the kernels by LibTorch's own operations, for every tensor that no kernel
-// takes: other devices, complex numbers, strides that differ.
+// The arithmetic of the kernels with LibTorch's own operations, for tensors that no kernel
+// supports: other devices, complex numbers, strides that differ.
 namespace polyak {
 
 /// average += weight * (source - average); exact at weight 1.
 void lerp_by_aten(const at::Tensor& average, const at::Tensor& source, double weight);
-/// The same for a slot, with what rounding took away where the slot keeps it.
+/// The same for a slot, including its residual if it has one.
 void lerp_by_aten(const Slot& slot, double weight);
 
-/// A compensated average in float64, which holds all of it.
+/// A compensated average in float64, which holds it exactly.
 at::Tensor widen_compensated(const at::Tensor& average, const at::Tensor& residual);
-/// Rounds a float64 tensor to float32 and what that loses, in int16.
+/// Splits a float64 tensor into float32 and an int16 residual.
 void narrow_compensated(const at::Tensor& wide, const at::Tensor& average,
                         const at::Tensor& residual);
 

@@ -6,10 +6,10 @@
 namespace polyak {
 namespace {
 
-// Elements: small enough that threads share a layer evenly and that several averages find the
-// source in the cache, large enough that a chunk's call is free.
+// Elements: small enough that threads share a layer evenly and several averages find the source in
+// the cache, large enough that the cost of a call is negligible.
 constexpr int64_t kChunkElements = 32768;
-// What a chunk costs beside its bytes, in bytes: ten thousand small tensors are work too.
+// The cost of a chunk besides its bytes, in bytes: ten thousand small tensors are work too.
 constexpr int64_t kChunkOverhead = 512;
 
 }  // namespace

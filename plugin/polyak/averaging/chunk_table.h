@@ -10,8 +10,8 @@
 
 namespace polyak {
 
-/// Chunks of spans that threads share by their bytes, so that one huge tensor and ten thousand
-/// small ones both keep every thread at work.
+/// Chunks of spans, split between threads by bytes, so that both one huge tensor and ten thousand
+/// small ones keep every thread busy.
 class ChunkTable {
  public:
   ChunkTable() = default;
@@ -20,7 +20,7 @@ class ChunkTable {
   size_t size() const { return chunks_.size(); }
   const kernels::Span* data() const { return chunks_.data(); }
 
-  /// Calls work(first, last) for ranges of chunks that cover all, from LibTorch's threads.
+  /// Calls work(first, last) on LibTorch's threads, for ranges that cover all chunks.
   template <class Work>
   void share_out(const Work& work) const {
     at::parallel_for(0, bytes_, kBytesAThread, [&](int64_t begin, int64_t end) {
@@ -30,14 +30,14 @@ class ChunkTable {
   }
 
  private:
-  // Below this a second thread costs more than it brings.
+  // Below this, a second thread costs more than it saves.
   static constexpr int64_t kBytesAThread = 256 << 10;
-  /// The first chunk that starts at this byte or behind: it belongs to the thread whose range
-  /// starts there.
+  /// The first chunk that starts at or after this byte: it belongs to the thread whose range starts
+  /// there.
   size_t chunk_at(int64_t byte) const;
 
   std::vector<kernels::Span> chunks_;
-  std::vector<int64_t> starts_;  // the bytes that go before each chunk
+  std::vector<int64_t> starts_;  // the bytes before each chunk
   int64_t bytes_ = 0;
 };
 

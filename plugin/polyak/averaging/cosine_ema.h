@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "polyak/averaging/averages.h"  // where CosineEMA stands since 0.2; this header goes in 0.3
+#include "polyak/averaging/averages.h"  // moved there in 0.2; this header will be removed in 0.3

@@ -38,7 +38,7 @@ DeviceTables::DeviceTables(c10::ArrayRef<const DeviceRows*> rows)
     for (const auto& [device, work] : *row) devices.insert(device);
   }
   for (const c10::DeviceIndex device : devices) {
-    // A row for each average on each device, so that its number is the same on all.
+    // A row for each average on each device, so that an average has the same number on all.
     std::vector<kernels::CudaRow> there;
     for (const DeviceRows* row : rows) {
       const auto work = row->find(device);

@@ -93,7 +93,7 @@ void JointUpdate::run_kernels() const {
     if (share.averages) all.push_back({&share.plan->chunks(), share.weight});
   }
   if (all.empty()) return;
-  // The chunks of averages over one model agree, but for those that one has and another has not.
+  // Averages over one model have the same chunks, except at the end, where some have more.
   const Work* longest = std::max_element(all.begin(), all.end(), [](const Work& a, const Work& b) {
     return a.chunks->size() < b.chunks->size();
   });

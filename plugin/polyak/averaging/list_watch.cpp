@@ -17,7 +17,7 @@ std::vector<std::string> ListWatch::held_by_nobody_else(const Slots& slots) cons
   const size_t averages = static_cast<size_t>(averages_.use_count()) - 1;
   for (const Slot& slot : slots) {
     const size_t ours = 1 + slot.aliases.size() + averages;
-    // A view's numbers are somebody's.
+    // The elements of a view belong to another tensor.
     if (is_trainable(slot.source) && slot.source.use_count() <= ours && slot.source.has_storage() &&
         slot.source.storage().use_count() == 1) {
       names.push_back(slot.name);

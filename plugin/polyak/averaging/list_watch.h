@@ -16,21 +16,21 @@
 
 namespace polyak {
 
-/// Notices tensors of a list that nothing trains any more: of a list, unlike of a module, nobody
-/// can tell by its names that a parameter was replaced.
+/// Detects tensors of a list that are no longer trained: unlike in a module, names do not show that
+/// a parameter was replaced.
 class ListWatch {
  public:
   /// @param averages shared by the list and by the averages that are bound to it
   explicit ListWatch(std::shared_ptr<const void> averages) : averages_(std::move(averages)) {}
 
-  /// Leaves that need a gradient, and that only the list and its averages hold.
+  /// Leaves that require a gradient, and that only the list and its averages hold.
   std::vector<std::string> held_by_nobody_else(const Slots& slots) const;
-  /// Leaves that had new gradients before, but none since the last call, while another had.
+  /// Leaves that had new gradients before, but none since the last call, although another leaf did.
   std::vector<std::string> without_new_gradient(const Slots& slots);
 
  private:
   struct Gradient {
-    // A weak pointer keeps the address from being used again, not the numbers.
+    // A weak pointer keeps the address from being reused, but not the values alive.
     std::optional<c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>> tensor;
     uint32_t version = 0;
     bool trained = false;

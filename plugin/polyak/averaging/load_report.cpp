@@ -11,7 +11,7 @@ std::string LoadReport::text() const {
   if (!unexpected.empty())
     parts.push_back(fmt::format("unexpected: {}", fmt::join(unexpected, ", ")));
   if (!mismatched.empty())
-    parts.push_back(fmt::format("other shape or numbers: {}", fmt::join(mismatched, ", ")));
+    parts.push_back(fmt::format("different shape or dtype: {}", fmt::join(mismatched, ", ")));
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 

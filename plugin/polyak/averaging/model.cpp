@@ -56,7 +56,7 @@ ModelRef::ModelRef(std::vector<NamedTensor> tensors) {
   for (const NamedTensor& item : tensors) {
     if (item.name.empty()) fail<Error>("a tensor of the list has no name; give it one");
     if (!names.insert(item.name).second) {
-      fail<Error>("{}: stands in the list of tensors twice; names tell tensors apart", item.name);
+      fail<Error>("{}: is in the list of tensors twice; names must be unique", item.name);
     }
     if (!item.tensor.defined()) {
       fail<Error>("{}: is an undefined tensor; build it before averaging it", item.name);

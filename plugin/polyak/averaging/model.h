@@ -22,16 +22,16 @@ struct Module;
 
 namespace polyak {
 
-/// A parameter or buffer under its dotted name in the model.
+/// A parameter or buffer with its dotted name in the model.
 struct NamedTensor {
   std::string name;     // `features.0.weight`
   at::Tensor tensor;    // a handle, not a copy
   bool buffer = false;  // else a parameter
 };
 
-/// A handle to the user's model, whatever kind it is: a `torch::nn::Module` (kept alive by the
-/// caller, or shared), a module holder such as `torch::nn::Sequential`, a `torch::jit::Module`, or
-/// a list of named tensors, for trainers that own flat buffers. Copies refer to the same model.
+/// A handle to the user's model of any kind: a `torch::nn::Module` (kept alive by the caller, or
+/// shared), a module holder such as `torch::nn::Sequential`, a `torch::jit::Module`, or a list of
+/// named tensors, for trainers that own flat buffers. Copies refer to the same model.
 class POLYAK_API ModelRef {
  public:
   // Implicit, so that a call reads `ema.update_parameters(model)` for every kind of model.
@@ -39,11 +39,11 @@ class POLYAK_API ModelRef {
   ModelRef(torch::nn::Module& module);
   ModelRef(std::shared_ptr<torch::nn::Module> module);
   ModelRef(const torch::jit::Module& module);
-  /// Tensors that may be views of one buffer: a swap writes values into them, and their addresses
-  /// stay. Every handle made of a list is another model: make one and keep it, and make a new one
-  /// where a tensor is replaced by another: a list holds those that it was made of. A list has no
-  /// train mode; `train` does nothing.
-  /// @throws Error for an undefined tensor, and for an empty name or one that stands there twice
+  /// Tensors that may be views of one buffer: a swap writes values into them and keeps their
+  /// addresses. Each handle made from a list is a different model: make one and keep it. The list
+  /// holds the tensors that it was made from, so make a new handle when one is replaced. A list has
+  /// no train mode; `train` does nothing.
+  /// @throws Error for an undefined tensor, an empty name, or a name that occurs twice
   explicit ModelRef(std::vector<NamedTensor> tensors);
   template <class Net>
   ModelRef(const std::shared_ptr<Net>& module)
@@ -53,11 +53,11 @@ class POLYAK_API ModelRef {
       : ModelRef(std::shared_ptr<torch::nn::Module>(holder.ptr())) {}
 
   /// Parameters and buffers in the order of Python's state_dict: each module's own parameters, its
-  /// own buffers, then its children. A tensor that stands under several names is listed under each.
+  /// own buffers, then its children. A tensor with several names is listed under each.
   std::vector<NamedTensor> tensors() const;
 
-  /// Equal for handles to the same model. An address, which another model may have once this one is
-  /// gone.
+  /// Equal for handles to the same model. It is an address, which another model may reuse once this
+  /// one is gone.
   const void* identity() const;
   /// The nn module, or nullptr for another kind.
   torch::nn::Module* nn_module() const { return module_; }
@@ -81,12 +81,12 @@ class POLYAK_API ModelRef {
   std::shared_ptr<const List> list_;
 };
 
-using Model [[deprecated("use polyak::ModelRef; this alias goes in 0.3")]] = ModelRef;
+using Model [[deprecated("use polyak::ModelRef; this alias will be removed in 0.3")]] = ModelRef;
 
 /// The tensors of a handle that is a list.
 struct ModelRef::List {
-  std::vector<NamedTensor> tensors;                                 // in the order that was given
-  std::shared_ptr<const void> averages = std::make_shared<char>();  // held by each that is bound
+  std::vector<NamedTensor> tensors;                                 // in the given order
+  std::shared_ptr<const void> averages = std::make_shared<char>();  // held by each bound average
 };
 
 }  // namespace polyak

@@ -8,7 +8,7 @@
 namespace polyak {
 namespace {
 
-// Parts of a model that are trained by turns have no gradient for a few steps.
+// Parts of a model that are trained in turns have no gradient for a few steps.
 constexpr int64_t kStepsOfSilence = 32;
 
 }  // namespace
@@ -33,13 +33,11 @@ std::string ModelBinding::orphans(const Slots& slots, int64_t steps, bool look_a
   if (names.empty()) return {};
   orphans_told_ = true;
   return fmt::format(
-      "{} of the list of tensors {}: where the optimizer got another tensor in the place of "
-      "one, make a new ModelRef of the list and a new average, which load_state() gives what the "
-      "old "
-      "one had",
+      "{} of the list of tensors {}: if the optimizer has a new tensor instead, make a new "
+      "ModelRef of the list and a new average, and load the old one's values with load_state()",
       fmt::join(names, ", "),
       by_gradient ? fmt::format("got no new gradient in {} updates, while others did", steps / 2)
-                  : "is held by nobody else, so nothing trains it any more");
+                  : "is held by nobody else, so it is no longer trained");
 }
 
 }  // namespace polyak

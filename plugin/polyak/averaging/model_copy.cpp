@@ -9,7 +9,7 @@
 namespace polyak {
 namespace {
 
-/// Cloning runs a model's random initialisation; the program's own random numbers must not notice.
+/// Cloning runs a model's random initialisation; the program's random numbers must not change.
 class KeepRandomState {
  public:
   KeepRandomState()
@@ -32,8 +32,8 @@ void copy_training_flags(const torch::nn::Module& from, torch::nn::Module& to) {
   }
 }
 
-/// A tree of plain modules that carries tensors under their dotted names: stands in for a copy of a
-/// model that cannot be cloned, so that names, saving and moving work all the same.
+/// A tree of plain modules that holds tensors under their dotted names. It replaces the copy of a
+/// model that cannot be cloned, so that names, saving and moving still work.
 std::shared_ptr<torch::nn::Module> make_skeleton(const std::vector<NamedTensor>& tensors) {
   auto root = std::make_shared<torch::nn::Module>("AveragedTensors");
   for (const NamedTensor& item : tensors) {
@@ -61,7 +61,7 @@ ModelCopy copy_model(const ModelRef& model, const std::vector<NamedTensor>& tens
   if (factory) {
     const KeepRandomState keep;
     copy.module = factory();
-    if (!copy.module) fail<Error>("the module factory gave no module");
+    if (!copy.module) fail<Error>("the module factory returned no module");
   } else if (!model.nn_module()) {
     copy.why_not_to_run =
         model.is_list() ? "it is a list of tensors" : "it is a TorchScript module";

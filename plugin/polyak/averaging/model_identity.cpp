@@ -18,7 +18,7 @@ ModelIdentity::ModelIdentity(const ModelRef& model) : address_(model.identity())
   } else {
     owner_ = model.nn_module()->weak_from_this();
   }
-  // A module may have had an owner that let go of it; the address is all that is known of it then.
+  // If the owner of a module is gone, only its address is known.
   has_owner_ = !owner_.expired();
 }
 

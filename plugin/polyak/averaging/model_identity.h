@@ -7,26 +7,26 @@
 
 namespace polyak {
 
-/// Tells the model that it was made of from every other one, also from one that was built later at
-/// the same address, and keeps no module alive.
+/// Recognises one model, and rejects all others, including one built later at the same address.
+/// Keeps no module alive.
 ///
-/// What a std::shared_ptr owns is that model for as long as the owner lives; of a TorchScript
-/// module the object's memory is kept, so that no other can come to its address. A module that no
-/// std::shared_ptr owns, such as a local variable, is known by its address alone: who keeps the
-/// identity of one must look at its tensors too, as ModelBinding and KnownModel do.
+/// A model owned by a std::shared_ptr is recognised for as long as the owner lives. For a
+/// TorchScript module, the object's memory is kept, so that no other object gets its address. A
+/// module without a std::shared_ptr, such as a local variable, is known by its address only: code
+/// that keeps its identity must compare its tensors too, as ModelBinding and KnownModel do.
 class ModelIdentity {
  public:
-  /// Of no model.
+  /// Refers to no model.
   ModelIdentity() = default;
   explicit ModelIdentity(const ModelRef& model);
 
-  /// Whether the handle, which must be to a living model, is to this one. Allocates nothing and
+  /// Whether the handle, whose model must be alive, refers to this model. Does not allocate, and
   /// writes nothing that threads share.
   bool is(const ModelRef& model) const {
     return address_ == model.identity() && !(has_owner_ && owner_.expired());
   }
 
-  /// Whether is() needs nothing but the identity. Otherwise the model's tensors must tell.
+  /// Whether the identity alone is enough for is(). Otherwise compare the model's tensors too.
   bool is_certain() const { return has_owner_ || kept_memory_ != nullptr; }
 
  private:

@@ -13,7 +13,7 @@
 namespace polyak {
 namespace {
 
-/// A tensor of an archive by its dotted name, as it stands there.
+/// A tensor of an archive by its dotted name, as stored.
 at::Tensor read_tensor(torch::serialize::InputArchive& archive, const std::string& name) {
   const size_t dot = name.find('.');
   if (dot == std::string::npos) {
@@ -38,7 +38,7 @@ void load_module(torch::serialize::InputArchive& archive, torch::nn::Module& mod
         (any_kind || same_kind(read.back(), item.tensor))) {
       continue;
     }
-    fail<Error>("load: {}: is {} [{}] in the archive, but {} [{}] here; nothing was taken in",
+    fail<Error>("load: {}: is {} [{}] in the archive, but {} [{}] here; nothing was loaded",
                 item.name, at::toString(read.back().scalar_type()),
                 fmt::join(read.back().sizes(), ", "), at::toString(item.tensor.scalar_type()),
                 fmt::join(item.tensor.sizes(), ", "));

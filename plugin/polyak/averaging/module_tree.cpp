@@ -16,8 +16,8 @@ using torch::nn::Module;
 using Tensors = torch::OrderedDict<std::string, at::Tensor>;
 using Children = torch::OrderedDict<std::string, std::shared_ptr<Module>>;
 
-// LibTorch hands out copies of a module's dictionaries, which cost more than an update of small
-// tensors does. An explicit instantiation may name private members, and a friend hands them on.
+// LibTorch returns copies of a module's dictionaries, which cost more than an update of small
+// tensors. An explicit instantiation may name private members, and a friend function returns them.
 struct Parameters {
   using Type = Tensors Module::*;
   friend Type member(Parameters);
@@ -78,8 +78,8 @@ ModuleTree::ModuleTree(const Module& root) {
 
 void ModuleTree::add(const Module& module, bool is_root) {
   const auto add_part = [&](const auto& dictionary, Kind kind) {
-    // Thousands of empty ones would be looked at for nothing; those of the root tell an empty model
-    // from another one at its address.
+    // Checking thousands of empty ones would be wasted; those of the root distinguish an empty
+    // model from another one at its address.
     if (dictionary.is_empty() && !is_root) return;
     parts_.push_back({&dictionary, kind, dictionary.size()});
     for (const auto& item : dictionary) seen_.push_back(entry(item.value()));
@@ -113,7 +113,7 @@ void ModuleTree::add(const c10::ivalue::Object& script) {
 bool ModuleTree::is_current() const {
   const void* const* seen = seen_.data();
   for (const Part& part : parts_) {
-    // A module is looked into only after its parent was seen to have it still.
+    // A module is inspected only after its parent was found to still have it.
     const bool same =
         part.kind == Kind::tensors ? holds<Tensors>(part.holder, seen, part.size)
         : part.kind == Kind::modules

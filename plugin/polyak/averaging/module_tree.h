@@ -21,20 +21,20 @@ struct Object;
 
 namespace polyak {
 
-/// Which tensors and modules a tree of modules is made of, to notice that one was replaced: by
-/// pointers alone, so that asking allocates nothing and looks no name up.
+/// The tensors and modules of a module tree, for detecting that one was replaced: by pointers only,
+/// so that a check does not allocate or look up names.
 class ModuleTree {
  public:
-  /// Of nothing; never changes.
+  /// Empty; never changes.
   ModuleTree() = default;
   /// Keeps nothing alive.
   explicit ModuleTree(const torch::nn::Module& root);
-  /// Without integer buffers, which TorchScript's BatchNorm assigns anew in each forward pass.
+  /// Without integer buffers, which TorchScript's BatchNorm reassigns in each forward pass.
   explicit ModuleTree(const torch::jit::Module& root);
 
   /// Whether every dictionary of parameters, buffers or children that had an entry still has the
-  /// same ones, and the root's dictionaries no new ones. The root must live; what else is gone is
-  /// noticed.
+  /// same ones, and the root's dictionaries have no new ones. The root must be alive; anything else
+  /// that is gone is detected.
   bool is_current() const;
 
  private:
@@ -49,7 +49,7 @@ class ModuleTree {
   void add(const torch::nn::Module& module, bool is_root);
   void add(const c10::ivalue::Object& script);
 
-  std::vector<Part> parts_;        // those of parents first
+  std::vector<Part> parts_;        // parents first
   std::vector<const void*> seen_;  // null: may change
 };
 

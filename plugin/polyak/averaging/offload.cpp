@@ -40,7 +40,7 @@ void Offload::copy(bool parameters) {
 void Offload::start(const std::vector<Copy>& copies) {
   for (const Copy& copy : copies) {
     copy.arrival.copy_(copy.source, /*non_blocking=*/true);
-    copy.source.record_stream(side_);  // keeps the memory if the tensor goes meanwhile
+    copy.source.record_stream(side_);  // keeps the memory if the tensor is destroyed
   }
 }
 
@@ -49,7 +49,7 @@ void Offload::fence() {
 }
 
 void Offload::wait() {
-  // Older LibTorchs have no call that sleeps until an event.
+  // Older LibTorch versions cannot sleep until an event.
   while (!copied_.query()) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 

@@ -9,8 +9,8 @@
 
 namespace polyak {
 
-/// Weights on their way from a device to the host: copied by a stream of their own into pinned
-/// memory, beside whatever the device does meanwhile.
+/// Copies weights from a device to the host: on its own stream into pinned memory, while the device
+/// does other work.
 ///
 /// copy() and fence() belong to the training thread; wait() may be called from one other.
 class Offload {
@@ -19,17 +19,17 @@ class Offload {
 
   c10::Device device() const { return device_; }
 
-  /// Adds a tensor of the device, dense. @return where its values arrive: pinned, the same strides.
+  /// Adds a dense tensor of the device. @return where its values arrive: pinned, the same strides
   at::Tensor add(const at::Tensor& source, bool buffer);
 
-  /// Starts to copy the buffers, and the parameters if they are wanted, after the work that the
-  /// current stream has so far. What that stream gets from now on waits for the buffers: the next
+  /// Starts to copy the buffers, and the parameters if `parameters`, after the work that the
+  /// current stream has so far. Later work on that stream waits for the buffers, because the next
   /// forward pass writes them.
   void copy(bool parameters);
-  /// Lets what the current stream gets from now on wait until the parameters are copied too:
+  /// Makes later work on the current stream wait until the parameters are copied too: call it
   /// before the optimizer writes them.
   void fence();
-  /// Waits until the copies are made.
+  /// Waits until the copies are done.
   void wait();
 
  private:

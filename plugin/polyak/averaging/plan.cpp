@@ -14,7 +14,7 @@
 namespace polyak {
 namespace {
 
-// Tensors whose storage is looked at; fewer are done before a second thread has woken up.
+// Tensors to check per thread; fewer are done before a second thread has woken up.
 constexpr int64_t kTensorsAThread = 1024;
 
 std::optional<kernels::DType> kernel_type(at::ScalarType type) {
@@ -32,8 +32,8 @@ std::optional<kernels::DType> kernel_type(at::ScalarType type) {
   }
 }
 
-/// A number that changes when elements come to lie elsewhere. Of a contiguous tensor the count says
-/// all, and it stands beside what else is read here: sizes would be one more cache line.
+/// A number that changes if the elements' layout changes. For a contiguous tensor the count is
+/// enough, and it is next to what else is read here: sizes would be one more cache line.
 uint64_t layout_of(const c10::TensorImpl& tensor) {
   if (tensor.is_contiguous()) return static_cast<uint64_t>(tensor.numel());
   uint64_t hash = 1;
@@ -44,7 +44,7 @@ uint64_t layout_of(const c10::TensorImpl& tensor) {
   return hash;
 }
 
-/// Whether elements at the same place in memory belong together.
+/// Whether elements at the same offset in memory correspond.
 bool same_order(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes()) return false;
   return (a.is_contiguous() && b.is_contiguous()) ||
@@ -60,7 +60,7 @@ std::optional<kernels::Span> span_of(const Slot& slot, const at::Tensor& source)
   const c10::Device device = slot.average.device();
   if (source.device() != device) return std::nullopt;
   if (!device.is_cpu() && !DeviceTables::has_kernel(device)) return std::nullopt;
-  // A lazy negation is a flag, not yet in the numbers.
+  // A lazy negation is a flag that is not yet applied to the numbers.
   if (source.is_neg() || !same_order(source, slot.average)) return std::nullopt;
   kernels::Span span{slot.average.data_ptr(), source.data_ptr(), source.numel(), *average_type,
                      *source_type};
@@ -128,7 +128,7 @@ Plan::Plan(std::shared_ptr<const Slots> slots, bool update_buffers, bool check_f
     } else if (span && on_gpu) {
       on_gpu->averaged.push_back(*span);
     } else if (span) {
-      // Buffers last, so that averages with and without them have the same chunks in front.
+      // Buffers last, so that averages with and without them start with the same chunks.
       (slot.buffer ? averaged_buffers : averaged).push_back(*span);
     } else {
       by_aten_.push_back(i);
@@ -146,8 +146,8 @@ bool Plan::Seen::is_current() const {
 }
 
 bool Plan::is_current() const {
-  // Of ten thousand small tensors this takes nearly as long as their update, in five cache lines
-  // each that no processor foresees (asking for them ahead did not help): threads share it too.
+  // For ten thousand small tensors this takes nearly as long as their update: five cache lines
+  // each, which no processor predicts (prefetching them did not help). So threads share it too.
   std::atomic<bool> current{true};
   const auto count = static_cast<int64_t>(seen_.size());
   at::parallel_for(0, count, kTensorsAThread, [&](int64_t begin, int64_t end) {
@@ -182,7 +182,7 @@ at::Tensor Plan::source_on_host(const Slot& slot, bool averaged) {
                        !slot.source.is_conj();
   if (!travels) return slot.source;
   if (!offload_) offload_ = std::make_unique<Offload>(slot.source.device());
-  if (slot.source.device() != offload_->device()) return slot.source;  // a model over two devices
+  if (slot.source.device() != offload_->device()) return slot.source;  // a model on two devices
   return offload_->add(slot.source, slot.buffer);
 }
 

@@ -15,55 +15,54 @@
 
 namespace polyak {
 
-/// How the slots of one average are updated: which tensors a kernel takes, as chunks that threads
-/// share by their bytes, and which are LibTorch's. Made once; using it allocates nothing and looks
-/// no name up. It shares the slots that it describes and keeps raw pointers into their tensors: ask
-/// is_current() before each use, and make another one when a slot gets another tensor.
+/// How the slots of one average are updated: which tensors a kernel handles, as chunks that threads
+/// share by bytes, and which ones LibTorch handles. Made once; its use does not allocate or look up
+/// names. It shares the slots and keeps raw pointers into their tensors: call is_current() before
+/// each use, and make a new plan when a slot gets another tensor.
 ///
-/// An update by plans is JointUpdate's work.
+/// JointUpdate runs updates with plans.
 class Plan {
  public:
   Plan(std::shared_ptr<const Slots> slots, bool update_buffers, bool check_finite);
 
   /// Whether every tensor still has the storage, size and dtype that the plan was made for.
   bool is_current() const;
-  /// Whether no number that is averaged is NaN or infinite in the model; only of a plan that was
-  /// made to check.
+  /// Whether all averaged numbers of the model are finite; only for a plan that was made to check.
   bool model_is_finite() const;
 
   /// What our kernels average on the CPU.
   const ChunkTable& chunks() const { return averaged_; }
   /// What they average and copy on GPUs.
   const DeviceRows& device_rows() const { return on_gpus_; }
-  /// What LibTorch's operations average, and the integers that go with an update that averages.
+  /// What LibTorch's operations average, and the integers that an averaging update copies.
   void run_aten(double weight) const;
-  /// The integers that go with an update that averages and that are plain bytes on the CPU.
+  /// The integers that an averaging update copies and that are plain bytes on the CPU.
   void copy_plain_integers() const { integers_.copy_plain(); }
   /// The buffers that are not averaged: those that are plain bytes on the CPU, and the others.
   void copy_plain_buffers() const { buffers_.copy_plain(); }
   void copy_other_buffers() const { buffers_.copy_by_aten(*slots_); }
 
-  /// Where the last update had its work on GPUs; no tables where it had none there.
+  /// Where the last update did its work on GPUs; no tables if it did none there.
   struct Place {
     std::shared_ptr<const DeviceTables> tables;
     size_t row = 0;
   };
   const Place& place() const { return place_; }
   void set_place(Place place) { place_ = std::move(place); }
-  /// Whether an update now would be recorded into a CUDA graph. Asks CUDA only where model or
-  /// average is on a GPU with our kernel: to ask would open one that nobody uses.
+  /// Whether an update now would be captured into a CUDA graph. Asks CUDA only if the model or the
+  /// average is on a GPU with our kernel: asking would initialise a GPU that nobody uses.
   bool is_captured_now() const { return on_gpu_ && DeviceTables::is_capturing(); }
-  /// Whether a CUDA graph of an update would do what an update does, if each of them averages, or
-  /// not: for that our kernels must do all that depends on the weight.
+  /// Whether replaying a CUDA graph of an update does the same as the update, if every update
+  /// averages, or not every one: our kernels must then do all that depends on the weight.
   bool can_be_captured(bool always_averages) const;
 
-  /// Where the model is on another device than a CPU average: brings its weights to the host. The
-  /// chunks, plain integers and plain buffers are there after Offload::wait().
+  /// If the model is on another device than a CPU average: copies its weights to the host. The
+  /// chunks, plain integers and plain buffers are valid after Offload::wait().
   Offload* offload() const { return offload_.get(); }
 
  private:
-  /// What a slot's pointers were taken from. Of the average, which is ours, the storage says all;
-  /// it is held, so that no other can come to its address.
+  /// What a slot's pointers were taken from. For the average, which is ours, the storage is enough;
+  /// it is held so that its address is not reused.
   struct Seen {
     const c10::TensorImpl* source;
     const c10::TensorImpl* average;

@@ -9,8 +9,7 @@
 namespace polyak {
 namespace {
 
-// An update of a value that differs from its source by less than this part of its size must not
-// vanish.
+// Warn if values that differ from their source by less than this fraction do not move.
 constexpr double kStall = 0.05;
 
 bool is_stalled(at::ScalarType type, bool compensated, double weight) {

@@ -14,31 +14,31 @@ struct Slot {
   std::string name;          // the first one, when the tensor has several
   at::Tensor source;         // the model's own tensor
   at::Tensor module_tensor;  // its counterpart in the averaged module; follows the model's dtype
-  at::Tensor average;        // module_tensor, or apart from it where the average has a wider dtype
-  at::Tensor residual;       // int16, beside a compensated float32 average: see kernels/element.h
+  at::Tensor average;        // module_tensor, or a tensor of its own if it has a wider dtype
+  at::Tensor residual;       // int16, next to a compensated float32 average: see kernels/element.h
   bool buffer = false;
   std::vector<at::Tensor> aliases;  // counterparts under further names: module_tensor's storage
-  // What `source` was when `module_tensor` followed it last: a later cast of the average alone
-  // stays.
+  // The dtype and device of `source` when `module_tensor` last followed it: a later cast of the
+  // average alone stays.
   at::ScalarType followed_dtype;
   c10::Device followed_device;
 
-  /// Whether the average is a tensor of its own beside the averaged module's.
+  /// Whether the average is stored separately from the averaged module's tensor.
   bool is_apart() const { return !average.is_same(module_tensor); }
 };
 using Slots = std::vector<Slot>;
 
-/// Averaged rather than copied: complex too, unlike the reference, which leaves such tensors alone.
+/// Whether a tensor is averaged rather than copied. Complex ones are, unlike in the reference.
 inline bool is_averageable(const at::Tensor& tensor) {
   return tensor.is_floating_point() || tensor.is_complex();
 }
 
-/// Whether the slot is one that is averaged if its numbers can be: buffers are on request.
+/// Whether the slot is averaged if its numbers can be: buffers only on request.
 inline bool is_for_averaging(const Slot& slot, bool update_buffers) {
   return !slot.buffer || update_buffers;
 }
 
-/// Whether both are real, complex or whole numbers.
+/// Whether both are real, both complex, or both integer.
 inline bool same_kind(const at::Tensor& a, const at::Tensor& b) {
   return a.is_floating_point() == b.is_floating_point() && a.is_complex() == b.is_complex();
 }

@@ -9,20 +9,20 @@
 namespace polyak {
 
 /// The count of an average's updates, in the buffer `steps` of its module, and what that buffer
-/// tells of the module's other tensors.
+/// reveals about the module's other tensors.
 ///
-/// Others write a module's tensors without a call to it, in two ways. Both write `steps` among
-/// them, and that is how the average learns of them:
+/// Others may write a module's tensors in two ways without calling it. Both also write `steps`,
+/// which is how the average detects them:
 ///
-/// - A state dict is copied into the tensors, of this module or of one that has it as a child. The
-///   buffer stays where it is and holds another count: was_loaded(). The module's tensors are the
-///   values to go on from, and adopt() says that they were taken.
-/// - The average of a larger model that has this module as a child is swapped in. That exchanges
-///   storages, so the buffer stands elsewhere in memory: is_in_place() is false until the larger
-///   model's guard goes. The module's tensors are the larger average's then, neither to be read
-///   nor written, whatever count the buffer shows.
+/// - A state dict is copied into the tensors of this module, or of a module that has it as a child.
+///   The buffer keeps its address and holds another count: was_loaded(). The average continues from
+///   the module's tensors, and adopt() confirms that it has taken them.
+/// - The average of a larger model that has this module as a child is swapped in. This exchanges
+///   storages, so the buffer has another address: is_in_place() is false until the larger model's
+///   guard is released. Until then, the module's tensors belong to the larger average and must be
+///   neither read nor written, whatever count the buffer holds.
 ///
-/// A state dict with the very count that the buffer has goes unnoticed.
+/// A state dict with exactly the buffer's count is not detected.
 class StepCounter {
  public:
   /// @param buffer int64, one element, on the CPU
@@ -34,15 +34,15 @@ class StepCounter {
     counted_ = steps;
     *buffer_.data_ptr<int64_t>() = steps;
   }
-  /// Writes what an archive holds, as a state dict would.
+  /// Writes the count from an archive, as a state dict would.
   void load(const at::Tensor& steps) { buffer_.copy_(steps); }
 
-  /// Whether the buffer holds another count than this counter gave it.
+  /// Whether the buffer holds another count than this counter wrote.
   bool differs() const { return value() != counted_; }
   bool is_in_place() const { return buffer_.data_ptr() == place_; }
   bool was_loaded() const { return is_in_place() && differs(); }
 
-  /// Takes the buffer where it is and the count that it holds as its own.
+  /// Accepts the buffer's current address and count.
   void adopt() {
     adopt_place();
     counted_ = value();

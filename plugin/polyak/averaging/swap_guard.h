@@ -11,7 +11,8 @@ namespace polyak {
 
 struct SwapState;
 
-/// Averaged weights are in the model until this object goes, whatever is thrown meanwhile. Movable.
+/// Keeps averaged weights in the model until it is destroyed, also when an exception is thrown.
+/// Movable.
 class POLYAK_API SwapGuard {
  public:
   SwapGuard() = default;  // guards nothing

@@ -5,8 +5,8 @@ namespace polyak {
 
 /// How averaged weights get into the model.
 enum class SwapMode {
-  exchange,  // by pointers, at once whatever the size: the tensors' addresses change meanwhile
-  copy,      // by values: addresses stay, as a captured CUDA graph or a cached pointer needs it;
+  exchange,  // by pointers, fast for any size: the tensors' addresses change meanwhile
+  copy,      // by values: addresses stay, as captured CUDA graphs and cached pointers require;
              // takes memory for the raw weights
 };
 

@@ -13,9 +13,9 @@ void write(SwapMode mode, const at::Tensor& live, const at::Tensor& data) {
   if (mode == SwapMode::exchange) {
     live.set_data(data);
   } else {
-    live.variable_data().copy_(data);  // the same storage, but no leaf that needs a gradient
+    live.variable_data().copy_(data);  // the same storage, but not a leaf that requires a gradient
   }
-  // A graph that saved the tensor before this would take gradients at weights that it never saw.
+  // A graph that saved the tensor earlier would compute gradients at weights that it never saw.
   if (!live.is_inference()) live.unsafeGetTensorImpl()->bump_version();
 }
 
@@ -35,8 +35,8 @@ SwapState::~SwapState() {
     try {
       write(mode, item.live, item.raw);
     } catch (const std::exception& error) {
-      // Only a device that broke down can come here, and the next call on it will say so too.
-      log_warning("swap: the raw weights could not be put back ({}); do not train on",
+      // Happens only if a device failed, and the next call on it reports that too.
+      log_warning("swap: the raw weights could not be put back ({}); do not continue training",
                   first_line(error));
     }
   }

@@ -9,7 +9,7 @@
 
 namespace polyak {
 
-/// What a SwapGuard holds: the model's tensors and the raw values that they had.
+/// What a SwapGuard holds: the model's tensors and their raw values.
 struct SwapState {
   struct Item {
     at::Tensor live;  // the model's tensor
@@ -21,8 +21,8 @@ struct SwapState {
   SwapState& operator=(const SwapState&) = delete;
   ~SwapState();
 
-  /// Puts the raw value aside and `data` into the model. In copy mode, call keep() for all first:
-  /// tensors may overlap.
+  /// Sets the raw value aside and puts `data` into the model. In copy mode, call keep() for all
+  /// tensors first, because they may overlap.
   void keep(const at::Tensor& live);
   void put(size_t i, const at::Tensor& data);
 

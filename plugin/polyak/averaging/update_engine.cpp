@@ -17,7 +17,7 @@ void UpdateEngine::drop_stale_plan(const AveragedTensors& tensors) {
   if (revision_ != tensors.revision()) plan_.reset();
 }
 
-// ---- beside a GPU's work
+// ---- in parallel with a GPU
 
 void UpdateEngine::wait() const {
   if (background_) background_->wait();
@@ -58,8 +58,8 @@ void UpdateEngine::check_capture(int64_t steps, int64_t interval) const {
   }
   if (!plan_->can_be_captured(interval == 1)) {
     fail<Error>(
-        "update_parameters: a CUDA graph takes an update only where model and average are on GPUs, "
-        "dense and real{}",
+        "update_parameters: a CUDA graph can capture an update only if model and average are on "
+        "GPUs, dense and real{}",
         interval == 1 ? "" : ", and with update_buffers without integer buffers");
   }
 }
@@ -81,7 +81,7 @@ void UpdateEngine::check_replay(const AveragedTensors& tensors) const {
   if (captured_->plan.lock() != plan_ || !fits(tensors)) {
     fail<Error>(
         "prepare_replay: the tensors of the model or the average were moved since the graph was "
-        "captured; capture it anew");
+        "captured; capture it again");
   }
 }
 

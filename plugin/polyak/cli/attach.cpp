@@ -32,7 +32,7 @@ struct AttachArguments {
   std::vector<std::string> overrides;
 };
 
-/// A folder that a key names, made where it is not there, as an absolute path.
+/// The absolute path of a folder that a key names, created if missing.
 std::string make_folder(const char* key, const fs::path& path) {
   const fs::path folder = fs::absolute(path);
   std::error_code error;
@@ -41,7 +41,7 @@ std::string make_folder(const char* key, const fs::path& path) {
     error = std::error_code(errno, std::generic_category());
   }
   if (error) {
-    fail<ConfigError>("{}: {}: cannot be written: {}; name another folder", key, folder.string(),
+    fail<ConfigError>("{}: {}: cannot be written: {}; use another folder", key, folder.string(),
                       error.message());
   }
   return folder.string();
@@ -51,20 +51,20 @@ std::string preloaded_library() {
   std::string library = fs::absolute(find_plugin("polyak_attach", "")).string();
   if (library.find_first_of(" :") != std::string::npos) {
     fail<ConfigError>(
-        "{}: has a blank or a colon in its path, which the dynamic linker takes for the end of a "
-        "name; install Polyak elsewhere",
+        "{}: has a blank or a colon in its path, which the dynamic linker takes for a "
+        "separator; install Polyak elsewhere",
         library);
   }
   return library;
 }
 
-/// Becomes the program, with averaging in it; returns by exception only.
+/// Replaces this process by the program with averaging in it; returns only by an exception.
 [[noreturn]] void attach(const AttachArguments& arguments, std::vector<char*> words) {
   if (words.empty()) {
-    fail<ConfigError>("attach: no program; write it after two dashes: attach {} -- PROGRAM",
+    fail<ConfigError>("attach: no program given; write it after two dashes: attach {} -- PROGRAM",
                       arguments.config);
   }
-  // The program's own copy of the library says what there is to say, once.
+  // The program's own copy of the library logs everything, once.
   set_log_sink([](LogLevel, std::string_view) {});
   const Catalog& catalog = registered();
   AttachConfig config = read_attach_config(load_config(arguments.config, arguments.overrides));
@@ -96,7 +96,7 @@ void add_attach(CLI::App& app, const std::vector<char*>& program) {
       "Run a compiled LibTorch program with averaging: attach CONFIG -- PROGRAM [ARG ...]");
   auto arguments = std::make_shared<AttachArguments>();
   command->add_option("config", arguments->config, "YAML file")->required();
-  command->add_option("--cfg-options", arguments->overrides, "Settings that go before the file's")
+  command->add_option("--cfg-options", arguments->overrides, "Override config values")
       ->expected(1, -1);
   command->callback([arguments, &program] { attach(*arguments, program); });
 }

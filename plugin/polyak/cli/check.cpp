@@ -25,7 +25,7 @@ int check(const RunArguments& arguments) {
 
 void add_check(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand(
-      "check", "Everything but the training; prints the config with all that it inherits");
+      "check", "Check a config without training, and print it with all inherited values");
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
   command->callback([arguments, &status] { status = check(*arguments); });

@@ -50,7 +50,7 @@ ConsoleLog::ConsoleLog() : logger_("polyak", std::make_shared<spdlog::sinks::std
   logger_.sinks().front()->set_pattern("%m/%d %H:%M:%S - polyak - %v");
   logger_.set_error_handler([this](const std::string& message) {
     if (!std::exchange(failed_, true)) {
-      print_error(fmt::format("polyak: {}; going on without the log file\n", message));
+      print_error(fmt::format("polyak: {}; continuing without the log file\n", message));
     }
   });
   set_log_sink([this](LogLevel level, std::string_view text) {

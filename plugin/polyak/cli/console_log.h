@@ -8,7 +8,7 @@
 namespace polyak::cli {
 
 /// While it lives, Polyak's messages go to standard error in MMEngine's form, and to a file once
-/// there is a work_dir. One at a time: it takes the process's log sink.
+/// there is a work_dir. Make only one at a time: it takes the process's log sink.
 class ConsoleLog {
  public:
   ConsoleLog();
@@ -16,9 +16,9 @@ class ConsoleLog {
   ConsoleLog(const ConsoleLog&) = delete;
   ConsoleLog& operator=(const ConsoleLog&) = delete;
 
-  /// Writes what follows to `file` too. When that fails later, one line says so and the run goes
-  /// on.
-  /// @throws spdlog::spdlog_ex when the file cannot be opened
+  /// Also writes later messages to `file`. If writing fails later, one line says so and the run
+  /// continues.
+  /// @throws spdlog::spdlog_ex if the file cannot be opened
   void add_file(const std::string& file);
 
  private:

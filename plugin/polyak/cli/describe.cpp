@@ -80,7 +80,7 @@ int describe(const std::string& name, const std::string& format) {
   }
   if (!found) {
     const std::string near = nearest_name(name, names);
-    fail<ConfigError>("nothing is named '{}'; {}`polyak list` shows what there is", name,
+    fail<ConfigError>("nothing is named '{}'; {}`polyak list` shows all names", name,
                       near.empty() ? "" : fmt::format("did you mean '{}'? ", near));
   }
   return 0;
@@ -90,7 +90,7 @@ int describe(const std::string& name, const std::string& format) {
 
 void add_describe(CLI::App& app, int& status) {
   CLI::App* command =
-      app.add_subcommand("describe", "Show the keys of something that a config can name");
+      app.add_subcommand("describe", "Show the keys of a hook, average, optimizer, ...");
   auto arguments = std::make_shared<DescribeArguments>();
   command->add_option("name", arguments->name, "e.g. EMAHook")->required();
   command->add_option("--format", arguments->format, "text, markdown or json")

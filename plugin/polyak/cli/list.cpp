@@ -42,9 +42,9 @@ int list(const std::string& kind) {
 }  // namespace
 
 void add_list(CLI::App& app, int& status) {
-  CLI::App* command = app.add_subcommand("list", "Show what a config can name");
+  CLI::App* command = app.add_subcommand("list", "List everything that a config can name");
   auto kind = std::make_shared<std::string>();
-  command->add_option("kind", *kind, "hook, average, optimizer, ...; all kinds without it");
+  command->add_option("kind", *kind, "hook, average, optimizer, ...; default: all kinds");
   command->callback([kind, &status] { status = list(*kind); });
 }
 

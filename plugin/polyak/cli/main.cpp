@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
                "Show LibTorch's whole message, with its backtrace, when something fails");
   app.fallthrough();
 
-  // What stands behind two dashes is a program's own.
+  // Everything after two dashes belongs to the program.
   std::vector<char*> program;
   if (argc > 1 && std::string(argv[1]) == "attach") {
     char** const dashes =
@@ -48,14 +48,15 @@ int main(int argc, char** argv) {
   cli::add_list(app, status);
   cli::add_describe(app, status);
 
-  if (argc > 1 && argv[1][0] != '-') {  // CLI11 says of a misspelt command only that one is needed
+  if (argc > 1 &&
+      argv[1][0] != '-') {  // for a misspelt command, CLI11 only says that one is needed
     std::vector<std::string> names;
     for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
     if (std::find(names.begin(), names.end(), argv[1]) == names.end()) {
       const std::string near = nearest_name(argv[1], names);
-      cli::print_error(fmt::format("polyak: no command is named '{}'; {}they are {}\n", argv[1],
-                                   near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
-                                   fmt::join(names, ", ")));
+      cli::print_error(fmt::format(
+          "polyak: no command is named '{}'; {}the commands are {}\n", argv[1],
+          near.empty() ? "" : fmt::format("did you mean '{}'? ", near), fmt::join(names, ", ")));
       return kWrongUse;
     }
   }

@@ -29,22 +29,22 @@ void add_config(CLI::App& command, RunArguments& arguments) {
   command
       .add_option(
           "--cfg-options", arguments.overrides,
-          "Settings that go before the file's: a.b.0.c=value. Lists: 1,2 or [1,2]; a string "
-          "with commas or blanks at its ends stands in quotes of its own: name='\"a,b\"'")
+          "Override config values: a.b.0.c=value. Lists: 1,2 or [1,2]; a string with commas, "
+          "or with blanks at its ends, needs quotes of its own: name='\"a,b\"'")
       ->expected(1, -1);
 }
 
 Node read_config(const RunArguments& arguments) {
   Node config = load_config(arguments.config, arguments.overrides);
   auto set = [&](const char* key, Node value) {
-    if (overrides_key(arguments, key)) return;  // --cfg-options goes before every other option
+    if (overrides_key(arguments, key)) return;  // --cfg-options overrides every other option
     value.set_path(key);
     config.set(key, std::move(value));
   };
   if (!arguments.work_dir.empty()) set("work_dir", arguments.work_dir);
   if (!arguments.load_from.empty()) set("load_from", arguments.load_from);
   if (arguments.resume &&
-      arguments.resume_from.empty()) {  // the last checkpoint goes before load_from
+      arguments.resume_from.empty()) {  // the last checkpoint overrides load_from
     const Node* folder = config.find("work_dir");
     const fs::path work_dir = folder && !folder->is_null()
                                   ? fs::path(folder->as_string())

@@ -14,7 +14,7 @@ class App;
 
 namespace polyak::cli {
 
-/// What `train`, `test` and `check` have in common.
+/// The arguments that `train`, `test` and `check` have in common.
 struct RunArguments {
   std::string config;
   std::vector<std::string> overrides;  // a.b.c=value
@@ -25,14 +25,14 @@ struct RunArguments {
   std::string resume_from;  // empty: the last checkpoint in work_dir
 };
 
-/// Adds the options that all three take: the config, and settings that go before its own.
+/// Adds the options of all three: the config, and overrides of its values.
 void add_config(CLI::App& command, RunArguments& arguments);
 
 /// The config that the arguments describe, with its plugins loaded.
 /// @throws ConfigError, PluginError
 Node read_config(const RunArguments& arguments);
 
-/// Makes the folder of this run in its work_dir, and lets the log write there.
+/// Creates the folder of this run in its work_dir, and adds a log file there.
 void start_files(ConsoleLog& log, const TrainRunner& runner);
 
 }  // namespace polyak::cli

@@ -18,12 +18,12 @@ struct Ignored {
   struct sigaction before;
 };
 Ignored ignored[] = {{SIGPIPE, {}}, {SIGXFSZ, {}}};
-int output_error = 0;  // the first of standard output
+int output_error = 0;  // the first error of standard output
 
 }  // namespace
 
 void guard_streams() {
-  // The lowest free number is what open() gives.
+  // open() returns the lowest free number.
   for (int descriptor = 0; descriptor >= 0 && descriptor <= STDERR_FILENO;) {
     descriptor = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     if (descriptor > STDERR_FILENO) ::close(descriptor);

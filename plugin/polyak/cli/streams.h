@@ -8,32 +8,32 @@
 
 namespace polyak::cli {
 
-/// What the command does to its process's streams and signals before anything else, for the command
-/// alone: a library changes neither.
+/// Sets up the process's streams and signals before anything else. Only the command does this: a
+/// library changes neither.
 ///
-/// Standard input, output and error that are closed become /dev/null, or the next file that is
-/// opened would take their number, and with it all that is written to them. SIGPIPE and SIGXFSZ are
-/// ignored, so that a reader that went away and a limit on file sizes are errors of a write, which
-/// are handled, and not the end of the process.
+/// Standard input, output and error that are closed become /dev/null. Otherwise the next file to be
+/// opened would get their number, and everything written to them. SIGPIPE and SIGXFSZ are ignored,
+/// so that a closed pipe or a limit on file sizes makes a write fail, which is handled, instead of
+/// ending the process.
 void guard_streams();
 
-/// Puts the signals back as the parent process gave them, for a program that takes this one's
-/// place. The streams that guard_streams() opened close by themselves then.
+/// Restores the signals as the parent process set them, for a program that replaces this one. The
+/// streams that guard_streams() opened are then closed automatically.
 void restore_signals();
 
-/// Writes to standard error; where nobody reads it, nothing happens.
+/// Writes to standard error; does nothing if nobody reads it.
 void print_error(std::string_view text) noexcept;
 
-/// Writes to standard output. What cannot be written is told by finish_output().
+/// Writes to standard output. finish_output() reports errors.
 void write_output(std::string_view text) noexcept;
 template <class... Args>
 void print(fmt::format_string<Args...> format, Args&&... args) {
   write_output(fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Writes out what standard output still holds. A reader that went away (a closed pipe, a terminal
-/// that is gone) has seen enough: that is no failure.
-/// @return `status`, or 1 with a message when output was lost otherwise
+/// Flushes standard output. It is not a failure if a reader went away (a closed pipe, a terminal
+/// that is gone): it has seen enough.
+/// @return `status`, or 1 with a message if output was lost for another reason
 int finish_output(int status) noexcept;
 
 }  // namespace polyak::cli

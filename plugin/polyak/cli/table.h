@@ -9,8 +9,8 @@
 
 namespace polyak::cli {
 
-/// Validations as a table for people: one line each, and for every metric a column, or two side by
-/// side where both the averaged and the raw weights were measured (`accuracy` and
+/// Validations as a table for people: one line each, and for every metric one column, or two side
+/// by side if both the averaged and the raw weights were measured (`accuracy` and
 /// `accuracy_origin`).
 std::string validation_table(const std::vector<TrainRunner::Validation>& validations,
                              const AverageSet& averages);

@@ -44,25 +44,25 @@ int train(const RunArguments& arguments) {
   if (signal == 0) return 0;
   const int64_t done = runner.progress().iter;
   log_warning("{} stopped training after iteration {}; {}", signal_name(signal), done,
-              !file.empty() ? fmt::format("--resume goes on from {}", file)
+              !file.empty() ? fmt::format("--resume continues from {}", file)
               : done == 0   ? "there was nothing to save yet"
-                            : "nothing was saved that a run could go on from: no CheckpointHook "
-                              "saves the optimizer's state");
+                            : "no checkpoint to resume from was saved: no CheckpointHook saves "
+                              "the optimizer's state");
   return 128 + signal;
 }
 
 }  // namespace
 
 void add_train(CLI::App& app, int& status) {
-  CLI::App* command = app.add_subcommand("train", "Train what a config describes");
+  CLI::App* command = app.add_subcommand("train", "Train a model as a config describes");
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
-  command->add_option("--work-dir", arguments->work_dir, "Where logs and checkpoints go");
+  command->add_option("--work-dir", arguments->work_dir, "Folder for logs and checkpoints");
   command->add_option("--load-from", arguments->load_from,
                       "Start from the weights of a checkpoint");
   CLI::Option* resume = command
                             ->add_option("--resume", arguments->resume_from,
-                                         "Go on from a checkpoint, or from the last one")
+                                         "Resume from a checkpoint; default: the last one")
                             ->expected(0, 1);
   command->callback([arguments, resume, &status] {
     arguments->resume = resume->count() > 0;

@@ -17,13 +17,13 @@ void check_length(const char* name, std::optional<int64_t> value) {
 }  // namespace
 
 void LoopConfig::visit(OptionVisitor& visitor) {
-  visitor.key("custom_hooks", &custom_hooks, "The hooks, a list.");
+  visitor.key("custom_hooks", &custom_hooks, "List of hooks.");
   visitor.key("default_hooks", &default_hooks, "More hooks by name, before the others.");
   visitor.key("plugins", &plugins, "Paths or names of shared libraries with more hooks.");
-  visitor.key("work_dir", &work_dir, "Where files go; null: nowhere.");
-  visitor.key("max_epochs", &max_epochs, "Epochs of the run, where the loop states no length.",
+  visitor.key("work_dir", &work_dir, "Folder for output files; null: none.");
+  visitor.key("max_epochs", &max_epochs, "Epochs of the run, if the loop states no length.",
               steps_from(1));
-  visitor.key("max_iters", &max_iters, "Iterations of the run, where the loop states no length.",
+  visitor.key("max_iters", &max_iters, "Iterations of the run, if the loop states no length.",
               steps_from(1));
 }
 
@@ -51,8 +51,8 @@ RunLength length_of_loop(const StatedLength& stated, const LoopConfig& config, c
       const Node* given = node.find(key);
       if (!given || given->is_null()) continue;
       given->fail(
-          "the training loop states its own length; leave this out (an average takes a "
-          "max_iters of its own)");
+          "the training loop states its own length; leave this out (an average has "
+          "its own max_iters)");
     }
   } else {
     epochs = config.max_epochs;

@@ -12,7 +12,7 @@
 
 namespace polyak {
 
-/// The keys of a loop's file.
+/// The keys of a loop's config file.
 struct LoopConfig : Options {
   Node custom_hooks, default_hooks;
   std::vector<std::string> plugins;
@@ -31,9 +31,9 @@ struct StatedLength {
   int64_t accumulative_counts = 1;
 };
 
-/// The length of a run: what the program states, else what the file does.
-/// @param node that `config` was read from, for errors
-/// @throws ConfigError for lengths that contradict each other, or are out of range
+/// The length of a run: as the program states it, or else the file.
+/// @param node the node that `config` was read from, for errors
+/// @throws ConfigError for lengths that contradict each other or are out of range
 RunLength length_of_loop(const StatedLength& stated, const LoopConfig& config, const Node& node);
 
 }  // namespace polyak

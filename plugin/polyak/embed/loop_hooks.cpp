@@ -31,15 +31,14 @@ namespace {
 
 void check_place(const char* unit, int64_t done, int64_t end) {
   if (done <= end) return;
-  fail<CheckpointError>("stands at {} {}, and this run ends at {}; make the run longer", unit, done,
+  fail<CheckpointError>("is at {} {}, but this run ends at {}; make the run longer", unit, done,
                         end);
 }
 
 }  // namespace
 
-/// The loop as its hooks see it. What may come when, and what is counted, is the RunLoop's
-/// business; here stands what a loop of one's own may do wrong beside that, and where its files
-/// lie.
+/// The loop as its hooks see it. The RunLoop knows which calls are allowed when, and counts; this
+/// class checks for other mistakes in the user's loop, and knows where its files are.
 class LoopHooks::Loop final : public Runner, private CheckpointSource, private TrainingForward {
  public:
   using Phase = RunLoop::Phase;
@@ -74,7 +73,7 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
 
   RunLoop& loop() { return loop_; }
   StopRequest& stop() { return stop_; }
-  /// Checks what must be true before a validation or a test.
+  /// Checks the preconditions of a validation or a test.
   void prepare_evaluation(const char* call);
   bool is_training() const { return loop_.in_training() && !hooks_.empty(); }
   /// Finished iterations and optimizer steps, for other threads.
@@ -140,7 +139,7 @@ void LoopHooks::Loop::set_up_folders(const LoopConfig& keys) {
   if (!work_dir_.empty()) {
     check_writable(config_, work_dir_);
     std::filesystem::create_directories(work_dir_, error);
-    if (error) config_.at("work_dir").fail(fmt::format("cannot be made: {}", error.message()));
+    if (error) config_.at("work_dir").fail(fmt::format("cannot be created: {}", error.message()));
   }
   for (const std::string& folder : folders) std::filesystem::create_directories(folder, error);
   if (!work_dir_.empty()) folders.push_back(work_dir_);
@@ -156,8 +155,8 @@ std::optional<double> LoopHooks::Loop::learning_rate() const {
 Scalars LoopHooks::Loop::validate(const std::string& suffix) {
   if (std::optional<Scalars> metrics = loop_.measure_again(suffix)) return *metrics;
   fail<Error>(
-      "LoopHooks: validation() cannot measure a second time, as evaluate_on_origin and named "
-      "averages need it; call validate(function) instead, or take them out of the config");
+      "LoopHooks: validation() cannot measure twice, which evaluate_on_origin and named "
+      "averages need; call validate(function) instead, or remove them from the config");
 }
 
 // ---- checkpoints
@@ -177,7 +176,7 @@ bool LoopHooks::Loop::resume() {
     fail<Error>("LoopHooks: resume: the run has begun; call it once, before the first iteration");
   }
   const std::vector<std::string> folders = out_dirs(config_);
-  if (work_dir_.empty() && folders.empty()) return false;  // nothing was ever written
+  if (work_dir_.empty() && folders.empty()) return false;  // no file was ever written
   const std::string file = find_last_checkpoint(work_dir_, folders);
   if (file.empty()) {
     log_info("resume: {} holds no checkpoint yet; training starts from scratch",
@@ -187,16 +186,16 @@ bool LoopHooks::Loop::resume() {
   Value checkpoint = read_checkpoint(file);
   name_file_in_errors(file, [&] { go_on_from(checkpoint); });
   const Progress& now = progress();
-  log_info("going on from {}: epoch {}, iteration {}", file, now.epoch, now.iter);
+  log_info("resuming from {}: epoch {}, iteration {}", file, now.epoch, now.iter);
   if (now.by_epoch ? now.epoch == now.max_epochs : now.max_iters > 0 && now.iter == now.max_iters) {
-    log_info("resume: this run is finished; a longer one trains on");
+    log_info("resume: this run is finished; make it longer to continue training");
   }
   return true;
 }
 
 void LoopHooks::Loop::go_on_from(Value& checkpoint) {
   if (!checkpoint.contains("meta")) {
-    fail<CheckpointError>("holds no 'meta', so a run cannot go on from it");
+    fail<CheckpointError>("holds no 'meta', so a run cannot resume from it");
   }
   const Value& meta = checkpoint.at("meta");
   if (progress().by_epoch && progress().max_epochs > 0) {
@@ -208,7 +207,7 @@ void LoopHooks::Loop::go_on_from(Value& checkpoint) {
   const StateDifference found = compare_state_dict(model_, checkpoint.at("state_dict"));
   if (!found.empty()) fail<CheckpointError>("does not fit the model; {}", found.text());
   RestoreParts parts;
-  parts.repeat_epoch_end = false;  // the loop goes on with the next epoch
+  parts.repeat_epoch_end = false;  // the loop continues with the next epoch
   if (torch::optim::Optimizer* optimizer = options_.optimizer_) {
     check_optimizer(*optimizer, model_, checkpoint.find("optimizer"));
     parts.load = [&checkpoint, optimizer] {
@@ -231,17 +230,17 @@ void LoopHooks::Loop::check_epochs(const char* call) const {
   if (progress().by_epoch) return;
   fail<Error>(
       "LoopHooks: {}: this loop counts iterations (max_iters without max_epochs); state max_epochs "
-      "too, or leave the call out",
+      "too, or remove the call",
       call);
 }
 
-/// A loop that never tells of steps would train without any average.
+/// A loop that never reports steps would train without updating any average.
 void LoopHooks::Loop::check_steps(const char* call) const {
   const int64_t iters = progress().iter - begin_.iter;
   if (hooks_.empty() || progress().optimizer_steps > begin_.optimizer_steps) return;
   if (iters < options_.accumulative_counts_ || iters == 0) return;
   fail<Error>(
-      "LoopHooks: {}: {} iterations went by without an optimizer step; call after_step() after "
+      "LoopHooks: {}: {} iterations passed without an optimizer step; call after_step() after "
       "optimizer.step(), before after_iter()",
       call, iters);
 }
@@ -272,7 +271,7 @@ void LoopHooks::Loop::after_epoch() {
     if (length > 0 && batch != length && !stop_requested() && !hooks_.empty()) {
       log_warning(
           "LoopHooks: epoch {} had {} iterations, but epoch_length {} was stated; schedules over "
-          "the run's length are off by that",
+          "the run's length are off by the difference",
           progress().epoch + 1, batch, length);
     }
   }
@@ -281,10 +280,10 @@ void LoopHooks::Loop::after_epoch() {
 
 void LoopHooks::Loop::after_train() {
   if (between_iterations()) check_steps("after_train");
-  struct End {  // whatever a hook throws
+  struct End {  // even if a hook throws
     Loop& loop;
     ~End() {
-      if (loop.loop_.phase() != Phase::ended) return;  // the call came at the wrong time
+      if (loop.loop_.phase() != Phase::ended) return;  // the call was not allowed
       loop.stop_.ignore_signals();
       loop.locks_.release();
     }
@@ -295,7 +294,7 @@ void LoopHooks::Loop::after_train() {
 
 void LoopHooks::Loop::prepare_evaluation(const char* call) {
   if (between_iterations()) check_steps(call);
-  // A validation that the run before owes belongs to the training that goes on.
+  // A validation that the previous run did not do belongs to the resumed training.
   if (loop_.phase() == Phase::ready && resuming()) loop_.before_train();
 }
 
@@ -325,8 +324,8 @@ void LoopEvaluation::after_iter(int64_t batch) {
 }
 
 Scalars LoopEvaluation::finish(Scalars metrics) {
-  if (!state_) fail<Error>("LoopEvaluation: finish: was called before");
-  const std::unique_ptr<State> state = std::move(state_);  // ends here, whatever is thrown
+  if (!state_) fail<Error>("LoopEvaluation: finish: was already called");
+  const std::unique_ptr<State> state = std::move(state_);  // ends here, even if a hook throws
   return state->pass.finish(std::move(metrics));
 }
 
@@ -345,7 +344,7 @@ LoopHooks LoopHooks::from_config(Node config, const ModelRef& model,
 
 LoopHooks::~LoopHooks() {
   if (loop_->is_training() && std::uncaught_exceptions() == 0) {
-    log_warning("LoopHooks: after_train() was not called; hooks that act at the end did not");
+    log_warning("LoopHooks: after_train() was not called; end-of-training hooks did not run");
   }
 }
 

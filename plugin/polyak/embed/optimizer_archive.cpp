@@ -29,8 +29,9 @@ torch::serialize::InputArchive archive_of(const void* bytes, size_t size) {
   return archive;
 }
 
-/// LBFGS writes its scratch space too, which has undefined tensors until it is full, and those
-/// cannot be written. Each step fills it before it reads it, so it is put aside until this goes.
+/// LBFGS also writes its scratch space, which has undefined tensors until it is full, and those
+/// cannot be written. Each step fills it before reading it, so this class sets it aside for a
+/// while.
 class WithoutScratch {
  public:
   explicit WithoutScratch(const Optimizer& optimizer) {
@@ -52,8 +53,8 @@ class WithoutScratch {
   std::vector<std::pair<torch::optim::LBFGSParamState*, Scratch>> items_;
 };
 
-/// Copies of an optimizer's states and options, so that they can be put back: those of LibTorch's
-/// classes. A class of the program's own need not have copies.
+/// Copies of an optimizer's states and options, for restoring them, if its classes are LibTorch's.
+/// The program's own classes may not support copies.
 class KeptOptimizer {
  public:
   explicit KeptOptimizer(Optimizer& optimizer) : optimizer_(optimizer) {
@@ -87,7 +88,7 @@ std::string type_of(const Optimizer& optimizer) {
   return c10::demangle(typeid(optimizer).name());
 }
 
-/// Adam reads AdamW's state without a word, and of others LibTorch says that a key is missing.
+/// Adam silently reads AdamW's state, and for other optimizers LibTorch reports a missing key.
 void check_type(const Optimizer& optimizer, const Value& state) {
   const Value* saved = state.find("type");
   const std::string ours = type_of(optimizer);
@@ -98,13 +99,14 @@ void check_type(const Optimizer& optimizer, const Value& state) {
   // A program's own class may have been renamed.
   if (!is_libtorchs(ours) || !is_libtorchs(saved->as_string())) return;
   fail<CheckpointError>(
-      "holds the optimizer state of {}, but the loop's optimizer is {}; hand in the one of before, "
-      "or none to go on without",
+      "holds the optimizer state of {}, but the loop's optimizer is {}; pass the previous "
+      "optimizer, "
+      "or none to continue without its state",
       saved->as_string(), ours);
 }
 
-/// The optimizer's parameters in its order, by their names in the model; "" for those that are none
-/// of its.
+/// The optimizer's parameters in its order, by their names in the model; "" for those outside the
+/// model.
 std::vector<std::string> parameter_names(const Optimizer& optimizer, const ModelRef& model) {
   std::unordered_map<const void*, std::string> names;
   for (const NamedTensor& item : model.tensors()) {
@@ -120,7 +122,7 @@ std::vector<std::string> parameter_names(const Optimizer& optimizer, const Model
   return found;
 }
 
-/// The archive knows parameters by their places: in another order each would get another's state.
+/// The archive identifies parameters by position: in another order, each would get another's state.
 void check_parameters(const Optimizer& optimizer, const ModelRef& model, const Value& state) {
   const Value* saved = state.find("parameters");
   if (!saved) return;
@@ -137,8 +139,8 @@ void check_parameters(const Optimizer& optimizer, const ModelRef& model, const V
       return name.empty() ? "a tensor outside the model" : "'" + name + "'";
     };
     fail<CheckpointError>(
-        "parameter {} of its optimizer is {}, and {} of the loop's; give the optimizer its "
-        "parameters in the order of before",
+        "parameter {} of its optimizer is {}, but {} in the loop's; give the optimizer its "
+        "parameters in the same order as before",
         i + 1, in_quotes(theirs[i].as_string()), in_quotes(ours[i]));
   }
 }
@@ -149,7 +151,7 @@ std::optional<double> learning_rate_of(const Optimizer& optimizer) {
   if (optimizer.param_groups().empty()) return std::nullopt;
   try {
     return optimizer.param_groups().front().options().get_lr();
-  } catch (const c10::Error&) {  // a user's own options need not know one
+  } catch (const c10::Error&) {  // a user's own options may have none
     return std::nullopt;
   }
 }
@@ -163,11 +165,11 @@ Value save_optimizer(const Optimizer& optimizer, const ModelRef& model) {
     std::ostringstream stream;
     archive.save_to(stream);
     const std::string bytes = stream.str();
-    // A class of the user's own that does not override save() writes nothing, without a word.
+    // A user's own class that does not override save() silently writes nothing.
     if (bytes.size() < 4096 && archive_of(bytes.data(), bytes.size()).keys().empty()) {
       fail<CheckpointError>(
-          "the optimizer's class saves nothing of its state; override its save() and load(), set "
-          "save_optimizer: false, or hand in none");
+          "the optimizer's class does not save its state; override its save() and load(), set "
+          "save_optimizer: false, or pass no optimizer");
     }
     const at::Tensor tensor = at::empty({static_cast<int64_t>(bytes.size())}, at::kByte);
     std::copy(bytes.begin(), bytes.end(), tensor.data_ptr<uint8_t>());
@@ -179,7 +181,8 @@ Value save_optimizer(const Optimizer& optimizer, const ModelRef& model) {
     state.set("lr", Value::list(std::move(rates)));
   } catch (const c10::Error& error) {
     fail<CheckpointError>(
-        "the optimizer's state cannot be saved: {}; set save_optimizer: false, or hand in none",
+        "the optimizer's state cannot be saved: {}; set save_optimizer: false, or pass no "
+        "optimizer",
         first_line(error));
   }
   std::vector<Value> names;
@@ -190,7 +193,8 @@ Value save_optimizer(const Optimizer& optimizer, const ModelRef& model) {
 
 void check_optimizer(const Optimizer& optimizer, const ModelRef& model, const Value* state) {
   if (!state || !state->contains("libtorch_archive")) {
-    fail<CheckpointError>("holds no state of a loop's optimizer; hand in none to go on without");
+    fail<CheckpointError>(
+        "holds no state of a loop's optimizer; pass no optimizer to continue without one");
   }
   check_type(optimizer, *state);
   check_parameters(optimizer, model, *state);
@@ -218,7 +222,7 @@ void load_optimizer(Optimizer& optimizer, const Value& state) {
   }
   const std::optional<double> now = learning_rate_of(optimizer);
   if (given && now && now != given) {
-    log_info("resume: the checkpoint's lr {} goes on (the program set {})", *now, *given);
+    log_info("resume: continuing with the checkpoint's lr {} (the program set {})", *now, *given);
   }
 }
 

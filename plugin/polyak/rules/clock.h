@@ -5,10 +5,10 @@
 
 namespace polyak {
 
-/// Where training stands when an average is updated: what a rule's weight may depend on.
+/// The state of training at an update of an average: what a rule's weight may depend on.
 struct Clock {
   Clock() = default;
-  /// The clock of call `k` of update_parameters where nothing else is known.
+  /// The clock at call `k` of update_parameters if nothing else is known.
   explicit Clock(int64_t k) : updates(k), optimizer_steps(k) {}
 
   int64_t updates = 0;          // calls of update_parameters before this one

@@ -15,10 +15,10 @@ namespace polyak {
 ///
 /// so m goes from `momentum` at k = 0 to `end_momentum` at k = K, and stays there. The first update
 /// copies. Source: BYOL (Grill et al. 2020, arXiv:2006.07733) and mmpretrain's CosineEMA.
-/// mmpretrain's docstring has the sign of the second term wrong (its code is right), and its
+/// mmpretrain's docstring has the wrong sign in the second term (its code is right), and its
 /// momentum rises again beyond K.
 struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
-  /// The name in configs and the sentence of `polyak describe`.
+  /// The name in configs, and the text that `polyak describe` prints.
   static constexpr const char* kName = "CosineEMA";
   static constexpr const char* kDoc =
       "EMA whose momentum goes from momentum to end_momentum along a half cosine over the run.";
@@ -47,8 +47,8 @@ struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
   void check_complete() const {
     if (max_iters_) return;
     fail<ConfigError>(
-        "CosineEMA: max_iters: is required, because nothing here says how many updates the run "
-        "makes; set it to the number of optimizer steps");
+        "CosineEMA: max_iters: is required, because the length of the run is unknown; set it to "
+        "the number of optimizer steps");
   }
 
   void visit(OptionVisitor& visitor) override {

@@ -11,7 +11,7 @@ namespace polyak {
 /// `(1 - momentum) * exp(-(1 + k) / gamma) + momentum`.
 /// Source: MMDetection, ExpMomentumEMA (after YOLOX).
 struct ExpMomentumEMAOptions : MomentumOptions<ExpMomentumEMAOptions> {
-  /// The name in configs and the sentence of `polyak describe`.
+  /// The name in configs, and the text that `polyak describe` prints.
   static constexpr const char* kName = "ExpMomentumEMA";
   static constexpr const char* kDoc =
       "EMA whose weight falls from 1 to momentum exponentially, as in YOLOX.";

@@ -6,9 +6,9 @@
 namespace polyak {
 
 /// Exponential moving average with a constant momentum m: `avg = (1 - m) * avg + m * source`.
-/// Source: MMEngine, ExponentialMovingAverage (Polyak and Juditsky 1992 for averaging as such).
+/// Source: MMEngine, ExponentialMovingAverage (Polyak and Juditsky 1992 for averaging in general).
 struct ExponentialMovingAverageOptions : MomentumOptions<ExponentialMovingAverageOptions> {
-  /// The name in configs and the sentence of `polyak describe`.
+  /// The name in configs, and the text that `polyak describe` prints.
   static constexpr const char* kName = "ExponentialMovingAverage";
   static constexpr const char* kDoc = "Exponential moving average with a constant momentum.";
 

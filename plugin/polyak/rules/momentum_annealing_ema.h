@@ -10,7 +10,7 @@ namespace polyak {
 /// Exponential moving average that starts fast: the weight at call k is `max(momentum, gamma /
 /// (gamma + k))`. Source: MMEngine, MomentumAnnealingEMA.
 struct MomentumAnnealingEMAOptions : MomentumOptions<MomentumAnnealingEMAOptions> {
-  /// The name in configs and the sentence of `polyak describe`.
+  /// The name in configs, and the text that `polyak describe` prints.
   static constexpr const char* kName = "MomentumAnnealingEMA";
   static constexpr const char* kDoc =
       "EMA whose weight falls from 1 to momentum as gamma / (gamma + k).";

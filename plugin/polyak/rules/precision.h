@@ -7,10 +7,10 @@
 
 namespace polyak {
 
-/// How finely an average is kept.
+/// The precision in which an average is stored.
 enum class Precision {
   standard,     // "default": the model's dtype; float32 for float16 and bfloat16
-  compensated,  // where that is float32, 16 more bits of each number, 2 bytes a parameter, so that
+  compensated,  // if that is float32, 16 more bits per number (2 bytes per parameter), so that
                 // small updates are not lost to rounding
   float64,      // whatever the model's dtype
 };

@@ -18,11 +18,11 @@ constexpr const char* kRaw = "raw";
 constexpr const char* kAveraged = "averaged";
 constexpr const char* kEmaState = "ema_state_dict";
 constexpr const char* kSteps = "steps";
-// No objects: attach saves while a program's objects go.
+// Not std::string: attach saves while a program's static objects are destroyed.
 constexpr std::string_view kModule = kAveragePrefix;
 constexpr std::string_view kNamed = "ema_state_dict.";
 
-/// Of `polyak.averages`.
+/// A key of `polyak.averages`.
 std::string record_key(const std::string& name) {
   return name.empty() ? "ema" : name;
 }
@@ -52,7 +52,7 @@ void match_names_of(Value& ema_state, const std::string& entry, const Value& sta
     prefix.resize(prefix.rfind('.', prefix.size() - 2) + 1);
   }
   if (fitting.empty()) return;
-  if (std::count(fitting.begin(), fitting.end(), kModule)) return;  // as it is meant to be
+  if (std::count(fitting.begin(), fitting.end(), kModule)) return;  // as it should be
   if (fitting.size() > 1) {
     fail<CheckpointError>(
         "{} fits state_dict without '{}' and without '{}' before its names; rename its tensors",
@@ -62,11 +62,11 @@ void match_names_of(Value& ema_state, const std::string& entry, const Value& sta
     if (key.kind() != Value::Kind::string || key.as_string() == kSteps) continue;
     key = Value(std::string(kModule) + key.as_string().substr(fitting.front().size()));
   }
-  log_info("the checkpoint's {} has '{}' before its names, where 'module.' is usual; it is read so",
+  log_info("the checkpoint's {} has '{}' before its names instead of 'module.'; it is read as such",
            entry, fitting.front());
 }
 
-/// Why two sides cannot change places; "" where they can.
+/// Why two sides cannot be exchanged; "" if they can.
 std::string why_not_exchanged(const Value& state_dict, const Value& ema_state) {
   std::vector<std::string> only_here, only_there, different;
   std::set<std::string> there;
@@ -97,14 +97,14 @@ std::string why_not_exchanged(const Value& state_dict, const Value& ema_state) {
   };
   add("only in state_dict", only_here);
   add("only in the other", only_there);
-  add("of another shape or other numbers", different);
+  add("of another shape or dtype", different);
   return text;
 }
 
 void check_exchange(const Value& checkpoint, const std::string& entry) {
   const Value* ema_state = checkpoint.find(entry);
   if (!ema_state) {
-    fail<CheckpointError>("its polyak.state_dict needs '{}', which is not there", entry);
+    fail<CheckpointError>("its polyak.state_dict needs '{}', which is missing", entry);
   }
   if (!ema_state->is_dict()) {
     fail<CheckpointError>("its '{}' is a {}, expected a dict", entry, ema_state->kind_name());
@@ -117,9 +117,9 @@ void check_exchange(const Value& checkpoint, const std::string& entry) {
       entry, reason);
 }
 
-/// The entry that changes places with `state_dict` so that it holds `weights`; "" for none.
+/// The entry to exchange with `state_dict` so that it holds `weights`; "" for none.
 std::string entry_of(const Value& checkpoint, const std::string& weights) {
-  const bool averaged = checkpoint.contains(kEmaState);  // what state_dict holds without a change
+  const bool averaged = checkpoint.contains(kEmaState);  // what state_dict holds as saved
   if (weights == (averaged ? kAveraged : kRaw)) return "";
   return weights == kRaw || weights == kAveraged ? kEmaState : average_key(weights);
 }
@@ -256,7 +256,7 @@ int64_t average_steps(const Value& checkpoint, const std::string& name) {
       value->kind() == Value::Kind::integer ||
       (value->is_tensor() && value->as_tensor().numel() == 1 &&
        at::isIntegralType(value->as_tensor().scalar_type(), /*includeBool=*/false));
-  if (!is_number) fail<CheckpointError>("{}.steps is no integer", average_key(name));
+  if (!is_number) fail<CheckpointError>("{}.steps is not an integer", average_key(name));
   const int64_t steps = value->is_tensor() ? value->as_tensor().item<int64_t>() : value->as_int();
   if (steps < 0) {
     fail<CheckpointError>("{}.steps is {}; it counts updates, from 0", average_key(name), steps);

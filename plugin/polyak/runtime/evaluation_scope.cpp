@@ -15,7 +15,7 @@ EvaluationScope::EvaluationScope(Runner& runner, HookList& hooks, Hook::Stage st
     hooks.call([&](Hook& hook) { val ? hook.before_val(runner) : hook.before_test(runner); });
     hooks.call(
         [&](Hook& hook) { val ? hook.before_val_epoch(runner) : hook.before_test_epoch(runner); });
-  } catch (...) {  // a hook of a later priority threw: those before it must be undone
+  } catch (...) {  // a later hook threw: the earlier ones must be undone
     break_off();
     throw;
   }
@@ -42,7 +42,7 @@ void EvaluationScope::after_iter(int64_t batch) {
 
 void EvaluationScope::finish(Scalars& metrics) {
   const bool val = stage_ == Hook::Stage::val;
-  // Before the hooks, so that a checkpoint which one of them writes says that this one is done.
+  // Before the hooks, so that a checkpoint written by one of them says that this one is done.
   if (val) note_validation(runner_.progress().epoch, runner_.progress().iter);
   hooks_.call([&](Hook& hook) {
     val ? hook.after_val_epoch(runner_, metrics) : hook.after_test_epoch(runner_, metrics);
@@ -70,8 +70,8 @@ void EvaluationScope::break_off() noexcept {
     hooks_.call([&](Hook& hook) {
       try {
         point(hook);
-      } catch (const std::exception& error) {  // the exception that brought us here matters more
-        log_warning("{} failed while an evaluation was broken off: {}", hook.name(),
+      } catch (const std::exception& error) {  // the original exception matters more
+        log_warning("{} failed while an evaluation was interrupted: {}", hook.name(),
                     first_line(error));
       }
     });

@@ -12,10 +12,10 @@
 namespace polyak {
 
 /// One validation or test pass: the constructor calls before_val and before_val_epoch, finish()
-/// calls after_val_epoch and after_val. When an exception passes, the destructor calls the after_*
-/// points with empty metrics for every hook whose before_* point was called, so that no hook leaves
-/// the model changed. `validated` of the run_info holds the epoch and iteration of the last
-/// validation that was finished.
+/// calls after_val_epoch and after_val. After an exception, the destructor calls the after_* points
+/// with empty metrics for every hook whose before_* point was called, so that no hook leaves the
+/// model changed. `validated` in the run_info holds the epoch and iteration of the last finished
+/// validation.
 class POLYAK_API EvaluationScope {
  public:
   /// @param stage val or test
@@ -28,7 +28,7 @@ class POLYAK_API EvaluationScope {
   /// Calls the points before and after a batch, counted from 0.
   void before_iter(int64_t batch);
   void after_iter(int64_t batch);
-  /// `metrics` after every hook added its own.
+  /// Passes `metrics` to the hooks, which may add to them.
   void finish(Scalars& metrics);
 
  private:
@@ -40,10 +40,10 @@ class POLYAK_API EvaluationScope {
   Hook::Stage stage_;
   bool open_ = false;
   bool noted_ = false;                     // run_info names this validation as the last one
-  std::optional<Value> validated_before_;  // and this one before
+  std::optional<Value> validated_before_;  // and this one before that
 };
 
-/// Whether the last validation that was finished stands where the run is now.
+/// Whether the last finished validation was at the run's current position.
 POLYAK_API bool is_validated(Runner& runner);
 
 }  // namespace polyak

@@ -55,7 +55,7 @@ int parse_priority(const Node& node) {
     if (name == priority.name) return priority.value;
     known += known.empty() ? priority.name : fmt::format(", {}", priority.name);
   }
-  node.fail(fmt::format("no priority is named '{}'; they are {}, or an integer from 0 to 100",
+  node.fail(fmt::format("no priority is named '{}'; use one of {}, or an integer from 0 to 100",
                         node.text(), known));
 }
 
@@ -91,14 +91,12 @@ bool Hook::is_last_train_iter(const Runner& runner) {
 }
 
 const Scalars& Runner::logged() const {
-  static const Scalars& none = *new Scalars;  // never destroyed, as threads may outlive main
+  static const Scalars& none = *new Scalars;  // never destroyed, because threads may outlive main
   return none;
 }
 
 Scalars Runner::validate(const std::string& /*suffix*/) {
-  fail<Error>(
-      "this runner cannot evaluate a second time; leave evaluate_on_origin, and named averages, "
-      "off");
+  fail<Error>("this runner cannot evaluate twice; do not use evaluate_on_origin or named averages");
 }
 
 bool CheckpointSource::can_resume_from(const Value& checkpoint) const {

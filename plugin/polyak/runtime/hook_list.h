@@ -27,7 +27,7 @@ class POLYAK_API HookList {
     for (const Entry& entry : entries_) call(*entry.hook);
   }
 
-  /// Whether there is no hook.
+  /// Whether there are no hooks.
   bool empty() const { return entries_.empty(); }
   /// "(NORMAL      ) EMAHook", in order.
   std::vector<std::string> lines() const;

@@ -13,8 +13,8 @@
 
 namespace polyak {
 
-/// Recognises a model later without keeping it alive: by its ModelIdentity, and, where that is an
-/// address alone, as of a local variable, by its tensors, of which half may have been replaced.
+/// Recognises a model later without keeping it alive: by its ModelIdentity or, if that is only an
+/// address (as for a local variable), by its tensors, half of which may have been replaced.
 class POLYAK_API KnownModel {
  public:
   explicit KnownModel(const ModelRef& model);

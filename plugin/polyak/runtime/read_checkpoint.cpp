@@ -14,7 +14,7 @@ namespace polyak {
 namespace fs = std::filesystem;
 namespace {
 
-/// The files beside `file` that are named as checkpoints, the newest first.
+/// The files next to `file` that have names of checkpoints, newest first.
 std::vector<std::string> files_beside(const std::string& file) {
   fs::path folder = fs::path(file).parent_path();
   if (folder.empty()) folder = ".";
@@ -33,8 +33,8 @@ std::vector<std::string> files_beside(const std::string& file) {
   return files;
 }
 
-/// The newest whole checkpoint beside `file`, one that a run can go on from where there is one; ""
-/// for none.
+/// The newest intact checkpoint next to `file`, if possible one that a run can resume from; "" for
+/// none.
 std::string newest_whole(const std::string& file) {
   std::string newest;
   for (const std::string& other : files_beside(file)) {
@@ -43,7 +43,7 @@ std::string newest_whole(const std::string& file) {
       if (checkpoint.is_dict() && checkpoint.contains("optimizer")) return other;
       if (newest.empty()) newest = other;
     } catch (const CheckpointError&) {
-      continue;  // damaged as well, or none of ours
+      continue;  // damaged as well, or not one of ours
     }
   }
   return newest;
@@ -56,8 +56,8 @@ Value read_whole(const std::string& file) {
     const std::string other = newest_whole(file);
     fail<DamagedCheckpointError>(
         "{}; {}", error.what(),
-        other.empty() ? "no whole checkpoint lies beside it"
-                      : fmt::format("the newest whole checkpoint beside it is {}", other));
+        other.empty() ? "there is no intact checkpoint next to it"
+                      : fmt::format("the newest intact checkpoint next to it is {}", other));
   }
 }
 

@@ -12,12 +12,12 @@
 namespace polyak {
 namespace {
 
-/// Files hold 1.0 for 1.
+/// Files store 1 as 1.0.
 bool same_option(const Node& a, const Node& b) {
   return a.is_number() && b.is_number() ? a.as_double() == b.as_double() : a == b;
 }
 
-/// Whether a saved average was made by the rule and the options of one of the run.
+/// Whether a saved average has the rule and the options of an average of the run.
 bool was_made_as(const AverageState& saved, const NamedAverage& item) {
   const Node own = item.average->rule_options();
   if (saved.rule != item.average->rule_name() || !saved.options.is_mapping()) return false;
@@ -41,7 +41,7 @@ std::optional<std::string> find_resumed_average(const Value& checkpoint, const s
                                                 const std::string& owner) {
   std::vector<std::string> left = averages_in(checkpoint);
   if (std::count(left.begin(), left.end(), name)) return name;
-  std::vector<const NamedAverage*> without;  // those whose name the checkpoint does not have
+  std::vector<const NamedAverage*> without;  // averages whose name is not in the checkpoint
   for (const NamedAverage& item : averages) {
     const auto own = std::find(left.begin(), left.end(), item.name);
     own == left.end() ? without.push_back(&item) : static_cast<void>(left.erase(own));
@@ -63,7 +63,7 @@ std::optional<std::string> find_resumed_average(const Value& checkpoint, const s
   std::transform(left.begin(), left.end(), names.begin(), average_title);
   fail<CheckpointError>(
       "{0}: the checkpoint holds no average {1}; it holds {2}, which no {0} of this config "
-      "keeps and which {3}; set this {0}'s name to that of the average that goes on, or remove "
+      "keeps and which {3}; set this {0}'s name to that of the average to continue, or remove "
       "the {0} to drop it",
       owner, name.empty() ? "without a name" : fmt::format("named '{}'", name),
       fmt::join(names, ", "),
@@ -86,16 +86,16 @@ int64_t resumed_steps(const Value& checkpoint, const std::string& name, const Pr
   const int64_t all = theirs ? iters : optimizer_steps;
   if (steps > all) {
     fail<CheckpointError>(
-        "{}.steps is {}, more than the {} {} of the run; it cannot be counted in {}",
+        "{}.steps is {}, more than the {} {} of the run; it cannot be converted to {}",
         average_key(name), steps, all, theirs ? "iterations" : "optimizer steps",
         theirs ? "optimizer steps" : "iterations");
   }
-  // The average saw the last `steps` of its clock.
+  // The average covers the last `steps` of its clock.
   const int64_t converted =
       theirs ? optimizer_steps - progress.steps_in(iters - steps)
              : iters - std::min(iters, (optimizer_steps - steps) * progress.accumulative_counts);
-  log_info("{}: the checkpoint's {} counts {} {}; it goes on from {} {}", owner, average_key(name),
-           steps, theirs ? "iterations" : "optimizer steps", converted,
+  log_info("{}: the checkpoint's {} counts {} {}; it continues from {} {}", owner,
+           average_key(name), steps, theirs ? "iterations" : "optimizer steps", converted,
            theirs ? "optimizer steps" : "iterations");
   return converted;
 }

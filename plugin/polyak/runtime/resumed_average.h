@@ -21,7 +21,7 @@ POLYAK_API std::string average_title(const std::string& name);
 /// The name of the checkpoint's average that continues as the run's average `name`: the same name,
 /// or else the only average that no other name of the run claims and that was made by the same rule
 /// and options. Nothing if the checkpoint has no unclaimed average.
-/// @throws CheckpointError where one is left and it is not clear that it goes on here
+/// @throws CheckpointError if one is left and it is not clear that it continues here
 POLYAK_API std::optional<std::string> find_resumed_average(
     const Value& checkpoint, const std::string& name, const std::vector<NamedAverage>& averages,
     const std::string& owner);

@@ -44,12 +44,12 @@ Value begin_checkpoint(Runner& runner, int64_t epochs, int64_t iters, const std:
     state_dict.set(item.name, item.tensor.detach());
   }
   Value hub = Value::dict();
-  Value resumed = Value::dict();  // of these MMEngine takes over what it writes on itself
+  Value resumed = Value::dict();  // what MMEngine restores, if it continues to write it
   for (const auto& [key, value] : runner.run_info().entries()) {
     if (is_best(key.as_string())) resumed.set(key, true);
   }
   hub.set("runtime_info", runner.run_info());
-  hub.set("log_scalars", Value::dict());  // MMEngine reads no hub without it
+  hub.set("log_scalars", Value::dict());  // MMEngine cannot read a hub without it
   hub.set("resumed_keys", std::move(resumed));
 
   Value extra = Value::dict();
@@ -100,14 +100,14 @@ std::vector<std::string> regular_checkpoints(const std::string& folder) {
 
 namespace {
 
-/// What the pointer in a folder names; "" without one.
+/// What the pointer file in a folder names; "" without one.
 std::string follow_pointer(const std::string& folder) {
   const fs::path pointer = fs::path(folder) / "last_checkpoint";
   std::ifstream file(pointer);
   std::string name;
   if (!file || !std::getline(file, name) || name.empty()) return "";
   std::vector<fs::path> candidates{fs::path(folder) / name};
-  // MMEngine's path starts at the current folder. A bare name there is another run's.
+  // MMEngine's path is relative to the current folder. A bare name there belongs to another run.
   if (fs::path(name).has_parent_path()) candidates.emplace_back(name);
   candidates.push_back(fs::path(folder) / fs::path(name).filename());
   std::error_code ignored;
@@ -115,11 +115,11 @@ std::string follow_pointer(const std::string& folder) {
     if (fs::exists(candidate, ignored)) return candidate.lexically_normal().string();
   }
   const std::vector<std::string> others = regular_checkpoints(folder);
-  fail<CheckpointError>("{} names {}, which is not there; {}", pointer.string(),
+  fail<CheckpointError>("{} names {}, which does not exist; {}", pointer.string(),
                         pickle::printable(name),
-                        others.empty() ? "name another checkpoint by --resume or load_from"
-                                       : fmt::format("the newest checkpoint beside it is {}; name "
-                                                     "it by --resume or load_from",
+                        others.empty() ? "set another checkpoint with --resume or load_from"
+                                       : fmt::format("the newest checkpoint next to it is {}; set "
+                                                     "it with --resume or load_from",
                                                      others.front()));
 }
 
@@ -162,7 +162,7 @@ void name_file_in_errors(const std::string& file, const std::function<void()>& a
   }
 }
 
-// ---- what is taken over
+// ---- what a resumed run restores
 
 void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool resuming) {
   match_names(checkpoint.at("state_dict"), model);
@@ -179,7 +179,7 @@ std::vector<std::string> other_weights(const Value& checkpoint) {
   for (const auto& [key, value] : checkpoint.entries()) {
     if (!value.is_dict() || key.kind() != Value::Kind::string) continue;
     const std::string& name = key.as_string();
-    // An average of MMEngine's layout has its count with it; state_dict holds it.
+    // An average in MMEngine's layout includes its count; state_dict holds the average.
     const bool is_average = name.rfind("ema_state_dict", 0) == 0 && value.contains("steps");
     const bool holds_weights =
         std::any_of(value.entries().begin(), value.entries().end(),
@@ -223,13 +223,14 @@ void give_to_hooks(Runner& runner, Value& checkpoint) {
   if (runner.resuming()) {
     std::set<std::string> taken;
     for (const NamedAverage& item : runner.averages()) taken.insert(item.name);
-    // A hook of another kind may have put the raw weights back.
+    // A hook of another kind may have restored the raw weights.
     if (!first.is_same(first_tensor())) taken.insert("");
     for (const std::string& name : averages_in(checkpoint)) {
       if (taken.count(name)) continue;
       if (name.empty()) exchange_weights_of(checkpoint, name);
       log_info(
-          "resume: no hook keeps the checkpoint's {}{}; it is dropped, and the raw weights go on",
+          "resume: no hook keeps the checkpoint's {}{}; it is dropped, and the run continues with "
+          "the raw weights",
           rule_of(checkpoint, name), name.empty() ? "" : fmt::format(" '{}'", name));
     }
   }
@@ -241,7 +242,7 @@ int64_t epoch_length_of(const Value& checkpoint, int64_t otherwise) {
   return length ? length->as_int() : otherwise;
 }
 
-// ---- gathered gradients
+// ---- accumulated gradients
 
 Value gathered_gradients(const ModelRef& model) {
   Value gradients = Value::dict();
@@ -261,8 +262,8 @@ std::optional<GatheredGradients> fit_gradients(const ModelRef& model, const Valu
   const int64_t counts = extra->at("accumulative_counts").as_int();
   if (counts != accumulative_counts) {
     log_warning(
-        "the checkpoint holds gradients gathered for steps of {} iterations, and "
-        "accumulative_counts is {} now; they are dropped",
+        "the checkpoint holds gradients accumulated for steps of {} iterations, but "
+        "accumulative_counts is now {}; they are dropped",
         counts, accumulative_counts);
     return std::nullopt;
   }
@@ -271,13 +272,13 @@ std::optional<GatheredGradients> fit_gradients(const ModelRef& model, const Valu
     const Value* gradient = item.buffer ? nullptr : gradients->find(item.name);
     if (!gradient) continue;
     if (gradient->as_tensor().sizes() != item.tensor.sizes()) {
-      fail<CheckpointError>("polyak.gradients: {} is of shape {}, the model's parameter of {}",
+      fail<CheckpointError>("polyak.gradients: {} has shape {}, but the model's parameter has {}",
                             item.name, shape_text(gradient->as_tensor()), shape_text(item.tensor));
     }
     found.emplace_back(item.tensor, gradient->as_tensor().to(item.tensor.options()).clone());
   }
   if (found.size() != gradients->entries().size()) {
-    fail<CheckpointError>("polyak.gradients: {} of {} are the model's", found.size(),
+    fail<CheckpointError>("polyak.gradients: only {} of {} belong to the model", found.size(),
                           gradients->entries().size());
   }
   return found;

@@ -25,7 +25,7 @@ using std::chrono::steady_clock;
 constexpr auto kWait = std::chrono::seconds(10);
 constexpr auto kPause = std::chrono::milliseconds(100);
 
-/// What names this process in the lock's file.
+/// The name of this process in the lock's file.
 std::string own_name() {
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) host[0] = '\0';
@@ -41,7 +41,7 @@ std::string holder_of(int descriptor) {
 }
 
 void warn(const std::string& path, int error) {
-  log_warning("{}: cannot be locked: {}; nothing keeps a second run out of this folder", path,
+  log_warning("{}: cannot be locked: {}; nothing prevents a second run in this folder", path,
               std::strerror(error));
 }
 
@@ -67,15 +67,15 @@ RunLock::RunLock(const std::string& folder, const Node& place) {
     if (own || steady_clock::now() >= end) {
       ::close(descriptor_);
       descriptor_ = -1;
-      place.fail(fmt::format("another run uses {}{}; {}", folder,
-                             own              ? " in this process"
-                             : holder.empty() ? ""
-                                              : fmt::format(" ({})", holder),
-                             own ? "give each run a work_dir of its own"
-                                 : "wait for its end, or name another work_dir"));
+      place.fail(fmt::format(
+          "another run uses {}{}; {}", folder,
+          own              ? " in this process"
+          : holder.empty() ? ""
+                           : fmt::format(" ({})", holder),
+          own ? "give each run its own work_dir" : "wait until it ends, or use another work_dir"));
     }
     if (!told) {
-      log_info("{} is in use by another run ({}); waiting up to {} s for its end", folder, holder,
+      log_info("{} is in use by another run ({}); waiting up to {} s for it to end", folder, holder,
                kWait.count());
     }
     told = true;

@@ -11,16 +11,16 @@
 
 namespace polyak {
 
-/// Keeps a folder to one run at a time, by flock on the file `.lock` in it: the kernel releases it
-/// however the process ends. Host and process number stand in the file for messages only, and the
-/// file stays. What a killed run left half written there is removed. On a file system without locks
-/// it warns, and the run goes on without.
+/// Reserves a folder for one run at a time, with flock on the file `.lock` in it: the kernel
+/// releases it however the process ends. The host and process number in the file are for messages
+/// only, and the file stays. Removes what a killed run left half written there. On a file system
+/// without locks, it warns and the run continues without one.
 class POLYAK_API RunLock {
  public:
   /// Waits up to 10 s for a run that is ending, unless this process holds the lock itself.
-  /// @param folder exists
+  /// @param folder must exist
   /// @param place of the key that names the folder, for the error
-  /// @throws ConfigError when another run keeps it
+  /// @throws ConfigError if another run keeps it
   RunLock(const std::string& folder, const Node& place);
   ~RunLock();
   RunLock(const RunLock&) = delete;
@@ -30,7 +30,7 @@ class POLYAK_API RunLock {
   int descriptor_ = -1;
 };
 
-/// Locks those of a run's folders that are not locked yet: work_dir and every out_dir, each once.
+/// Locks the folders of a run that are not locked yet: work_dir and every out_dir, each once.
 class POLYAK_API RunLocks {
  public:
   /// @throws ConfigError as RunLock does

@@ -15,7 +15,7 @@
 namespace polyak {
 namespace {
 
-/// The averages of a run as they are, so that they can be put back.
+/// The current averages of a run, for restoring them.
 class KeptAverages {
  public:
   explicit KeptAverages(const AverageSet& averages) {
@@ -64,11 +64,11 @@ RunPlace RunLoop::place() const {
   return place;
 }
 
-// ---- what may come when
+// ---- which calls are allowed
 
 void RunLoop::check_call(const char* call) const {
   if (phase_ == Phase::evaluating) {
-    fail<Error>("{}: {}: a validation or test is running; let its guard go first", name_, call);
+    fail<Error>("{}: {}: a validation or test is running; release its guard first", name_, call);
   }
   if (phase_ == Phase::after_iteration || phase_ == Phase::after_epoch) {
     fail<Error>("{}: {}: hooks are being called; only the training loop may call it", name_, call);
@@ -91,7 +91,7 @@ void RunLoop::enter_training(const char* call) {
   runner_.hooks().call([&](Hook& hook) { hook.before_train(runner_); });
 }
 
-/// `seen`: the loop says so where it begins.
+/// @param seen whether the loop itself reports the beginning
 void RunLoop::enter_epoch(const char* call, bool seen) {
   enter_training(call);
   if (phase_ != Phase::between_epochs) return;
@@ -112,7 +112,7 @@ void RunLoop::enter_iter(const char* call, bool seen) {
 // ---- the points
 
 void RunLoop::before_run() {
-  if (phase_ != Phase::built) fail<Error>("{}: before_run: was called before", name_);
+  if (phase_ != Phase::built) fail<Error>("{}: before_run: was already called", name_);
   phase_ = Phase::ready;
   runner_.hooks().call([&](Hook& hook) { hook.before_run(runner_); });
 }
@@ -120,7 +120,7 @@ void RunLoop::before_run() {
 void RunLoop::before_train() {
   check_call("before_train");
   if (phase_ != Phase::built && phase_ != Phase::ready && phase_ != Phase::ended) {
-    fail<Error>("{}: before_train: was called before", name_);
+    fail<Error>("{}: before_train: was already called", name_);
   }
   enter_training("before_train");
 }
@@ -144,8 +144,8 @@ void RunLoop::after_step() {
   check_call("after_step");
   if (phase_ == Phase::in_iteration && iters_at_step_ > progress_.iter) {
     fail<Error>(
-        "{}: after_step: iteration {} has had its step; call after_iter() between two steps (one "
-        "{} goes with one optimizer)",
+        "{}: after_step: iteration {} already had its step; call after_iter() between two steps "
+        "(one {} per optimizer)",
         name_, progress_.iter + 1, name_);
   }
   enter_iter("after_step", /*seen=*/false);
@@ -174,7 +174,8 @@ void RunLoop::after_epoch() {
   check_iteration_ended("after_epoch");
   if (phase_ != Phase::in_epoch) {
     fail<Error>(
-        "{}: after_epoch: no iteration was told of in epoch {}; call after_iter() after each batch",
+        "{}: after_epoch: no iteration was reported in epoch {}; call after_iter() after each "
+        "batch",
         name_, progress_.epoch + 1);
   }
   struct End {
@@ -191,10 +192,10 @@ void RunLoop::after_epoch() {
 
 void RunLoop::after_train() {
   check_call("after_train");
-  if (phase_ == Phase::ended) fail<Error>("{}: after_train: was called before", name_);
+  if (phase_ == Phase::ended) fail<Error>("{}: after_train: was already called", name_);
   check_iteration_ended("after_train");
   enter_training("after_train");
-  struct End {  // whatever a hook throws
+  struct End {  // even if a hook throws
     RunLoop& loop;
     ~End() { loop.phase_ = Phase::ended; }
   } end{*this};
@@ -282,7 +283,7 @@ void RunLoop::restore(Value& checkpoint, const RestoreParts& parts) {
     progress_ = progress;
     batch_ = 0;
     runner_.run_info() = info;
-    clean_up("putting averages back", [&] { averages.put_back(); });
+    clean_up("restoring the averages", [&] { averages.put_back(); });
     throw;
   }
   load_state_dict(runner_.model(), checkpoint.at("state_dict"));
@@ -302,8 +303,8 @@ void RunLoop::take_place(const Value& checkpoint, bool repeat_epoch_end) {
     progress_.optimizer_steps = steps->as_int();
   }
   batch_ = progress_.by_epoch ? 0 : progress_.iter;
-  // With another number of batches than in the run before, the place in the epoch is unknown, and
-  // the epoch starts over.
+  // If the number of batches differs from the previous run's, the position in the epoch is unknown,
+  // and the epoch starts over.
   const bool same_length =
       epoch_length_of(checkpoint, progress_.epoch_length) == progress_.epoch_length;
   if (!progress_.by_epoch || !same_length) return;

@@ -25,37 +25,37 @@ struct RunLength {
   int64_t accumulative_counts = 1;  // iterations whose gradients make one optimizer step; from 1
 };
 
-/// Where a run stands. Right inside hooks as well: in after_train_iter and after_train_epoch it
-/// counts the iteration and the epoch that just ended, which Progress does not count yet.
+/// The position of a run. Correct inside hooks as well: in after_train_iter and after_train_epoch
+/// it counts the iteration and the epoch that just ended, which Progress does not count yet.
 struct RunPlace {
   int64_t epochs = 0;          // finished ones
   int64_t iters = 0;           // finished ones
-  int64_t batch = 0;           // finished iterations of the present epoch
-  bool between_steps = false;  // gradients were gathered for an optimizer step that is to come
+  int64_t batch = 0;           // finished iterations of the current epoch
+  bool between_steps = false;  // gradients are accumulated for a later optimizer step
 };
 
-/// What the checkpoint of a runner holds beside what all of them begin with.
+/// The parts of a runner's checkpoint besides its common start.
 struct CheckpointParts {
   std::string config;                 // its text
   std::optional<Value> random_state;  // {cpu: uint8 tensor, device: uint8 tensor}
   std::optional<Value> optimizer;     // its state
-  bool gradients = false;             // those that were gathered for a step that is to come
+  bool gradients = false;             // those accumulated for a later step
 };
 
-/// What of a run is restored beside its model, its averages and its counters.
+/// What is restored besides the model, the averages and the counters.
 struct RestoreParts {
-  /// Called when the hooks have taken their part and progress() says the place, before the model
-  /// changes. What it throws ends restore(); its own part is then as it was before.
+  /// Called after the hooks have restored their part and progress() is set, before the model
+  /// changes. If it throws, restore() ends; it must leave its own part as it was.
   std::function<void()> load;
-  /// Whether a checkpoint from the last iteration of an epoch leads to that epoch's end, or behind
+  /// Whether a checkpoint from the last iteration of an epoch resumes at that epoch's end, or after
   /// it.
   bool repeat_epoch_end = true;
 };
 
-/// The state machine of a run, for every kind of loop: it knows what may come next, counts epochs,
-/// iterations and optimizer steps, and calls the hook points in their order. The loop says what
-/// happened; what it leaves out is made up by the next call, so that after_iter() alone begins the
-/// run, the epoch and the iteration.
+/// The state machine of a run, for every kind of loop: it knows which calls are allowed next,
+/// counts epochs, iterations and optimizer steps, and calls the hook points in their order. The
+/// loop reports what happened. The next call makes up for calls that were left out, so that
+/// after_iter() alone begins the run, the epoch and the iteration.
 ///
 ///     while (loop.progress().epoch < epochs) {
 ///       for (auto& batch : batches) {
@@ -70,8 +70,8 @@ struct RestoreParts {
 ///     loop.after_train();
 ///     loop.after_run();
 ///
-/// A call that comes at the wrong time throws Error and changes nothing. When a hook throws, the
-/// run counts what ended as ended. All calls come from the training thread.
+/// A call at the wrong time throws Error and changes nothing. If a hook throws, what ended still
+/// counts as ended. All calls come from the training thread.
 class POLYAK_API RunLoop {
  public:
   /// What a run is doing.
@@ -81,34 +81,34 @@ class POLYAK_API RunLoop {
     between_epochs,   // training
     in_epoch,         // between two iterations
     in_iteration,     //
-    after_iteration,  // its after points are called
-    after_epoch,      // the same of an epoch
-    evaluating,       // a validation or test runs; the phase of before comes back after it
+    after_iteration,  // its after_* points are running
+    after_epoch,      // the same for an epoch
+    evaluating,       // a validation or test runs; the earlier phase returns after it
     ended,            // after after_train
   };
 
-  /// @param runner what hooks see, and whose hooks() are called; it must outlive this
-  /// @param name of the class that the loop's owner knows, for messages; a literal
+  /// @param runner what hooks see, and whose hooks() are called; must outlive this object
+  /// @param name the class that the loop's owner knows, for messages; a literal
   explicit RunLoop(Runner& runner, const char* name = "RunLoop");
 
   RunLoop(const RunLoop&) = delete;
   RunLoop& operator=(const RunLoop&) = delete;
 
-  /// Sets the lengths that hooks see, and counters that begin at 0. Before before_run().
+  /// Sets the lengths that hooks see, and starts the counters at 0. Call it before before_run().
   /// @param iters iterations, each with an optimizer step, that were done before
   void set_length(const RunLength& length, int64_t iters = 0);
 
   /// What the run is doing now.
   Phase phase() const { return phase_; }
-  /// Whether before_train was called, and after_train was not; also while an evaluation runs.
+  /// Whether before_train was called and after_train was not; true during an evaluation too.
   bool in_training() const;
   const Progress& progress() const { return progress_; }
   RunPlace place() const;
-  /// Whether the run goes on from a checkpoint: from restore() on.
+  /// Whether the run resumes from a checkpoint: true from restore() on.
   bool resuming() const { return resuming_; }
-  /// Whether the epoch or iteration that hooks are told of began before the loop told.
+  /// Whether the current epoch or iteration began before the loop reported it.
   bool began_unseen() const { return began_unseen_; }
-  /// Numbers of the present iteration; before_iter() empties them.
+  /// Numbers of the current iteration; before_iter() clears them.
   Scalars& logged() { return logged_; }
   const Scalars& logged() const { return logged_; }
 
@@ -117,30 +117,30 @@ class POLYAK_API RunLoop {
   void before_train();
   void before_epoch();
   void before_iter();
-  /// The optimizer stepped: at most once in an iteration. No point is called.
+  /// The optimizer made a step: at most one per iteration. Calls no point.
   void after_step();
-  /// @param outputs losses, `loss` their total; they join logged()
+  /// @param outputs losses, with `loss` their total; they are added to logged()
   void after_iter(const Scalars& outputs = {});
   void after_epoch();
-  /// Ends the one epoch of a loop that counts iterations, too.
+  /// Also ends the single epoch of a loop that counts iterations.
   void after_train();
   void after_run();
 
   /// One validation or test pass.
-  /// @param measure gives the metrics; called again where a hook wants other weights measured
-  /// @return the metrics with those that hooks added
+  /// @param measure returns the metrics; called again if a hook wants other weights measured
+  /// @return the metrics, including those that hooks added
   Scalars evaluate(Hook::Stage stage, const std::function<Scalars()>& measure);
-  /// For Runner::validate: measures once more, each name followed by `suffix`.
-  /// @return nothing where no pass runs, or one that cannot be repeated
+  /// For Runner::validate: measures once more, and appends `suffix` to each name.
+  /// @return nothing if no pass is running, or if it cannot be repeated
   std::optional<Scalars> measure_again(const std::string& suffix) const;
 
-  /// A checkpoint of this moment: finished counts, the model's tensors (handles, not copies), the
-  /// run_info, and `parts`. Hooks add to it.
+  /// A checkpoint of the current state: finished counts, the model's tensors (handles, not copies),
+  /// the run_info, and `parts`. Hooks add to it.
   Value begin_checkpoint(CheckpointParts parts) const;
-  /// Goes on from a checkpoint whose names fit the model (fit_checkpoint()): gives it to the hooks,
-  /// then takes the counters, the raw weights, and gathered gradients. All of it or nothing: when a
-  /// hook refuses it, or parts.load, then model, averages, counters and run_info are as before. For
-  /// that it holds a copy of the averages meanwhile. Between before_run() and before_train().
+  /// Resumes from a checkpoint whose names fit the model (fit_checkpoint()): passes it to the
+  /// hooks, then restores the counters, the raw weights, and accumulated gradients. All or nothing:
+  /// if a hook or parts.load refuses it, model, averages, counters and run_info are unchanged. It
+  /// keeps a copy of the averages for that. Call it between before_run() and before_train().
   /// @throws CheckpointError, and what a hook or parts.load throws
   void restore(Value& checkpoint, const RestoreParts& parts);
 
@@ -157,29 +157,29 @@ class POLYAK_API RunLoop {
   Runner& runner_;
   const char* name_;
   Phase phase_ = Phase::built;
-  Phase paused_ = Phase::built;  // that comes back when an evaluation ends
+  Phase paused_ = Phase::built;  // returns when an evaluation ends
   Progress progress_;
   Scalars logged_;
   int64_t batch_ = 0;
-  int64_t iters_at_step_ = 0;  // finished iterations with that of the last step
+  int64_t iters_at_step_ = 0;  // finished iterations, including that of the last step
   bool resuming_ = false;
   bool began_unseen_ = false;
-  const std::function<Scalars()>* again_ = nullptr;  // of the evaluation that runs
+  const std::function<Scalars()>* again_ = nullptr;  // of the running evaluation
 };
 
-/// A validation or test pass of a RunLoop, for loops that call the points around batches, or that
-/// cannot measure by one function. Hooks' weights are in the model until this goes, whatever is
-/// thrown meanwhile.
+/// A validation or test pass of a RunLoop, for loops that call the points before and after each
+/// batch, or that cannot measure with one function. Hooks' weights are in the model until this is
+/// destroyed, also when an exception is thrown.
 class POLYAK_API EvaluationPass {
  public:
-  /// @param again measures once more; must outlive this. Null: nothing can.
+  /// @param again measures once more; must outlive this object. Null: not possible.
   EvaluationPass(RunLoop& loop, Hook::Stage stage, const std::function<Scalars()>* again);
   EvaluationScope& scope() { return scope_; }
-  /// Ends the pass. @return the metrics with those that hooks added
+  /// Ends the pass. @return the metrics, including those that hooks added
   Scalars finish(Scalars metrics);
 
  private:
-  /// Begun before the scope and ended after it.
+  /// Begins before the scope and ends after it.
   class Mark {
    public:
     Mark(RunLoop& loop, const char* call, const std::function<Scalars()>* again);

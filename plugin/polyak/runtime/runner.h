@@ -16,20 +16,21 @@ namespace polyak {
 class HookList;
 
 /// A normalisation layer with running statistics, registered in the model's tree of modules, that
-/// is none of LibTorch's BatchNorm layers: what PreciseBNHook sets so that they become plain means.
+/// is not one of LibTorch's BatchNorm layers. PreciseBNHook uses this interface to turn the
+/// statistics into plain means.
 class POLYAK_API RunningStatistics {
  public:
   virtual ~RunningStatistics();
   /// From here on, the statistics are the plain mean over the forward passes in train mode since
-  /// now. Until the first such pass, and in eval mode, the layer computes with those that it has.
-  /// Not called for a layer that is in eval mode.
+  /// this call. Until the first such pass, and in eval mode, the layer uses its current ones. Not
+  /// called for a layer that is in eval mode.
   virtual void begin_mean() = 0;
-  /// The statistics stay as they are, and follow later batches as before begin_mean().
+  /// Keeps the statistics; they follow later batches as before begin_mean().
   virtual void end_mean() = 0;
 };
 
-/// Thrown out of a validation, or out of forward passes for a hook, when the run is to end soon.
-/// Hooks let it pass; the loop makes up for what was broken off when the run goes on.
+/// Thrown from a validation, or from forward passes for a hook, when the run should end soon. Hooks
+/// let it pass; the resumed loop makes up for what was interrupted.
 class POLYAK_API Interrupted : public Error {
  public:
   using Error::Error;
@@ -40,9 +41,9 @@ class POLYAK_API Interrupted : public Error {
 class POLYAK_API TrainingForward {
  public:
   virtual ~TrainingForward();
-  /// Runs forward passes over training batches until `num_samples` samples went through: no
-  /// gradient, no optimizer step, the model in the mode that the caller set, the order of training
-  /// data undisturbed.
+  /// Runs forward passes over training batches for `num_samples` samples, without gradients or
+  /// optimizer steps, in the mode that the caller set, and without changing the order of training
+  /// data.
   virtual void run_training_forward(int64_t num_samples) = 0;
 };
 
@@ -50,7 +51,7 @@ class POLYAK_API TrainingForward {
 class POLYAK_API Schedules {
  public:
   virtual ~Schedules();
-  /// One step of every schedule that counts in epochs, or in iterations.
+  /// Makes one step of every schedule that counts epochs, or of every one that counts iterations.
   virtual void step_schedules(bool by_epoch) = 0;
 };
 
@@ -58,15 +59,15 @@ class POLYAK_API Schedules {
 class POLYAK_API CheckpointSource {
  public:
   virtual ~CheckpointSource();
-  /// The checkpoint of this moment before hooks add to it: meta, state_dict, optimizer, ...
+  /// The checkpoint of the current state before hooks add to it: meta, state_dict, optimizer, ...
   virtual Value make_checkpoint(bool with_optimizer, bool with_schedules) = 0;
-  /// Whether a run of this kind could go on from such a checkpoint; `last_checkpoint` names only
+  /// Whether a run of this kind could resume from such a checkpoint; `last_checkpoint` names only
   /// those.
   virtual bool can_resume_from(const Value& checkpoint) const;
 };
 
-/// What hooks see of a training loop. A host with a runner class of its own implements it; the
-/// reference runner is one such. All calls come from the training thread.
+/// What hooks see of a training loop. A host with its own runner class implements it, as the
+/// reference runner does. All calls come from the training thread.
 class POLYAK_API Runner {
  public:
   virtual ~Runner();
@@ -79,19 +80,19 @@ class POLYAK_API Runner {
   virtual HookList& hooks() = 0;
   /// Whether this run trains; false when it only evaluates.
   virtual bool training() const { return true; }
-  /// Whether this run goes on from a checkpoint (raw weights, counters) instead of starting from
+  /// Whether this run resumes from a checkpoint (raw weights, counters) instead of starting from
   /// weights.
   virtual bool resuming() const { return false; }
 
-  /// Where files go, and what names this run. Empty: nowhere.
+  /// The folder for output files, and the name of this run. Empty: none.
   virtual std::string work_dir() const { return ""; }
   virtual std::string timestamp() const { return ""; }
 
-  /// The optimizer's learning rate (of its first parameter group), where there is one.
+  /// The optimizer's learning rate (of its first parameter group), if there is one.
   virtual std::optional<double> learning_rate() const { return std::nullopt; }
 
-  /// Whether the epoch or iteration that hooks are told of began before that: a loop that does not
-  /// tell where they begin is noticed at its first call from inside, when time has passed.
+  /// Whether the current epoch or iteration began earlier than hooks were told: a loop that does
+  /// not report where they begin is noticed at its first call from inside, when time has passed.
   virtual bool began_unseen() const { return false; }
 
   /// A number for the logs, valid for this iteration: `lr`, `ema_momentum`, `time`.
@@ -99,16 +100,15 @@ class POLYAK_API Runner {
   /// Numbers logged in this iteration: losses of the step and what hooks logged.
   virtual const Scalars& logged() const;
 
-  /// Evaluates the model as it is now over the data of the running validation or test, without
-  /// hooks.
-  /// @return metrics, e.g. `accuracy`, each name followed by `suffix`.
-  /// @throws Error where none runs, or one that cannot be repeated
+  /// Evaluates the model in its current state over the data of the running validation or test,
+  /// without calling hooks.
+  /// @return metrics, e.g. `accuracy`, each name followed by `suffix`
+  /// @throws Error if none is running, or if it cannot be repeated
   virtual Scalars validate(const std::string& suffix);
-  /// The names of the metrics that validate() gives, without a suffix; empty where that is not
-  /// known.
+  /// The names of the metrics that validate() returns, without a suffix; empty if unknown.
   virtual std::vector<std::string> metric_names() const { return {}; }
 
-  /// What not every loop has. A hook that needs one of these refuses a null pointer in check_run.
+  /// Parts that not every loop has. A hook that needs one refuses a null pointer in check_run.
   virtual TrainingForward* training_forward() { return nullptr; }
   virtual CheckpointSource* checkpoint_source() { return nullptr; }
   virtual Schedules* schedules() { return nullptr; }
@@ -116,11 +116,11 @@ class POLYAK_API Runner {
   /// Values that belong to the run and survive a resume (best scores, kept checkpoints, the last
   /// validation): a dict.
   virtual Value& run_info() { return run_info_; }
-  /// Ends training after the present iteration.
+  /// Ends training after the current iteration.
   virtual void request_stop() = 0;
-  /// Whether somebody asked for that.
+  /// Whether somebody requested that.
   virtual bool stop_requested() const { return false; }
-  /// Whether a signal asked for it, so that a validation and forward passes for hooks end by
+  /// Whether a signal requested it, so that a validation and forward passes for hooks throw
   /// Interrupted at their next batch.
   virtual bool interrupted() const { return false; }
 

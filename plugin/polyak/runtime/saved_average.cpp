@@ -33,7 +33,7 @@ AverageState saved_average(const Value& checkpoint, const std::string& name) {
                           there.empty() ? std::string("it holds no average")
                                         : fmt::format("it has {}", fmt::join(there, ", ")));
   }
-  Value layout = checkpoint;  // of handles; `state_dict` may hold what was measured best
+  Value layout = checkpoint;  // handles only; `state_dict` may hold the best weights
   restore_state_dict(layout);
   if (name.empty()) exchange_weights_of(layout, name);
 

@@ -31,7 +31,7 @@ std::vector<std::string> keys_of(const Value& state_dict) {
   return keys;
 }
 
-/// Refuses what says in two ways how the model's tensors are called.
+/// Rejects a state dict that names the model's tensors in two ways.
 void check_one_way(const std::vector<std::string>& keys, const std::set<std::string>& names) {
   const std::string prefix = kModulePrefix;
   std::map<std::string, std::string> key_of;
@@ -43,8 +43,8 @@ void check_one_way(const std::vector<std::string>& keys, const std::set<std::str
     const auto [known, is_new] = key_of.emplace(name, key);
     if (!is_new) {
       fail<CheckpointError>(
-          "state_dict holds both '{}' and '{}', and either could be the model's '{}'; keep the one "
-          "that is meant",
+          "state_dict holds both '{}' and '{}', and either could be the model's '{}'; keep only "
+          "the right one",
           known->second, key, name);
     }
     (name == key ? bare : prefixed).push_back(key);
@@ -102,7 +102,7 @@ void match_names(Value& state_dict, const ModelRef& model) {
   for (auto& [key, value] : state_dict.entries()) {
     key = Value(key.as_string().substr(fitting.front().size()));
   }
-  log_info("the checkpoint's state_dict has '{}' before every name; it is taken off",
+  log_info("the checkpoint's state_dict has '{}' before every name; it is removed",
            fitting.front());
 }
 
@@ -123,7 +123,7 @@ std::string StateDifference::text() const {
   add("missing in the checkpoint", missing);
   add("not in the model", unexpected);
   add("of another shape", mismatched);
-  add("of other numbers", other_numbers);
+  add("of another dtype", other_numbers);
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 

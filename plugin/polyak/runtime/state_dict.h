@@ -11,16 +11,16 @@
 
 namespace polyak {
 
-/// Names for a message: the first few, and how many more there are.
+/// Names for a message: the first few, and the number of the others.
 POLYAK_API std::string list_names(const std::vector<std::string>& names, size_t shown = 8);
 
-/// The longest `a.b.` that all these names begin with; "" for none.
+/// The longest prefix `a.b.` of all these names; "" for none.
 POLYAK_API std::string common_prefix(const std::vector<std::string>& names);
 
-/// Gives a state dict's tensors the names that the model has. A prefix that all of them share
-/// (`module.`, `model.`) is taken off, with a line that says so, where only that makes names fit.
-/// @throws CheckpointError for a key that is no str, for one tensor under two names (`x` and
-/// `module.x`), for a prefix that only some have, and where more than one prefix would do
+/// Gives a state dict's tensors the names that the model has. Removes a prefix that all of them
+/// share (`module.`, `model.`), and logs that, if the names fit only without it.
+/// @throws CheckpointError for a key that is not a str, for one tensor with two names (`x` and
+///   `module.x`), for a prefix that only some have, and if more than one prefix fits
 void match_names(Value& state_dict, const ModelRef& model);
 
 /// How a state dict differs from a model.
@@ -45,8 +45,8 @@ POLYAK_API void load_state_dict(const ModelRef& model, const Value& state_dict);
 /// "[2, 3]".
 POLYAK_API std::string shape_text(const at::Tensor& tensor);
 
-/// Whether values of one dtype can stand for those of the other, but for rounding: both floating,
-/// both complex, both integers, or both bool.
+/// Whether values of one dtype can be stored in the other, apart from rounding: both floating, both
+/// complex, both integers, or both bool.
 bool same_numbers(at::ScalarType a, at::ScalarType b);
 
 }  // namespace polyak

@@ -16,7 +16,7 @@ constexpr std::array<int, 3> kSignals{SIGTERM, SIGINT, SIGUSR1};
 std::atomic<int> first_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may use nothing else");
 
-std::mutex mutex;  // of what follows
+std::mutex mutex;  // for the variables below
 int living = 0;
 std::array<struct sigaction, kSignals.size()> earlier;
 std::array<bool, kSignals.size()> taken;
@@ -30,7 +30,7 @@ void take(size_t index) {
   struct sigaction action {};
   action.sa_handler = note;
   sigemptyset(&action.sa_mask);
-  // The first SIGINT gives the signal back to the system, so that the second ends the process.
+  // The first SIGINT restores the system's handler, so that the second ends the process.
   action.sa_flags = SA_RESTART | (kSignals[index] == SIGINT ? SA_RESETHAND : 0);
   sigaction(kSignals[index], nullptr, &earlier[index]);
   taken[index] = earlier[index].sa_handler != SIG_IGN;

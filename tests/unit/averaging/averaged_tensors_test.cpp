@@ -100,7 +100,7 @@ TEST(AveragedTensors, OtherTiesOrNamesAreNotTheSameTensors) {
   tensors = net.tensors();
   tensors.erase(tensors.begin() + 2);
   EXPECT_THAT([&] { averaged.tensors.rebind(tensors, "Net"); },
-              ThrowsMessage<Error>(HasSubstr("the model Net lacks what is averaged: own")));
+              ThrowsMessage<Error>(HasSubstr("the model Net lacks averaged tensors: own")));
 }
 
 TEST(AveragedTensors, BuiltAnewKeepTheAveragesOfNamesThatStay) {

@@ -183,7 +183,7 @@ TEST(DeviceTables, ACapturedUpdateReplaysWithEachStepsWeights) {
 
   net.named_parameters()["small"].set_data(at::ones({7}));
   EXPECT_THAT([&] { first.average.prepare_replay(); },
-              ThrowsMessage<Error>(HasSubstr("capture it anew")));
+              ThrowsMessage<Error>(HasSubstr("capture it again")));
 }
 
 TEST(DeviceTables, EveryGraphThatCapturedAnUpdateReplays) {

@@ -62,7 +62,7 @@ TEST(ModelCopy, ComesFromTheFactoryWhereThereIsOne) {
   EXPECT_EQ(copy.module, made);
   EXPECT_THAT(copy.why_not_to_run, IsEmpty());
   EXPECT_THAT([&] { copy_of(net, [] { return nullptr; }); },
-              ThrowsMessage<Error>(HasSubstr("factory gave no module")));
+              ThrowsMessage<Error>(HasSubstr("factory returned no module")));
 }
 
 TEST(ModelCopy, HasTheTrainModeOfEachModule) {

@@ -31,7 +31,8 @@ class Room {
  public:
   template <class... Args>
   std::shared_ptr<ValueNet> owned(Args&&... args) {
-    return {new (place_) ValueNet(std::forward<Args>(args)...), [](ValueNet* net) { net->~ValueNet(); }};
+    return {new (place_) ValueNet(std::forward<Args>(args)...),
+            [](ValueNet* net) { net->~ValueNet(); }};
   }
 
  private:
@@ -125,7 +126,7 @@ TEST(FreedAddress, AnOwnedModuleThatStandsThereIsAveragedUnderItsOwnNames) {
   net.reset();
   net = room.owned("renamed", same);
   EXPECT_THAT([&] { average.update_parameters(net); },
-              ThrowsMessage<Error>(HasSubstr("lacks what is averaged: weight")));
+              ThrowsMessage<Error>(HasSubstr("lacks averaged tensors: weight")));
 }
 
 /// Averages models that are built one after another, each after the last one went, as many times as

@@ -243,14 +243,14 @@ TEST_F(DamageTest, TheNewestWholeCheckpointBesideADamagedOneIsNamed) {
   write("epoch_4.pth", damaged, 0);
   const auto error = [&] { return damage_of([&] { read_checkpoint(file("epoch_4.pth")); }); };
   EXPECT_THAT(error(), AllOf(StartsWith(file("epoch_4.pth") + ": is damaged"),
-                             EndsWith("; no whole checkpoint lies beside it")));
+                             EndsWith("; there is no intact checkpoint next to it")));
 
   write("epoch_1.pth", whole_, 3);
   write("epoch_2.pth", whole_, 2);
   write("epoch_3.pth", whole_.substr(0, 500), 1);  // cut off
   write("notes.txt", whole_, 0);
   EXPECT_THAT(error(),
-              EndsWith("; the newest whole checkpoint beside it is " + file("epoch_2.pth")));
+              EndsWith("; the newest intact checkpoint next to it is " + file("epoch_2.pth")));
 
   // One that a run can go on from goes before a newer one that holds weights only.
   write_pth(file("best.pth"), Value::dict({{"state_dict", checkpoint_.at("state_dict")}}));

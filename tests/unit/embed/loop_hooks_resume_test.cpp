@@ -163,7 +163,7 @@ TEST(LoopHooksResume, TwoOfThemDoNotShareAFolder) {
   const std::string text = with_average(new_folder("shared"));
   const Loop generator(text, -1);
   EXPECT_THAT([&] { Loop(text, -1); },
-              ThrowsMessage<ConfigError>(HasSubstr("give each run a work_dir of its own")));
+              ThrowsMessage<ConfigError>(HasSubstr("give each run its own work_dir")));
 }
 
 /// Refuses what is loaded, until it is told otherwise; after an EMAHook has taken its part.
@@ -223,9 +223,8 @@ TEST(LoopHooksResume, AFileBeyondTheRunsEndIsRefused) {
   LoopHooks hooks = LoopHooks::from_config(
       parse_config(with_average(folder)), net,
       LoopHooksSettings().max_epochs(3).epoch_length(5).optimizer(optimizer));
-  EXPECT_THAT([&] { hooks.resume(); },
-              ThrowsMessage<CheckpointError>(HasSubstr("epoch_4.pth: stands at epoch 4, and this "
-                                                       "run ends at 3")));
+  EXPECT_THAT([&] { hooks.resume(); }, ThrowsMessage<CheckpointError>(HasSubstr(
+                                           "epoch_4.pth: is at epoch 4, but this run ends at 3")));
 }
 
 }  // namespace

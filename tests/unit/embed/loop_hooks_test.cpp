@@ -314,7 +314,7 @@ TEST(LoopHooks, EveryCallAtTheWrongTimeIsAClearError) {
   const auto says = [](const char* text) { return ThrowsMessage<Error>(HasSubstr(text)); };
   Recorded loop;
   LoopHooks& hooks = loop.hooks;
-  EXPECT_THAT([&] { hooks.after_epoch(); }, says("no iteration was told of in epoch 1"));
+  EXPECT_THAT([&] { hooks.after_epoch(); }, says("no iteration was reported in epoch 1"));
   hooks.before_epoch();
   EXPECT_THAT([&] { hooks.before_epoch(); }, says("epoch 1 has not ended; call after_epoch()"));
   EXPECT_THAT([&] { hooks.resume(); }, says("the run has begun"));
@@ -324,7 +324,7 @@ TEST(LoopHooks, EveryCallAtTheWrongTimeIsAClearError) {
   EXPECT_THAT([&] { (void)hooks.validation(); }, says("iteration 1 has not ended"));
   EXPECT_THAT([&] { hooks.after_train(); }, says("iteration 1 has not ended"));
   hooks.after_step();
-  EXPECT_THAT([&] { hooks.after_step(); }, says("iteration 1 has had its step"));
+  EXPECT_THAT([&] { hooks.after_step(); }, says("iteration 1 already had its step"));
   hooks.after_iter();
   {
     LoopEvaluation pass = hooks.validation();
@@ -332,11 +332,11 @@ TEST(LoopHooks, EveryCallAtTheWrongTimeIsAClearError) {
     EXPECT_THAT([&] { (void)hooks.validation(); }, says("a validation or test is running"));
     EXPECT_THAT([&] { hooks.after_train(); }, says("a validation or test is running"));
     pass.finish({});
-    EXPECT_THAT([&] { pass.finish({}); }, says("finish: was called before"));
+    EXPECT_THAT([&] { pass.finish({}); }, says("finish: was already called"));
   }
   hooks.after_epoch();
   hooks.after_train();
-  EXPECT_THAT([&] { hooks.after_train(); }, says("was called before"));
+  EXPECT_THAT([&] { hooks.after_train(); }, says("was already called"));
   EXPECT_THAT([&] { hooks.after_iter(); }, says("after_train() ended this run"));
   hooks.test([] { return Scalars(); });  // after training is where a test belongs
 }
@@ -382,7 +382,7 @@ TEST(LoopHooks, ABadConfigIsRefusedBeforeTraining) {
       {"custom_hooks: [{type: EMAHok}]", "did you mean 'EMAHook'?"},
       {"custom_hooks: [{type: EMAHook, momentm: 0.1}]", "did you mean 'momentum'?"},
       {"custom_hooks: [{type: EMAHook, momentum: 2}]", "in (0, 1)"},
-      {"custom_hooks: [{type: EMAHook}, {type: EMAHook}]", "'name' of its own"},
+      {"custom_hooks: [{type: EMAHook}, {type: EMAHook}]", "a unique 'name'"},
       {"custom_hooks: [{type: CheckpointHook}]", "set work_dir"},
       {"custom_hooks: [{type: ParamSchedulerHook}]", "remove the hook"},
       {"custom_hooks: [{type: PreciseBNHook}]", "training_forward"},

@@ -204,7 +204,7 @@ TEST(LoopOptimizers, ParametersInAnotherOrderAreRefusedByName) {
   Grouped second(folder, {{"bias", "weight"}});
   EXPECT_THAT([&] { second.hooks.resume(); },
               testing::ThrowsMessage<CheckpointError>(testing::HasSubstr(
-                  "parameter 1 of its optimizer is 'weight', and 'bias' of the loop's")));
+                  "parameter 1 of its optimizer is 'weight', but 'bias' in the loop's")));
 }
 
 TEST(LoopOptimizers, AStateThatDoesNotFitLeavesAveragesAndWeightsAlone) {
@@ -240,8 +240,8 @@ TEST(LoopOptimizers, TheCheckpointsRateGoesOnWithAWord) {
   LogSink before = set_log_sink([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
   EXPECT_TRUE(second.hooks.resume());
   set_log_sink(before);
-  EXPECT_THAT(lines,
-              testing::Contains("resume: the checkpoint's lr 0.01 goes on (the program set 0.5)"));
+  EXPECT_THAT(lines, testing::Contains(
+                         "resume: continuing with the checkpoint's lr 0.01 (the program set 0.5)"));
   EXPECT_EQ(second.optimizer->param_groups()[0].options().get_lr(), 0.01);
 }
 

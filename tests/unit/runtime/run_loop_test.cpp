@@ -132,11 +132,11 @@ TEST(RunLoop, ACallAtTheWrongTimeThrowsAndChangesNothing) {
   const auto says = [](const char* text) { return ThrowsMessage<Error>(HasSubstr(text)); };
   Host host(epochs_of(2, 2));
   RunLoop& loop = host.loop;
-  EXPECT_THAT([&] { loop.after_epoch(); }, says("after_epoch: no iteration was told of"));
+  EXPECT_THAT([&] { loop.after_epoch(); }, says("after_epoch: no iteration was reported"));
   EXPECT_EQ(loop.phase(), RunLoop::Phase::built);
   loop.before_train();
-  EXPECT_THAT([&] { loop.before_run(); }, says("before_run: was called before"));
-  EXPECT_THAT([&] { loop.before_train(); }, says("before_train: was called before"));
+  EXPECT_THAT([&] { loop.before_run(); }, says("before_run: was already called"));
+  EXPECT_THAT([&] { loop.before_train(); }, says("before_train: was already called"));
   EXPECT_THAT([&] { loop.set_length({}); }, says("the run has begun"));
   Value nothing = Value::dict();
   EXPECT_THAT([&] { loop.restore(nothing, {}); }, says("the run has begun"));
@@ -144,7 +144,7 @@ TEST(RunLoop, ACallAtTheWrongTimeThrowsAndChangesNothing) {
   EXPECT_THAT([&] { loop.before_epoch(); }, says("epoch 1 has not ended"));
   loop.before_iter();
   loop.after_step();
-  EXPECT_THAT([&] { loop.after_step(); }, says("iteration 1 has had its step"));
+  EXPECT_THAT([&] { loop.after_step(); }, says("iteration 1 already had its step"));
   EXPECT_THAT([&] { loop.before_iter(); }, says("iteration 1 has not ended"));
   EXPECT_THAT([&] { loop.after_epoch(); }, says("iteration 1 has not ended"));
   EXPECT_THAT([&] { loop.after_train(); }, says("iteration 1 has not ended"));
@@ -154,7 +154,7 @@ TEST(RunLoop, ACallAtTheWrongTimeThrowsAndChangesNothing) {
   EXPECT_EQ(loop.progress().optimizer_steps, 1);
   loop.after_iter();
   loop.after_train();
-  EXPECT_THAT([&] { loop.after_train(); }, says("after_train: was called before"));
+  EXPECT_THAT([&] { loop.after_train(); }, says("after_train: was already called"));
   EXPECT_THAT([&] { loop.after_iter(); }, says("after_train() ended this run"));
   EXPECT_EQ(loop.progress().iter, 1);
 }
@@ -365,7 +365,7 @@ TEST(RunLoop, GradientsOfAnotherModelAreRefusedBeforeAnyHookSeesTheCheckpoint) {
   host.loop.before_run();
   recorder->points.clear();
   EXPECT_THAT([&] { host.loop.restore(checkpoint, {}); },
-              ThrowsMessage<CheckpointError>(HasSubstr("2 of 3 are the model's")));
+              ThrowsMessage<CheckpointError>(HasSubstr("only 2 of 3 belong to the model")));
   EXPECT_THAT(recorder->points, IsEmpty());
 }
 

@@ -178,8 +178,8 @@ TEST_F(ForeignCheckpoint, RawWeightsThatDoNotFitAreRefusedWithTheNamesOfBothSide
   };
   const char* const names[] = {"only in state_dict: head.fc.bias", "only in the other: net.module",
                                "only in the other: module.head.other",
-                               "of another shape or other numbers: head.fc.bias",
-                               "of another shape or other numbers: head.fc.bias"};
+                               "of another shape or dtype: head.fc.bias",
+                               "of another shape or dtype: head.fc.bias"};
   for (size_t i = 0; i < std::size(edits); ++i) {
     for (const char* strict : {"false", "true"}) {
       EXPECT_THAT(refusal(edits[i], {fmt::format("custom_hooks.0.strict_load={}", strict)}),
@@ -279,7 +279,7 @@ TEST_F(ForeignCheckpoint, AnAverageThatCountedIterationsGoesOnInOptimizerSteps) 
   };
   expect_same_run(whole, resume(count_iterations));
   EXPECT_THAT(messages_,
-              HasSubstr("ema_state_dict counts 8 iterations; it goes on from 4 optimizer "
+              HasSubstr("ema_state_dict counts 8 iterations; it continues from 4 optimizer "
                         "steps"));
   // Begun after the first epoch: its last 4 iterations are 2 steps.
   const Value begun = resume([](Value& c) {
@@ -290,7 +290,7 @@ TEST_F(ForeignCheckpoint, AnAverageThatCountedIterationsGoesOnInOptimizerSteps) 
   // The hook that counts iterations takes it as it is.
   const Value iterations = resume(count_iterations, {"custom_hooks.0.count=iterations"});
   EXPECT_EQ(steps(iterations), 16);
-  EXPECT_THAT(messages_, Not(HasSubstr("it goes on from")));
+  EXPECT_THAT(messages_, Not(HasSubstr("it continues from")));
   EXPECT_THAT(refusal([](Value& c) {
                 c.at(kEma).set("steps", at::tensor(int64_t{9}, at::kLong));
                 make_foreign(c);
@@ -302,7 +302,7 @@ TEST_F(ForeignCheckpoint, AHookWhoseClockChangesConvertsTheCount) {
   train({"optim_wrapper.accumulative_counts=2"});
   const Value iterations = resume({}, {"custom_hooks.0.count=iterations"});
   EXPECT_EQ(iterations.at(kEma).at("steps").as_tensor().item<int64_t>(), 16);
-  EXPECT_THAT(messages_, HasSubstr("counts 4 optimizer steps; it goes on from 8 iterations"));
+  EXPECT_THAT(messages_, HasSubstr("counts 4 optimizer steps; it continues from 8 iterations"));
 }
 
 TEST_F(ForeignCheckpoint, ACountThatIsNoneIsRefused) {
@@ -313,7 +313,7 @@ TEST_F(ForeignCheckpoint, ACountThatIsNoneIsRefused) {
   EXPECT_THAT(refusal([](Value& c) { c.at(kEma).erase("steps"); }),
               AllOf(HasSubstr("changed.pth"), HasSubstr("ema_state_dict has no 'steps'")));
   EXPECT_THAT(refusal([](Value& c) { c.at(kEma).set("steps", 0.5); }),
-              HasSubstr("ema_state_dict.steps is no integer"));
+              HasSubstr("ema_state_dict.steps is not an integer"));
 }
 
 // ---- the optimizer

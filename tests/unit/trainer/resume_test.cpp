@@ -169,8 +169,8 @@ TEST_F(Resuming, DropsGradientsThatWereGatheredForAnotherCount) {
   train(config("run", {"optim_wrapper.accumulative_counts=3"}));
   script.stop_after_iter = -1;
   resume("run", {"optim_wrapper.accumulative_counts=2"});
-  EXPECT_THAT(messages_, HasSubstr("gathered for steps of 3 iterations, and accumulative_counts is "
-                                   "2 now; they are dropped"));
+  EXPECT_THAT(messages_, HasSubstr("accumulated for steps of 3 iterations, but accumulative_counts "
+                                   "is now 2; they are dropped"));
 }
 
 TEST_F(Resuming, AHookThatStopsARunLeavesACheckpoint) {

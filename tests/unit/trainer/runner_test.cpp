@@ -367,7 +367,7 @@ TEST_F(Running, ResumesFromTheLastCheckpoint) {
   }
   std::ofstream(folder_ / "work" / "last_checkpoint") << "epoch_9.pth";
   EXPECT_THAT([&] { TrainRunner(config({"resume=true"}), catalog_); },
-              ThrowsMessage<CheckpointError>(HasSubstr("epoch_9.pth, which is not there")));
+              ThrowsMessage<CheckpointError>(HasSubstr("epoch_9.pth, which does not exist")));
 }
 
 TEST_F(Running, CountsOptimizerStepsUnderAccumulation) {
