@@ -95,8 +95,8 @@ class BadInput(CommandTest):
         config = self.folders()
         image = self.folder / "images" / "train" / "bee" / "2.png"
         whole = image.read_bytes()
-        for data, says in ((b"", "is empty"), (whole[:len(whole) * 2 // 5], "holds no whole PNG image"),
-                           (b"hello", "is no JPEG or PNG image")):
+        for data, says in ((b"", "is empty"), (whole[:len(whole) * 2 // 5], "contains no complete PNG image"),
+                           (b"hello", "is not a JPEG or PNG image")):
             image.write_bytes(data)
             self.refuse(config, ["images/train/bee/2.png", says, "on_bad_image: skip"], status=1)
         self.refuse(config, ["on_bad_image", "error, skip", "ignore"],
@@ -105,7 +105,7 @@ class BadInput(CommandTest):
     def test_class_folders_that_training_does_not_know(self):
         config = self.folders()
         (self.folder / "images" / "val" / "bee").rename(self.folder / "images" / "val" / "wasp")
-        self.refuse(config, ["images/val: holds classes that the training data do not have: 'wasp'",
+        self.refuse(config, ["images/val: contains classes that the training data does not have: 'wasp'",
                              "'ant', 'bee', 'cat'"], status=1)
 
     def test_a_validation_without_labels(self):

@@ -344,8 +344,8 @@ class Train(CommandTest):
         shutil.rmtree(self.folder / "images" / "val" / "bee")
         done = self.train(config, "--work-dir", "again")
         self.assertEqual(self.table(done)[-1]["accuracy"], 100)
-        self.assertIn("images/val: classes without an image: 'aaa'", done.stderr)
-        self.assertIn("images/val: files that are not read: 1, such as images/val/cat/9.bmp", done.stderr)
+        self.assertIn("images/val: classes without images: 'aaa'", done.stderr)
+        self.assertIn("images/val: ignored files: 1, such as images/val/cat/9.bmp", done.stderr)
         shutil.rmtree(self.folder / "images" / "train")
         tested = self.run_polyak("test", config, "run/epoch_12.pth")
         self.assertEqual(tested.stdout, "accuracy: 100.0000\n")
@@ -414,7 +414,7 @@ class Config(CommandTest):
         for command in (["check", config], ["train", config, "--work-dir", "run"]):
             done = self.run_polyak(*command)
             self.assertRegex(done.stderr, r"WARNING - \S*config\.yaml:\d+:5: param_scheduler\[0\]\.end: .*"
-                                          r"reaches end_factor only from end: 2 on")
+                                          r"reaches end_factor only with end: 2 or more")
             self.assertRegex(done.stderr, r"param_scheduler\[1\]\.step_size: .* never changes")
         rates = {json.loads(line)["lr"] for file in (self.folder / "run").glob("*/vis_data/scalars.json")
                  for line in file.read_text().splitlines() if "lr" in json.loads(line)}
@@ -433,7 +433,7 @@ class Config(CommandTest):
                       done.stderr)
         schedule = SMALL + "param_scheduler: {type: StepLR, step_size: 1}\n"
         done = self.run_polyak("check", self.write(schedule + "default_hooks: {param_scheduler: null}\n"))
-        self.assertRegex(done.stderr, r"config\.yaml:\d+:1: param_scheduler: no ParamSchedulerHook is there")
+        self.assertRegex(done.stderr, r"config\.yaml:\d+:1: param_scheduler: there is no ParamSchedulerHook")
         for others in ("default_hooks: {param_scheduler: null}\ncustom_hooks: [{type: ParamSchedulerHook}]\n", ""):
             done = self.run_polyak("check", self.write(schedule + others))
             self.assertNotIn("WARNING", done.stderr)

@@ -281,7 +281,7 @@ class Averages(ResumeTest):
     def test_whose_options_changed_are_said(self):
         done = self.resume(self.config, *FIVE, "custom_hooks.0.momentum=0.2", "train_cfg.val_interval=2")
         self.assertIn("custom_hooks[0].momentum 0.2 (was 0.05)", done.stderr)
-        self.assertIn("train_cfg.val_interval 2 (was not there)", done.stderr)
+        self.assertIn("train_cfg.val_interval 2 (was missing)", done.stderr)
 
     def test_that_nobody_keeps_are_dropped_by_name(self):
         done = self.resume(self.config, *FIVE, "custom_hooks=None")
@@ -387,7 +387,7 @@ class End(ResumeTest):
         config = self.write(BASE)
         self.train(config, "--work-dir", "run")
         done = self.resume(config, "--cfg-options", "train_cfg.max_epochs=2", status=1)
-        self.assertIn("run/epoch_3.pth: stands at epoch 3, and this run ends at 2; raise train_cfg.max_epochs", done.stderr)
+        self.assertIn("run/epoch_3.pth: is at epoch 3, but this run ends at 2; raise train_cfg.max_epochs", done.stderr)
 
 
 if __name__ == "__main__":

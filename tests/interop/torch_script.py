@@ -234,12 +234,12 @@ def check_refusals(folder):
     torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 7))).save(bad)
     refuse("model", "[1, 7]", "float [1, 10]")
     torch.jit.script(torch.nn.Linear(5, CLASSES)).save(bad)
-    refuse("model", "does not take images of 1 x 12 x 12", "mat1 and mat2")
+    refuse("model", "does not accept images of 1 x 12 x 12", "mat1 and mat2")
     model = Net(0.0)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     torch.jit.script(model).save(bad)
-    refuse("model", "no parameter of it wants a gradient")
+    refuse("model", "none of its parameters requires a gradient")
 
     # What a newer PyTorch would write: a format, and an operation, that this one does not know.
     torch.jit.script(Net(0.0)).save(str(folder / "good.pt"))

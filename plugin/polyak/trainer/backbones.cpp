@@ -18,7 +18,7 @@ void check_count(const std::vector<int64_t>& sizes, const char* key) {
   }
 }
 
-/// Weights of layers from `in` to the first size, from there to the second, ...
+/// The number of weights in layers from `in` to the first size, from there to the second, ...
 double weights_of(int64_t in, const std::vector<int64_t>& sizes) {
   double weights = 0;
   for (const int64_t out : sizes) {
@@ -28,14 +28,15 @@ double weights_of(int64_t in, const std::vector<int64_t>& sizes) {
   return weights;
 }
 
-/// A 3x3 or 1x1 convolution that keeps the size at stride 1, without bias: a normalisation follows.
+/// A 3x3 or 1x1 convolution that keeps the size at stride 1, without a bias, since normalisation
+/// follows.
 torch::nn::Conv2d make_conv(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
   return torch::nn::Conv2d(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
 
-/// As torchvision and mmpretrain's self-supervised configs initialise residual networks (norms at
-/// the ends of blocks are not zeroed).
+/// Initialised as in torchvision and in mmpretrain's self-supervised configs: the last norm of a
+/// block is not zeroed.
 torch::nn::Conv2d make_he_conv(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
   torch::nn::Conv2d conv = make_conv(in, out, kernel, stride);
   torch::nn::init::kaiming_normal_(conv->weight, 0, torch::kFanOut, torch::kReLU);
@@ -46,7 +47,7 @@ bool has_bottlenecks(int64_t depth) {
   return depth >= 50;
 }
 
-/// Blocks of each stage; empty for a depth that no paper has.
+/// Blocks of each stage; empty for an unknown depth.
 std::vector<int64_t> stages_of(int64_t depth) {
   switch (depth) {
     case 18:
@@ -74,7 +75,7 @@ void SmallCnnOptions::visit(OptionVisitor& visitor) {
   visitor.key("channels", &channels, "Channels of each stage; every stage halves height and width.",
               closed_interval(1, kMostChannels));
   visitor.key("with_avg_pool", &with_avg_pool,
-              "Take the mean of the last map over height and width, instead of all of it.");
+              "Average the last feature map over height and width instead of flattening it.");
 }
 
 void SmallCnnOptions::validate() const {
@@ -115,7 +116,7 @@ int64_t SmallCnn::features() const {
 void MlpOptions::visit(OptionVisitor& visitor) {
   visitor.key("hidden", &hidden, "Width of each layer.", closed_interval(1, kWidestLayer));
   visitor.key("dropout", &dropout,
-              "Share of activations that are zeroed after each layer in training.",
+              "Fraction of the activations that is zeroed after each layer in training.",
               Bounds{0.0, 1.0, false, true});
 }
 
@@ -144,7 +145,7 @@ at::Tensor Mlp::forward(const at::Tensor& images) {
   at::Tensor x = images.flatten(1);
   for (torch::nn::Linear& layer : layers_) {
     x = layer(x).relu_();
-    // Without dropout no random number is drawn.
+    // Draws no random numbers without dropout.
     if (options_.dropout > 0) x = at::dropout(x, options_.dropout, is_training());
   }
   return x;

@@ -24,8 +24,8 @@ struct SmallCnnOptions : Options {
 
 /// A small convolutional network for images of 28 to 32 pixels: one stage per entry of `channels`,
 /// each a 3x3 convolution of stride 2, batch normalisation and ReLU; the features are the last map,
-/// flattened or averaged over height and width. Strides instead of pooling: several times faster on
-/// a CPU at equal accuracy.
+/// flattened or averaged over height and width. It uses strides instead of pooling, which is
+/// several times faster on a CPU at equal accuracy.
 class SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
  public:
   SmallCnn(SmallCnnOptions options, ImageShape image);
@@ -69,8 +69,8 @@ struct ResNetOptions : Options {
 };
 
 /// Two 3x3 convolutions with a shortcut around them (He et al. 2016, "Deep Residual Learning"), or,
-/// as a bottleneck, a 3x3 convolution between two 1x1 ones, of which the last has four times the
-/// channels; the stride is that of the first 3x3 one, as in torchvision.
+/// as a bottleneck, a 3x3 convolution between two 1x1 ones, the last with four times the channels.
+/// The first 3x3 convolution has the stride, as in torchvision.
 class ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
  public:
   struct Form {
@@ -88,7 +88,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
   Form form_;
   std::vector<torch::nn::Conv2d> convs_;
   std::vector<torch::nn::BatchNorm2d> norms_;
-  torch::nn::Sequential downsample_{nullptr};  // empty where the shortcut is the identity
+  torch::nn::Sequential downsample_{nullptr};  // empty if the shortcut is the identity
 };
 
 /// ResNet, with global average pooling after its four stages. Tensors are named as in mmpretrain
@@ -96,8 +96,8 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
 class ResNet : public torch::nn::Cloneable<ResNet>, public Backbone {
  public:
   enum class Stem {
-    imagenet,  // a 7x7 convolution and a pooling, each of stride 2
-    cifar,     // one 3x3 convolution of stride 1
+    imagenet,  // a 7x7 convolution and max pooling, each with stride 2
+    cifar,     // one 3x3 convolution with stride 1
   };
   ResNet(ResNetOptions options, Stem stem, ImageShape image);
   void reset() override;

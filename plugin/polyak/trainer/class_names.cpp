@@ -10,7 +10,7 @@
 namespace polyak {
 namespace {
 
-/// Those of `names` that `others` lacks.
+/// The names that are missing in `others`.
 std::vector<std::string> without(const std::vector<std::string>& names,
                                  const std::vector<std::string>& others) {
   std::vector<std::string> rest;
@@ -70,8 +70,8 @@ void check_same_classes(const Value& checkpoint, const std::string& file,
   if (before.empty() || classes.empty() || before == classes) return;
   if (named_otherwise(checkpoint, classes)) {
     log_warning(
-        "{}: its classes have other names than the training data's ({}; {}); taken as the same "
-        "ones in the same order",
+        "{}: its class names differ from the training data's ({}; {}); assuming the same classes "
+        "in the same order",
         file, name_list(before), name_list(classes));
     return;
   }
@@ -79,11 +79,11 @@ void check_same_classes(const Value& checkpoint, const std::string& file,
   std::vector<std::string> parts;
   if (!gone.empty()) parts.push_back("without " + name_list(gone));
   if (!added.empty()) parts.push_back("with the new " + name_list(added));
-  if (parts.empty()) parts.push_back("in another order");
+  if (parts.empty()) parts.push_back("in a different order");
   fail<CheckpointError>(
-      "{}: was trained on {} classes, the training data have {}: {}; labels would mean other "
-      "classes. A run goes on with the same classes only; load_from without resume takes the "
-      "weights",
+      "{}: was trained on {} classes, but the training data has {}: {}; labels would mean "
+      "different classes. Only a run with the same classes can be resumed; load_from without "
+      "resume loads the weights",
       file, before.size(), classes.size(), fmt::join(parts, ", "));
 }
 

@@ -11,7 +11,7 @@
 namespace polyak {
 namespace {
 
-// Separates the streams that share a seed.
+// Separates random streams with the same seed.
 enum Stream : uint64_t { kOrder = 1, kTransforms = 2 };
 
 constexpr double kMostGigabytesOfABatch = 16;
@@ -21,8 +21,8 @@ constexpr double kMostGigabytesOfABatch = 16;
 Sampler::~Sampler() = default;
 
 void DefaultSamplerOptions::visit(OptionVisitor& visitor) {
-  visitor.key("shuffle", &shuffle, "Whether each epoch has an order of its own.");
-  visitor.key("seed", &seed, "Seed of the order; null: that of the run.", at_least(0));
+  visitor.key("shuffle", &shuffle, "Whether each epoch has a different order.");
+  visitor.key("seed", &seed, "Seed of the order; null: the run's seed.", at_least(0));
 }
 
 DefaultSampler::DefaultSampler(const DefaultSamplerOptions& options, const Context& context)
@@ -39,7 +39,7 @@ at::Tensor DefaultSampler::order(int64_t size, int64_t epoch) const {
 
 void DataLoaderOptions::visit(OptionVisitor& visitor) {
   visitor.key("batch_size", &batch_size, "Samples in a batch.", count_from(1));
-  visitor.key("drop_last", &drop_last, "Leave out a last batch that is smaller than the others.");
+  visitor.key("drop_last", &drop_last, "Drop the last batch if it is smaller than the others.");
   visitor.key("sampler", &sampler,
               "The order of samples; null: DefaultSampler, shuffled for training only.");
   visitor.required("dataset", &dataset, "The dataset.");
@@ -61,16 +61,16 @@ DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, 
   samples_ = sampler_->order(dataset_->size(), 0).size(0);
   const bool part = samples_ % batch_size_ != 0 && !options.drop_last;
   size_ = samples_ / batch_size_ + (part ? 1 : 0);
-  if (samples_ == 0) node.fail("gives no batch: its sampler chooses no sample");
+  if (samples_ == 0) node.fail("yields no batch: its sampler selects no samples");
   if (size_ == 0) {
     node.fail(
-        fmt::format("gives no batch: drop_last is on and {} samples are less than batch_size {}",
+        fmt::format("yields no batch: drop_last is on and {} samples are fewer than batch_size {}",
                     samples_, batch_size_));
   }
   check_memory(node);
 }
 
-/// Before the first batch is read: only one sample is.
+/// Checks the size of a batch before one is read, from a single sample.
 void DataLoader::check_memory(const Node& node) const {
   const int64_t images = std::min(batch_size_, samples_);
   ImageShape shape;
@@ -79,7 +79,7 @@ void DataLoader::check_memory(const Node& node) const {
   } catch (const std::exception& error) {
     if (!is_out_of_memory(error)) throw;
     node.fail(
-        fmt::format("one image of it needs more memory than there is ({}); choose smaller "
+        fmt::format("one of its images needs more memory than is available ({}); choose smaller "
                     "sizes in its pipeline",
                     first_line(error)));
   }
@@ -88,8 +88,8 @@ void DataLoader::check_memory(const Node& node) const {
   if (gigabytes <= kMostGigabytesOfABatch) return;
   const Node* size = node.find("batch_size");
   (size ? *size : node)
-      .fail(fmt::format("makes batches of {} images of {} x {} x {}, {:.3g} GB; a batch may take "
-                        "{:.3g} GB",
+      .fail(fmt::format("makes batches of {} images of {} x {} x {}, {:.3g} GB; the limit for a "
+                        "batch is {:.3g} GB",
                         images, shape.channels, shape.height, shape.width, gigabytes,
                         kMostGigabytesOfABatch));
 }

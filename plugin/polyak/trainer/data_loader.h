@@ -20,12 +20,12 @@ namespace polyak {
 class POLYAK_API Sampler {
  public:
   static constexpr const char* kKind = "sampler";  // for messages and `polyak list`
-  /// What a maker receives beside the options.
+  /// What a maker receives in addition to the options.
   struct Context {
-    uint64_t seed = 0;  // of the run
+    uint64_t seed = 0;  // the seed of the run
   };
   virtual ~Sampler();
-  /// @return int64 [N], indices below `size`; a function of the arguments alone
+  /// @return int64 [N], indices below `size`; depends only on the arguments
   virtual at::Tensor order(int64_t size, int64_t epoch) const = 0;
 };
 
@@ -35,10 +35,10 @@ struct POLYAK_API DefaultSamplerOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Every sample once, in order or shuffled anew in each epoch.
+/// Every sample once, in order or reshuffled in each epoch.
 class POLYAK_API DefaultSampler : public Sampler {
  public:
-  /// @param context its seed is taken where the options have none
+  /// @param context its seed is used if the options have none
   DefaultSampler(const DefaultSamplerOptions& options, const Context& context);
   at::Tensor order(int64_t size, int64_t epoch) const override;
 
@@ -50,33 +50,34 @@ class POLYAK_API DefaultSampler : public Sampler {
 /// The keys of a dataloader block.
 struct POLYAK_API DataLoaderOptions : Options {
   int64_t batch_size = 1;  // samples in each batch
-  bool drop_last = false;  // leave out a last batch that is smaller
-  Node sampler;            // null: shuffled in training, in order else
-  Node dataset;            // what is read
+  bool drop_last = false;  // drop the last batch if it is smaller
+  Node sampler;            // null: shuffled in training, otherwise in order
+  Node dataset;            // the data
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Cuts a dataset into batches. Any batch of any epoch can be asked for at any time and is always
-/// the same, so a resumed run goes on where it was without reading what lies before. Of a dataset
-/// that skips samples which cannot be read, training takes the next one in the place of such a one,
-/// so that batches keep their size; otherwise batches are smaller by them, or empty.
+/// Splits a dataset into batches. Any batch of any epoch can be requested at any time and is always
+/// the same, so a resumed run continues without reading the earlier batches. If the dataset skips
+/// unreadable samples, training uses the next sample instead, so that batches keep their size;
+/// validation and test leave the sample out, so a batch may be smaller or empty.
 class POLYAK_API DataLoader {
  public:
   /// @param node the keys of DataLoaderOptions
-  /// @param training whether the samples are to be learned from: shuffled without a `sampler`
-  /// @param seed of the order and of the transforms
-  /// @throws ConfigError, and DataError when the dataset cannot be read or gives no batch
+  /// @param training whether the samples are for training: without a `sampler`, they are then
+  /// shuffled
+  /// @param seed the seed of the order and of the transforms
+  /// @throws ConfigError, and DataError if the dataset cannot be read or yields no batch
   DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed);
 
   /// Batches in an epoch.
   int64_t size() const { return size_; }
-  /// Samples in the last of them, and in each of the others.
+  /// Samples in the last batch of an epoch.
   int64_t last_batch_size() const {
     return std::min(samples_ - (size_ - 1) * batch_size_, batch_size_);
   }
   /// Samples in each batch but the last.
   int64_t batch_size() const { return batch_size_; }
-  /// What is read.
+  /// The dataset.
   const Dataset& dataset() const { return *dataset_; }
   /// See Dataset.
   void number_classes_by(const std::vector<std::string>& classes) {

@@ -12,15 +12,15 @@
 namespace polyak {
 namespace {
 
-constexpr double kMostGigabytesOfImages = 2;  // random images, which have no use beyond tests
+constexpr double kMostGigabytesOfImages = 2;  // random images, which only tests use
 
 }  // namespace
 
 void DatasetOptions::visit(OptionVisitor& visitor) {
-  visitor.key("limit", &limit, "Use the first samples only; null: all.", count_from(1));
+  visitor.key("limit", &limit, "Use only the first samples; null: all.", count_from(1));
   visitor.key("labelled", &labelled,
               "Only the first samples keep their labels, for semi-supervised learning; metrics "
-              "leave the others out; null: all.",
+              "ignore the others; null: all.",
               count_from(0));
   visitor.key("pipeline", &pipeline, "The transforms, a list.");
 }
@@ -90,7 +90,7 @@ ImageShape Dataset::image_shape() const {
 void Dataset::number_classes_by(const std::vector<std::string>& classes) {
   const std::vector<std::string> own = this->classes();
   if (own.empty() || own == classes) return;
-  fail<DataError>("a dataset numbers its classes ({}) otherwise than the training data ({})",
+  fail<DataError>("a dataset numbers its classes ({}) differently from the training data ({})",
                   fmt::join(own, ", "), fmt::join(classes, ", "));
 }
 
@@ -104,8 +104,8 @@ LabelledImages InMemoryDataset::read(const at::Tensor& indices) const {
 
 void ImageFilesOptions::visit(OptionVisitor& visitor) {
   visitor.key("data_root", &data_root, "The folder that holds the files.");
-  visitor.key("split", &split, "train or test; null: as test_mode says.");
-  visitor.key("test_mode", &test_mode, "Without `split`: whether to read the test files.");
+  visitor.key("split", &split, "train or test; null: determined by test_mode.");
+  visitor.key("test_mode", &test_mode, "Whether to read the test files if `split` is not set.");
   DatasetOptions::visit(visitor);
 }
 
@@ -122,8 +122,8 @@ void RandomImagesOptions::visit(OptionVisitor& visitor) {
   visitor.key("image_size", &image_size, "Height and width of an image.",
               closed_interval(1, kLargestSide));
   visitor.key("num_classes", &num_classes, "Number of classes.", closed_interval(1, kMostClasses));
-  visitor.key("seed", &seed,
-              "Chooses the images; the patterns of the classes are the same for all.", at_least(0));
+  visitor.key("seed", &seed, "Seed of the images; the class patterns are the same for all seeds.",
+              at_least(0));
   DatasetOptions::visit(visitor);
 }
 

@@ -19,7 +19,7 @@ Scalars Evaluation::run(Algorithm& model, c10::Device device, EvaluationScope* s
     before_batch();
     const Batch batch = loader->batch(/*epoch=*/0, index);
     if (scope) scope->before_iter(index);
-    if (batch.labels.numel() > 0) {  // none: all images of the batch are bad ones that are skipped
+    if (batch.labels.numel() > 0) {  // none if all images of the batch were skipped
       const at::Tensor logits = model.predict(batch.images().to(device));
       const at::Tensor labels = batch.labels.to(device);
       for (const auto& metric : metrics) metric->add(logits, labels);
@@ -29,7 +29,9 @@ Scalars Evaluation::run(Algorithm& model, c10::Device device, EvaluationScope* s
   }
   if (num_labelled == 0 && std::any_of(metrics.begin(), metrics.end(),
                                        [](const auto& metric) { return metric->needs_labels(); })) {
-    fail<DataError>("none of the samples that a validation or test read has a label to measure by");
+    fail<DataError>(
+        "none of the samples read in validation or test has a label, so there is nothing to "
+        "measure");
   }
   Scalars found;
   for (const auto& metric : metrics) found.merge(metric->compute());

@@ -16,15 +16,15 @@
 
 namespace polyak {
 
-/// Data and metrics of validation or test.
+/// Data and metrics of a validation or test.
 struct Evaluation {
   std::shared_ptr<DataLoader> loader;
   std::vector<std::shared_ptr<Metric>> metrics;
 
   /// Runs the model, which is in eval mode, over all data.
-  /// @param scope where its hooks are called; null: nowhere
-  /// @param before_batch is called before each batch; what it throws ends the pass
-  /// @throws DataError when metrics need labels and no sample has one
+  /// @param scope calls the hooks; null: no hooks are called
+  /// @param before_batch called before each batch; an exception ends the pass
+  /// @throws DataError if metrics need labels and no sample has one
   Scalars run(Algorithm& model, c10::Device device, EvaluationScope* scope,
               const std::function<void()>& before_batch) const;
   std::vector<std::string> metric_names() const;

@@ -11,7 +11,7 @@ int exif_orientation(const unsigned char* data, size_t size) {
   if (size < kHeader) return 1;
   const bool big_endian = data[0] == 'M' && data[1] == 'M';
   if (!big_endian && !(data[0] == 'I' && data[1] == 'I')) return 1;
-  // Within the block: whoever calls it has looked.
+  // The caller has checked that this is within the block.
   const auto number = [&](size_t offset, size_t bytes) {
     uint32_t value = 0;
     for (size_t i = 0; i < bytes; ++i) {

@@ -5,9 +5,9 @@
 
 namespace polyak {
 
-/// How EXIF says that an image was taken: tag 0x0112 of the first directory.
+/// The orientation of an image in its EXIF data: tag 0x0112 of the first directory.
 /// @param data a TIFF header and what follows it, in either byte order
-/// @return 1 (upright) to 8; 1 for a block that is damaged or says nothing
+/// @return 1 (upright) to 8; 1 if the block is damaged or has no orientation
 int exif_orientation(const unsigned char* data, size_t size);
 
 }  // namespace polyak

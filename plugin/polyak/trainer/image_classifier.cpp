@@ -15,7 +15,7 @@ void CrossEntropyLossOptions::visit(OptionVisitor& visitor) {
 
 void LabelSmoothLossOptions::visit(OptionVisitor& visitor) {
   visitor.key("label_smooth_val", &label_smooth_val,
-              "Share of the target that is spread evenly over all classes.",
+              "Fraction of the target that is spread evenly over all classes.",
               Bounds{0.0, 1.0, false, true});
   visitor.key("loss_weight", &loss_weight, "Factor of the loss.", at_least(0));
 }
@@ -38,10 +38,10 @@ at::Tensor CrossEntropyLoss::compute(const at::Tensor& logits, const at::Tensor&
 }
 
 void LinearClsHeadOptions::visit(OptionVisitor& visitor) {
-  visitor.key("num_classes", &num_classes, "Number of classes; null: as many as the data has.",
+  visitor.key("num_classes", &num_classes, "Number of classes; null: the data's number of classes.",
               closed_interval(1, kMostClasses));
-  visitor.key("in_channels", &in_channels, "Number of features; null: what the backbone gives.",
-              count_from(1));
+  visitor.key("in_channels", &in_channels,
+              "Number of features; null: the backbone's number of features.", count_from(1));
   visitor.key("loss", &loss, "The loss; null: CrossEntropyLoss.");
 }
 
@@ -73,10 +73,10 @@ at::Tensor LinearClsHead::loss(const at::Tensor& logits, const at::Tensor& label
 
 void ImageClassifierOptions::visit(OptionVisitor& visitor) {
   visitor.required("backbone", &backbone, "The backbone: from images to features.");
-  visitor.key("neck", &neck, "The neck between them; null: none.");
+  visitor.key("neck", &neck, "The neck between backbone and head; null: none.");
   visitor.required("head", &head, "The head: from features to logits, with its loss.");
   visitor.key("freeze_backbone", &freeze_backbone,
-              "Train the rest alone; the backbone keeps its weights and statistics.");
+              "Train only the other parts; the backbone keeps its weights and statistics.");
 }
 
 ImageClassifier::ImageClassifier(const ImageClassifierOptions& options, const Context& context)
@@ -94,7 +94,7 @@ ImageClassifier::ImageClassifier(const ImageClassifierOptions& options, const Co
 }
 
 void ImageClassifier::reset() {
-  // Called on a copy only, which still holds the original's parts: it needs parts of its own.
+  // Only called on a copy, which still shares the original's parts and needs its own.
   const auto backbone = register_module("backbone", as_module(backbone_)->clone());
   if (neck_) {
     neck_ = std::dynamic_pointer_cast<Neck>(register_module("neck", as_module(neck_)->clone()));
@@ -107,7 +107,7 @@ void ImageClassifier::reset() {
 at::Tensor ImageClassifier::features(const at::Tensor& images) {
   if (!freeze_backbone_) return backbone_->forward(images);
   const torch::NoGradGuard no_grad;
-  as_module(backbone_)->eval();  // whatever mode the whole was put into
+  as_module(backbone_)->eval();  // independent of the mode of the whole model
   return backbone_->forward(images);
 }
 

@@ -48,9 +48,8 @@ struct LinearClsHeadOptions : Options {
 /// One linear layer from features to logits, named `fc`.
 class LinearClsHead : public torch::nn::Cloneable<LinearClsHead>, public Head {
  public:
-  /// @throws ConfigError when in_channels differs from what the backbone gives, or num_classes is
-  /// less
-  ///   than the classes of the data.
+  /// @throws ConfigError if in_channels differs from the backbone's features, or num_classes is
+  /// smaller than the data's number of classes.
   LinearClsHead(const LinearClsHeadOptions& options, const Context& context);
   void reset() override;
   at::Tensor forward(const at::Tensor& features) override { return fc_(features); }
@@ -71,16 +70,16 @@ struct ImageClassifierOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// A backbone, maybe a neck, and a head: mmpretrain's ImageClassifier. Tensors are named
+/// A backbone, an optional neck, and a head: mmpretrain's ImageClassifier. Tensors are named
 /// `backbone.*`, `neck.*` and `head.*`. A frozen backbone keeps its weights and stays in eval mode,
-/// so that neck and head alone are trained: a linear probe.
+/// so that only neck and head are trained: a linear probe.
 class ImageClassifier : public torch::nn::Cloneable<ImageClassifier>, public Algorithm {
  public:
   ImageClassifier(const ImageClassifierOptions& options, const Context& context);
   void reset() override;
   Losses loss(const Batch& batch) override;
   at::Tensor predict(const at::Tensor& images) override;
-  /// The head's loss of what predict() gave.
+  /// The head's loss for the result of predict().
   at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& labels) const;
 
  private:

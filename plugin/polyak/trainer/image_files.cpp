@@ -17,9 +17,9 @@ namespace polyak {
 namespace {
 
 constexpr int64_t kLargestFile = int64_t{1}
-                                 << 33;  // far above any set of this form: a damaged header
+                                 << 33;  // far more than any such dataset: the header is damaged
 
-/// A file that may be compressed; zlib reads plain ones as they are.
+/// A file that may be compressed; zlib also reads uncompressed ones.
 class IdxStream {
  public:
   explicit IdxStream(const std::string& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
@@ -36,8 +36,8 @@ class IdxStream {
       if (count < 0) {
         int code = 0;
         const char* reason = gzerror(file_.get(), &code);
-        fail<DataError>("{}: damaged, {} bytes were readable ({}); get the file again", path_, done,
-                        code == Z_ERRNO ? std::strerror(errno) : reason);
+        fail<DataError>("{}: damaged, {} bytes were readable ({}); download the file again", path_,
+                        done, code == Z_ERRNO ? std::strerror(errno) : reason);
       }
       if (count == 0) break;
       done += count;
@@ -63,7 +63,7 @@ std::string find_plain_or_gz(const std::string& root, const std::string& name) {
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored)) return path.string();
   if (std::filesystem::exists(compressed, ignored)) return compressed;
-  fail<DataError>("{}: no such file, nor {}; data_root must be the folder that holds it",
+  fail<DataError>("{}: no such file, nor {}; data_root must be the folder that contains it",
                   path.string(), compressed);
 }
 
@@ -72,8 +72,8 @@ void check_labels(const at::Tensor& labels, int64_t num_classes, const std::stri
   if (wrong.size(0) == 0) return;
   const int64_t index = wrong[0][0].item<int64_t>();
   fail<DataError>(
-      "{}: label {} of sample {} is out of range, expected 0 to {}; is this the file of "
-      "another set?",
+      "{}: label {} of sample {} is out of range, expected 0 to {}; does this file belong to "
+      "another dataset?",
       path, labels[index].item<int64_t>(), index, num_classes - 1);
 }
 
@@ -83,17 +83,17 @@ at::Tensor read_idx(const std::string& path, int dimensions) {
   IdxStream stream(path);
   std::array<unsigned char, 4> magic{};
   if (stream.read(magic.data(), 4) < 4) {
-    fail<DataError>("{}: shorter than the 4 bytes that an idx file starts with", path);
+    fail<DataError>("{}: shorter than the 4-byte magic number of an idx file", path);
   }
   if (magic[0] != 0 || magic[1] != 0) {
-    fail<DataError>("{}: no idx file: starts with bytes {:02x} {:02x}, expected 00 00", path,
+    fail<DataError>("{}: not an idx file: starts with bytes {:02x} {:02x}, expected 00 00", path,
                     magic[0], magic[1]);
   }
   if (magic[2] != 0x08) {
     fail<DataError>("{}: holds idx type 0x{:02x}, expected 0x08 (unsigned bytes)", path, magic[2]);
   }
   if (magic[3] != dimensions) {
-    fail<DataError>("{}: has {} dimensions, expected {}; were images and labels exchanged?", path,
+    fail<DataError>("{}: has {} dimensions, expected {}; were images and labels swapped?", path,
                     magic[3], dimensions);
   }
   std::vector<int64_t> sizes;
@@ -106,8 +106,9 @@ at::Tensor read_idx(const std::string& path, int dimensions) {
     sizes.push_back(big_endian(bytes.data()));
     if (sizes.back() == 0) fail<DataError>("{}: dimension {} is 0; the file is empty", path, i);
     if (total > kLargestFile / sizes.back()) {
-      fail<DataError>("{}: the header states dimensions of more than {} bytes; it is damaged", path,
-                      kLargestFile);
+      fail<DataError>(
+          "{}: the dimensions in the header need more than {} bytes; the file is damaged", path,
+          kLargestFile);
     }
     total *= sizes.back();
   }
@@ -115,15 +116,15 @@ at::Tensor read_idx(const std::string& path, int dimensions) {
   const int64_t found = stream.read(data.data_ptr<uint8_t>(), total);
   if (found < total) {
     fail<DataError>(
-        "{}: truncated: the header states {} bytes of data, found {}; get the file again", path,
-        total, found);
+        "{}: truncated: expected {} bytes of data according to the header, found {}; download the "
+        "file again",
+        path, total, found);
   }
   unsigned char extra = 0;
   if (stream.read(&extra, 1) != 0) {
     fail<DataError>(
-        "{}: more data follows the {} bytes that the header states; the header or the file "
-        "is damaged",
-        path, total);
+        "{}: more data than the {} bytes in the header; the header or the file is damaged", path,
+        total);
   }
   return data;
 }
@@ -135,8 +136,9 @@ LabelledImages read_idx_pair(const std::string& root, const std::string& images,
   LabelledImages result{read_idx(image_path, 3).unsqueeze(1),
                         read_idx(label_path, 1).to(at::kLong)};
   if (result.images.size(0) != result.labels.size(0)) {
-    fail<DataError>("{}: holds {} labels, but {} holds {} images; both must belong to one set",
-                    label_path, result.labels.size(0), image_path, result.images.size(0));
+    fail<DataError>(
+        "{}: holds {} labels, but {} holds {} images; both must belong to the same dataset",
+        label_path, result.labels.size(0), image_path, result.images.size(0));
   }
   check_labels(result.labels, num_classes, label_path);
   return result;
@@ -149,14 +151,15 @@ LabelledImages read_cifar10(const std::vector<std::string>& paths) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);
     if (!file) {
       fail<DataError>(
-          "{}: cannot be opened: {}; data_root must be the folder of CIFAR-10's binary files", path,
-          std::strerror(errno));
+          "{}: cannot be opened: {}; data_root must be the folder that contains CIFAR-10's binary "
+          "files",
+          path, std::strerror(errno));
     }
     const int64_t size = file.tellg();
     if (size == 0 || size % kRecord != 0) {
       fail<DataError>(
           "{}: has {} bytes, expected a multiple of {} (a label and an image each); it is "
-          "truncated or not in CIFAR-10's binary form",
+          "truncated or not in CIFAR-10's binary format",
           path, size, kRecord);
     }
     at::Tensor records = at::empty({size / kRecord, kRecord}, at::kByte);

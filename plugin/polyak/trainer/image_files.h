@@ -14,25 +14,24 @@ namespace polyak {
 struct LabelledImages {
   at::Tensor images;      // uint8 [N, C, H, W]
   at::Tensor labels;      // int64 [N]
-  at::Tensor found = {};  // bool [N]: which could be read, the others mean nothing; undefined: all
+  at::Tensor found = {};  // bool [N]: whether the image could be read; undefined: all were
 };
 
 /// Reads an idx file (LeCun et al., the format of MNIST), plain or compressed by gzip: two zero
-/// bytes, a type byte (0x08, uint8, is the one that is taken), the number of dimensions, each
-/// dimension as a big-endian 32 bit number, the bytes.
+/// bytes, a type byte (only 0x08, uint8, is supported), the number of dimensions, each dimension as
+/// a big-endian 32-bit number, the bytes.
 /// @param dimensions how many dimensions the file must have
 /// @return uint8 tensor with the file's dimensions
 /// @throws DataError naming the file, what was found and what was expected
 POLYAK_API at::Tensor read_idx(const std::string& path, int dimensions);
 
-/// Reads a pair of idx files, each under its name or its name with `.gz`, in `root`.
-/// @throws DataError when a file is missing or wrong, when there are not as many labels as images,
-/// when a
-///   label is not below `num_classes`
+/// Reads a pair of idx files from `root`, each under its name or its name with `.gz`.
+/// @throws DataError if a file is missing or invalid, if the numbers of labels and images differ,
+/// or if a label is not below `num_classes`
 POLYAK_API LabelledImages read_idx_pair(const std::string& root, const std::string& images,
                                         const std::string& labels, int64_t num_classes);
 
-/// Reads files of CIFAR-10's binary form: records of one label byte and 3072 image bytes, red,
+/// Reads files in CIFAR-10's binary format: records of one label byte and 3072 image bytes, red,
 /// green and blue planes of 32 x 32.
 /// @throws DataError as read_idx_pair
 POLYAK_API LabelledImages read_cifar10(const std::vector<std::string>& paths);

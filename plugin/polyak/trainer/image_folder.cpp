@@ -25,7 +25,7 @@ bool is_image(const fs::path& path) {
   return extension == ".jpeg" || extension == ".jpg" || extension == ".png";
 }
 
-/// What a folder holds that is not hidden, in alphabetical order.
+/// The entries of a folder that are not hidden, in alphabetical order.
 std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
   std::vector<fs::directory_entry> found;
   std::error_code error;
@@ -38,7 +38,7 @@ std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
   return found;
 }
 
-/// Entries that are left out, as a warning tells of them: how many, and one of them.
+/// Ignored entries, for a warning: how many, and an example.
 struct LeftOut {
   int64_t count = 0;
   std::string example;
@@ -66,16 +66,17 @@ at::Tensor middle_square(const at::Tensor& image, int64_t size) {
 }  // namespace
 
 void ImageFolderOptions::visit(OptionVisitor& visitor) {
-  visitor.required("data_root", &data_root, "The folder that holds the folder of each split.");
-  visitor.key("split", &split, "Which of them: train, val, ...");
-  visitor.key("size", &size, "Height and width of the square that an image is brought to.",
+  visitor.required("data_root", &data_root, "The folder that contains a folder for each split.");
+  visitor.key("split", &split, "The split: train, val, ...");
+  visitor.key("size", &size,
+              "Height and width of the square that images are scaled and cropped to.",
               closed_interval(1, kLargestSide));
   visitor.key("exif_orientation", &exif_orientation,
-              "Turn and mirror images upright as their EXIF block says.");
+              "Rotate and mirror images upright according to their EXIF data.");
   visitor.choice(
       "on_bad_image", &on_bad_image, {"error", "skip"},
-      "What a file does that holds no whole image: stop the run, or be named in the log "
-      "and left out of validation and test; training takes the next image in its place.");
+      "What to do about a file without a complete image. error: stop the run. skip: log a warning "
+      "and leave the file out of validation and test; training uses the next image instead.");
   DatasetOptions::visit(visitor);
 }
 
@@ -88,7 +89,8 @@ ImageFolder::ImageFolder(const ImageFolderOptions& options, const Context& conte
   check_options(options, "ImageNet");
   std::error_code error;
   if (!fs::is_directory(root_, error)) {
-    fail<DataError>("{}: is no folder; data_root/split must hold one folder for each class", root_);
+    fail<DataError>("{}: is not a folder; data_root/split must contain one folder for each class",
+                    root_);
   }
   std::vector<int64_t> labels;
   std::vector<std::string> empty;
@@ -114,19 +116,18 @@ ImageFolder::ImageFolder(const ImageFolderOptions& options, const Context& conte
   }
   if (files.count > 0) {
     log_warning(
-        "{}: files that are not read: {}, such as {}; an image is a .jpeg, .jpg or .png file in "
-        "the "
-        "folder of its class",
+        "{}: ignored files: {}, such as {}; images must be .jpeg, .jpg or .png files in the folder "
+        "of their class",
         root_, files.count, files.example);
   }
   if (folders.count > 0) {
-    log_warning("{}: folders in class folders, which are not read: {}, such as {}", root_,
-                folders.count, folders.example);
+    log_warning("{}: ignored folders inside class folders: {}, such as {}", root_, folders.count,
+                folders.example);
   }
   if (paths_.empty()) {
-    fail<DataError>("{}: holds no .jpeg, .jpg or .png file in a folder of its class", root_);
+    fail<DataError>("{}: contains no .jpeg, .jpg or .png file in a class folder", root_);
   }
-  if (!empty.empty()) log_warning("{}: classes without an image: {}", root_, name_list(empty));
+  if (!empty.empty()) log_warning("{}: classes without images: {}", root_, name_list(empty));
   labels_ = at::tensor(labels, at::kLong);
   log_info("{}: {} images in {} classes{}", root_, total(), num_classes(),
            size() < total() ? fmt::format("; the first {} are used", size()) : "");
@@ -146,8 +147,9 @@ void ImageFolder::number_classes_by(const std::vector<std::string>& classes) {
     }
   }
   if (!unknown.empty()) {
-    fail<DataError>("{}: holds classes that the training data do not have: {}; those have {}",
-                    root_, name_list(unknown), name_list(classes));
+    fail<DataError>(
+        "{}: contains classes that the training data does not have: {}; the training data has {}",
+        root_, name_list(unknown), name_list(classes));
   }
   labels_ = at::tensor(labels, at::kLong).index_select(0, labels_);
   classes_ = classes;
@@ -181,7 +183,7 @@ LabelledImages ImageFolder::read(const at::Tensor& indices) const {
     const std::string& reason = reasons[static_cast<size_t>(i)];
     if (reason.empty()) continue;
     if (!skips_bad_images_) {
-      fail<DataError>("{}; on_bad_image: skip leaves such files out", reason);
+      fail<DataError>("{}; on_bad_image: skip ignores such files", reason);
     }
     samples.found[i] = false;
     log_bad_image(indices[i].item<int64_t>(), reason);

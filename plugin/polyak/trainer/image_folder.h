@@ -24,13 +24,13 @@ struct ImageFolderOptions : DatasetOptions {
 };
 
 /// Images in folders, one for each class, as ImageNet's: data_root/split/class/image.JPEG. Classes
-/// are numbered in the alphabetical order of their folders, or as number_classes_by() says; what is
-/// hidden (`.name`) is left out, what is not read and what is empty is named in the log. Files are
-/// read when they are asked for, on all threads: each image is scaled so that its shorter side is
-/// `size`, and the square in its middle is taken.
+/// are numbered in the alphabetical order of their folders, or as number_classes_by() sets. Hidden
+/// files (`.name`) are ignored; other ignored files and empty classes are logged. Files are read on
+/// demand, on all threads: each image is scaled so that its shorter side is `size`, and cropped to
+/// the square in its centre.
 class ImageFolder : public Dataset {
  public:
-  /// @throws DataError when the folder is missing, or holds no class or no image
+  /// @throws DataError if the folder is missing, or contains no class or no image
   ImageFolder(const ImageFolderOptions& options, const Context& context);
   int64_t num_classes() const override { return static_cast<int64_t>(classes_.size()); }
   std::vector<std::string> classes() const override { return classes_; }
@@ -52,7 +52,7 @@ class ImageFolder : public Dataset {
   at::Tensor labels_;  // int64 [images]
 
   mutable std::mutex mutex_;
-  mutable std::set<int64_t> bad_images_;  // those that the log has named
+  mutable std::set<int64_t> bad_images_;  // those already logged
 };
 
 }  // namespace polyak

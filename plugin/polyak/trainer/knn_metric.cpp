@@ -18,11 +18,11 @@ at::Tensor unit_rows(const at::Tensor& features) {
 
 void KnnAccuracyOptions::visit(OptionVisitor& visitor) {
   visitor.key("k", &k, "Neighbours that vote.", count_from(1));
-  visitor.key("temperature", &temperature, "A vote counts exp(similarity / temperature).",
+  visitor.key("temperature", &temperature, "A vote has the weight exp(similarity / temperature).",
               above(0));
   visitor.required("dataloader", &dataloader,
-                   "The labelled samples among which neighbours are looked for: a data loader, "
-                   "without random transforms.");
+                   "A data loader for the labelled samples to search for neighbours, without "
+                   "random transforms.");
 }
 
 KnnAccuracy::KnnAccuracy(const KnnAccuracyOptions& options, const Context& context)
@@ -36,11 +36,11 @@ KnnAccuracy::KnnAccuracy(const KnnAccuracyOptions& options, const Context& conte
   if (!context.classes.empty()) loader_->number_classes_by(context.classes);
   const Dataset& bank = loader_->dataset();
   if (bank.num_labelled() < k_) {
-    options.dataloader.fail(fmt::format(
-        "holds {} samples with a label, but k asks for {} neighbours", bank.num_labelled(), k_));
+    options.dataloader.fail(
+        fmt::format("holds {} labelled samples, but k is {}", bank.num_labelled(), k_));
   }
   if (bank.num_classes() > num_classes_) {
-    options.dataloader.fail(fmt::format("has {} classes, but the data that is judged has {}",
+    options.dataloader.fail(fmt::format("has {} classes, but the evaluated data has {}",
                                         bank.num_classes(), num_classes_));
   }
 }
@@ -65,8 +65,8 @@ void KnnAccuracy::fill_bank() {
   }
   if (samples < k_) {
     fail<DataError>(
-        "KnnAccuracy: its data loader gave {} samples with a label, but k asks for {} neighbours; "
-        "drop_last, a sampler and on_bad_image leave samples out",
+        "KnnAccuracy: its data loader yielded {} labelled samples, but k is {}; drop_last, the "
+        "sampler or on_bad_image may leave samples out",
         samples, k_);
   }
   bank_ = at::cat(features);
@@ -77,7 +77,7 @@ void KnnAccuracy::add(const at::Tensor& features, const at::Tensor& labels) {
   if (!bank_.defined()) fill_bank();
   const auto [similarity, nearest] = unit_rows(features).matmul(bank_.t()).topk(k_, /*dim=*/1);
   const at::Tensor votes = at::zeros({features.size(0), num_classes_}, bank_.options());
-  // The largest similarity is taken off first: it changes no vote, and exp cannot overflow.
+  // Subtracts the largest similarity first: the votes do not change, and exp cannot overflow.
   const at::Tensor weight = ((similarity - similarity.slice(1, 0, 1)) / temperature_).exp();
   const at::Tensor classes = labels_.index_select(0, nearest.flatten()).view_as(nearest);
   const at::Tensor winner = votes.scatter_add(1, classes, weight).argmax(1);

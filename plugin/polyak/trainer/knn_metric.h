@@ -17,16 +17,16 @@ struct KnnAccuracyOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Judges features without training on them: the share, in percent, of the samples with a label
-/// whose class wins a vote of their k nearest neighbours in a bank of labelled samples. Near is by
-/// cosine similarity s, a vote counts exp(s / temperature) (Wu et al. 2018, arXiv:1805.01978).
-/// Named `knn_accuracy`.
+/// Evaluates features without training on them: the percentage of labelled samples whose class wins
+/// a vote of their k nearest neighbours in a bank of labelled samples. Neighbours are found by
+/// cosine similarity s; a vote has the weight exp(s / temperature) (Wu et al. 2018,
+/// arXiv:1805.01978). Named `knn_accuracy`.
 ///
-/// What the model predicts are the features: those of self-supervised algorithms. Each pass runs
-/// the bank through the model anew, with the weights that the pass measures.
+/// The model's predictions are the features, as for self-supervised algorithms. Each pass runs the
+/// bank through the model again, with the weights that the pass measures.
 class KnnAccuracy : public Metric {
  public:
-  /// @throws ConfigError, and DataError when the bank cannot be read or has fewer labels than k
+  /// @throws ConfigError, and DataError if the bank cannot be read or has fewer labels than k
   KnnAccuracy(const KnnAccuracyOptions& options, const Context& context);
   void reset() override;
   void add(const at::Tensor& features, const at::Tensor& labels) override;

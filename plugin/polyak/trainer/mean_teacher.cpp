@@ -15,8 +15,8 @@ namespace polyak {
 void MeanTeacherOptions::visit(OptionVisitor& visitor) {
   classifier.visit(visitor);
   visitor.key("consistency_weight", &consistency_weight,
-              "Weight of the agreement with the teacher, after the ramp-up.", at_least(0));
-  visitor.key("ramp_up", &ramp_up, "Share of the run over which that weight rises.",
+              "Weight of the consistency loss after the ramp-up.", at_least(0));
+  visitor.key("ramp_up", &ramp_up, "Fraction of the run over which that weight rises.",
               closed_interval(0, 1));
   TargetOptions::visit(visitor);
 }

@@ -21,9 +21,9 @@ struct MeanTeacherOptions : TargetOptions {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Mean Teacher (Tarvainen and Valpola 2017, arXiv:1703.01780): classification where few images
-/// have a label. A student learns the labels there are, and to agree on every image with its
-/// teacher, the CosineEMA of itself, which sees another view:
+/// Mean Teacher (Tarvainen and Valpola 2017, arXiv:1703.01780): classification when few images have
+/// a label. A student learns from the labels, and also to agree on every image with its teacher, a
+/// CosineEMA of the student, which sees another view:
 ///
 ///     loss = L(student(view 1), label) over labelled images
 ///            + weight * mean((softmax(student(view 1)) - softmax(teacher(view 2)))^2)
@@ -44,7 +44,7 @@ class MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public Algorithm {
   TargetNetwork& teacher() { return teacher_; }
 
  private:
-  /// The present weight of the consistency loss.
+  /// The current weight of the consistency loss.
   double consistency_weight() const;
 
   double consistency_weight_;

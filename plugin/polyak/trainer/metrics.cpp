@@ -10,7 +10,8 @@ namespace polyak {
 Metric::~Metric() = default;
 
 void AccuracyOptions::visit(OptionVisitor& visitor) {
-  visitor.key("topk", &topk, "How many of the largest logits count: an integer or a list of them.");
+  visitor.key("topk", &topk,
+              "How many of the largest logits count: an integer or a list of integers.");
 }
 
 Accuracy::Accuracy(const AccuracyOptions& options, const Context& context) {

@@ -20,27 +20,27 @@ class Catalog;
 class POLYAK_API Metric {
  public:
   static constexpr const char* kKind = "metric";  // for messages and `polyak list`
-  /// What a maker receives beside the options.
+  /// What a maker receives in addition to the options.
   struct Context {
     int64_t num_classes = 0;           // classes of the data
-    const Catalog* catalog = nullptr;  // for datasets of the metric's own
+    const Catalog* catalog = nullptr;  // for the metric's own datasets
     uint64_t seed = 0;                 // of the run
-    /// Runs images (float [N, C, H, W]) through the model as it is at the call, for metrics that
-    /// compare with other samples; for add() only.
+    /// Runs images (float [N, C, H, W]) through the current model, for metrics that compare with
+    /// other samples. Only for use in add().
     std::function<at::Tensor(const at::Tensor&)> predict = nullptr;
-    /// The names that labels are numbered by; empty where the data have none.
+    /// The class names, by label; empty if the data has none.
     std::vector<std::string> classes = {};
   };
   virtual ~Metric();
-  /// Forgets what was added: a new pass begins.
+  /// Discards all added samples: a new pass begins.
   virtual void reset() = 0;
-  /// @param logits float [N, classes], or whatever else the model predicts
-  /// @param labels int64 [N]; -1: none, as `labelled` of a dataset leaves them
+  /// @param logits float [N, classes], or other predictions of the model
+  /// @param labels int64 [N]; -1: none, because of `labelled` of a dataset
   virtual void add(const at::Tensor& logits, const at::Tensor& labels) = 0;
-  /// Whether samples without a label are left out, so that a pass without any label measures
-  /// nothing and is an error.
+  /// Whether the metric ignores samples without a label. If so, a pass without any label is an
+  /// error.
   virtual bool needs_labels() const { return false; }
-  /// The same names whatever was added; without samples the values mean nothing.
+  /// The names do not depend on the samples; without samples the values are undefined.
   virtual Scalars compute() const = 0;
 };
 
@@ -49,11 +49,11 @@ struct POLYAK_API AccuracyOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// The share, in percent, of the samples with a label whose label is among the k largest logits.
-/// With one k the metric is named `accuracy`, with several `accuracy/top1`, `accuracy/top5`, ...
+/// The percentage of labelled samples whose label is among the k largest logits. With one k the
+/// metric is named `accuracy`, with several `accuracy/top1`, `accuracy/top5`, ...
 class POLYAK_API Accuracy : public Metric {
  public:
-  /// @throws ConfigError when a k is not in 1 to the number of classes
+  /// @throws ConfigError if a k is not between 1 and the number of classes
   Accuracy(const AccuracyOptions& options, const Context& context);
   void reset() override;
   void add(const at::Tensor& logits, const at::Tensor& labels) override;

@@ -20,14 +20,14 @@ void check_forward(const std::shared_ptr<Algorithm>& model, const ImageShape& sh
     model->predict(at::zeros({1, shape.channels, shape.height, shape.width}, device));
   } catch (const std::exception& error) {
     if (is_out_of_memory(error)) {
-      node.fail(fmt::format(
-          "the model needs more memory than there is for one image of {} x {} x {} (channels, "
-          "height, width): {}; choose smaller sizes",
-          shape.channels, shape.height, shape.width, first_line(error)));
+      node.fail(
+          fmt::format("the model needs more memory than is available for one image of {} x {} x {} "
+                      "(channels, height, width): {}; choose smaller sizes",
+                      shape.channels, shape.height, shape.width, first_line(error)));
     }
-    node.fail(
-        fmt::format("the model does not take images of {} x {} x {} (channels, height, width): {}",
-                    shape.channels, shape.height, shape.width, first_line(error)));
+    node.fail(fmt::format(
+        "the model does not accept images of {} x {} x {} (channels, height, width): {}",
+        shape.channels, shape.height, shape.width, first_line(error)));
   }
   module->train(training);
 }
@@ -42,7 +42,7 @@ std::optional<std::string> training_failure(const torch::nn::Module& model, cons
     module = model.clone();
     module->train();
   } catch (const std::exception&) {
-    return std::nullopt;  // there is nothing to try it on
+    return std::nullopt;  // there is nothing to try
   }
   const auto copy = std::dynamic_pointer_cast<Algorithm>(module);
   if (!copy) return std::nullopt;
@@ -60,7 +60,7 @@ std::optional<std::string> training_failure(const torch::nn::Module& model, cons
 
 namespace {
 
-/// BatchNorm takes no batch of one value: better said now than after an epoch.
+/// BatchNorm cannot train on a batch of one value: report that now, not after an epoch.
 bool check_last_batch(const torch::nn::Module& model, const DataLoader& data, c10::Device device,
                       int64_t max_iters, const Node& node) {
   if (data.last_batch_size() != 1) return false;
@@ -68,13 +68,13 @@ bool check_last_batch(const torch::nn::Module& model, const DataLoader& data, c1
     return training_failure(model, data.dataset().image_shape(), device, samples);
   };
   const auto failure = failure_of(1);
-  if (!failure || failure_of(2)) return false;  // the size is not what fails
+  if (!failure || failure_of(2)) return false;  // the size is not the reason
   if (max_iters < data.size()) return true;
   const bool only_one = data.batch_size() == 1;
-  node.fail(fmt::format("{} one sample, which the model cannot train on: {}; {}",
+  node.fail(fmt::format("{} one sample, but the model cannot train on one sample: {}; {}",
                         only_one ? "each batch has" : "the last batch of an epoch has", *failure,
                         only_one           ? "set batch_size: 2 or more"
-                        : data.size() == 1 ? "give it more samples"
+                        : data.size() == 1 ? "add more samples"
                                            : "set drop_last: true, or another batch_size"));
 }
 
@@ -84,15 +84,14 @@ bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoad
                          c10::Device device, int64_t max_iters, const Node& node) {
   const int64_t views = data.dataset().num_views();
   if (views != model->num_views()) {
-    node.fail(
-        fmt::format("its pipeline gives {} view(s) of an image, the model learns from {}; {}",
-                    views, model->num_views(),
-                    model->num_views() == 1 ? "leave MultiView out" : "MultiView makes several"));
+    node.fail(fmt::format("its pipeline makes {} view(s) of each image, but the model needs {}; {}",
+                          views, model->num_views(),
+                          model->num_views() == 1 ? "remove MultiView" : "use MultiView"));
   }
   if (data.dataset().lacks_labels() && !model->learns_without_labels()) {
     node.fail(
-        "its dataset has samples without a label (`labelled`), and the model learns from labels; "
-        "MeanTeacher learns without");
+        "its dataset has samples without a label (`labelled`), but the model needs labels; "
+        "MeanTeacher can learn without them");
   }
   return check_last_batch(*as_module(model), data, device, max_iters, node);
 }
@@ -103,13 +102,13 @@ void check_fit(const ModelRef& model, const Value& state_dict, bool whole,
   if (found.empty()) return;
   if (whole) fail<CheckpointError>("{}: does not fit the model; {}", file, found.text());
   if (!found.other_numbers.empty()) {
-    fail<CheckpointError>("{}: holds other numbers than the model; {}; convert them first", file,
+    fail<CheckpointError>("{}: has dtypes that do not fit the model; {}; convert them first", file,
                           found.text());
   }
   if (found.fitting == 0) {
-    fail<CheckpointError>("{}: nothing in it fits the model; {}", file, found.text());
+    fail<CheckpointError>("{}: none of it fits the model; {}", file, found.text());
   }
-  log_warning("load_from: {} fits the model in part; {}", file, found.text());
+  log_warning("load_from: {} only partly fits the model; {}", file, found.text());
 }
 
 }  // namespace polyak

@@ -17,30 +17,29 @@
 #include "polyak/trainer/data_loader.h"
 #include "polyak/trainer/network.h"
 
-// What is tried out of a model before a run begins.
+// Checks of a model before a run begins.
 namespace polyak {
 
-/// Runs the model once over an image of a data set, in eval mode; it keeps its mode.
-/// @throws ConfigError at `node` when the model does not take such images
+/// Runs the model on one image of a dataset, in eval mode, and restores its mode.
+/// @throws ConfigError at `node` if the model does not accept such images
 void check_forward(const std::shared_ptr<Algorithm>& model, const ImageShape& shape,
                    c10::Device device, const Node& node);
 
-/// Why a training pass over so many samples fails, if it does. It runs on a copy, so that neither
-/// statistics, target networks nor random numbers notice.
+/// The reason if a training pass over this many samples fails. It runs on a copy, so that
+/// statistics, target networks and random numbers do not change.
 std::optional<std::string> training_failure(const torch::nn::Module& model, const ImageShape& shape,
                                             c10::Device device, int64_t samples);
 
-/// Makes sure that a model can be trained on data: as many views, labels where it learns from them,
-/// and no batch of one sample that it cannot take.
-/// @param max_iters of the run
-/// @return whether the last batch of an epoch is one that it cannot take, and training does not
-/// come
-///   to it; passes beside training must leave it out
+/// Checks that a model can be trained on the data: the number of views, labels if it needs them,
+/// and no batch of one sample if it cannot train on one.
+/// @param max_iters the length of the run
+/// @return whether the model cannot train on the last batch of an epoch and training never reaches
+/// it; additional passes over the training data must leave it out
 /// @throws ConfigError at `node`
 POLYAK_API bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoader& data,
                                     c10::Device device, int64_t max_iters, const Node& node);
 
-/// Makes sure that a state dict fits a model: all of it where `whole`, else some of it, with a
+/// Checks that a state dict fits a model: all of it if `whole`; otherwise part of it, with a
 /// warning that names the rest.
 /// @throws CheckpointError naming the file
 void check_fit(const ModelRef& model, const Value& state_dict, bool whole, const std::string& file);

@@ -12,7 +12,7 @@ namespace {
 
 void check_channels(const char* key, std::optional<int64_t> stated, int64_t given) {
   if (stated.value_or(given) != given) {
-    fail<ConfigError>("{} is {}, but it is given {} features", key, *stated, given);
+    fail<ConfigError>("{} is {}, but its input has {} features", key, *stated, given);
   }
 }
 
@@ -21,8 +21,8 @@ void check_channels(const char* key, std::optional<int64_t> stated, int64_t give
 Neck::~Neck() = default;
 
 void NonLinearNeckOptions::visit(OptionVisitor& visitor) {
-  visitor.key("in_channels", &in_channels, "Number of features; null: what it is given.",
-              count_from(1));
+  visitor.key("in_channels", &in_channels,
+              "Number of input features; null: determined by the input.", count_from(1));
   visitor.required("hid_channels", &hid_channels, "Width of all layers but the last.",
                    closed_interval(1, kWidestLayer));
   visitor.required("out_channels", &out_channels, "Width of the last layer.",
@@ -32,10 +32,9 @@ void NonLinearNeckOptions::visit(OptionVisitor& visitor) {
   visitor.key("with_bias", &with_bias, "Whether all layers but the last have a bias.");
   visitor.key("with_last_bn", &with_last_bn, "Batch normalisation after the last layer.");
   visitor.key("with_last_bn_affine", &with_last_bn_affine,
-              "Whether that one has a weight and a bias of its own.");
+              "Whether that batch normalisation has a weight and a bias.");
   visitor.key("with_last_bias", &with_last_bias, "Whether the last layer has a bias.");
-  visitor.key("with_avg_pool", &with_avg_pool,
-              "Take the mean over height and width where the features are maps.");
+  visitor.key("with_avg_pool", &with_avg_pool, "Average feature maps over height and width.");
 }
 
 NonLinearNeck::NonLinearNeck(NonLinearNeckOptions options, const Context& context)
@@ -82,8 +81,8 @@ at::Tensor NonLinearNeck::forward(const at::Tensor& features) {
 }
 
 void ClsBatchNormNeckOptions::visit(OptionVisitor& visitor) {
-  visitor.key("input_features", &input_features, "Number of features; null: what it is given.",
-              count_from(1));
+  visitor.key("input_features", &input_features,
+              "Number of input features; null: determined by the input.", count_from(1));
 }
 
 ClsBatchNormNeck::ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context)

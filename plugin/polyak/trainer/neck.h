@@ -13,13 +13,13 @@
 
 namespace polyak {
 
-/// Projects features: what stands between a backbone and a head. An interface beside
-/// torch::nn::Module, as those of network.h are.
+/// Projects features, between a backbone and a head. An interface separate from torch::nn::Module,
+/// like those in network.h.
 class Neck {
  public:
   static constexpr const char* kKind = "neck";
   struct Context {
-    int64_t in_channels = 0;  // features that it is given
+    int64_t in_channels = 0;  // number of input features
   };
   virtual ~Neck();
   /// @param features float [N, F]
@@ -41,15 +41,15 @@ struct NonLinearNeckOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Fully connected layers with batch normalisation, ReLU between them: the projectors and
-/// predictors of SimCLR, BYOL, SimSiam and MoCo v3, as mmpretrain's NonLinearNeck. Layers are named
-/// fc0, bn0, fc1, ... `with_bias` is about all layers but the last.
+/// Fully connected layers with batch normalisation, and ReLU between them: the projectors and
+/// predictors of SimCLR, BYOL, SimSiam and MoCo v3, like mmpretrain's NonLinearNeck. Layers are
+/// named fc0, bn0, fc1, ... `with_bias` applies to all layers but the last.
 class NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, public Neck {
  public:
-  /// @throws ConfigError when in_channels differs from what the backbone gives
+  /// @throws ConfigError if in_channels differs from the backbone's features
   NonLinearNeck(NonLinearNeckOptions options, const Context& context);
   void reset() override;
-  /// Takes maps [N, F, H, W] too, whose mean over H and W it works on (with_avg_pool).
+  /// Also takes maps [N, F, H, W], averaged over H and W (with_avg_pool).
   at::Tensor forward(const at::Tensor& features) override;
   int64_t out_channels() const override { return options_.out_channels; }
 
@@ -57,7 +57,7 @@ class NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, public Neck {
   NonLinearNeckOptions options_;
   int64_t in_channels_;
   std::vector<torch::nn::Linear> layers_;
-  std::vector<torch::nn::BatchNorm1d> norms_;  // one less than layers_ without a last one
+  std::vector<torch::nn::BatchNorm1d> norms_;  // one less than layers_ without with_last_bn
 };
 
 struct ClsBatchNormNeckOptions : Options {
@@ -65,11 +65,11 @@ struct ClsBatchNormNeckOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Batch normalisation without weights of its own: brings features to one scale before a linear
-/// probe (He et al. 2022, arXiv:2111.06377, appendix A), as mmpretrain's ClsBatchNormNeck.
+/// Batch normalisation without weights: normalises features before a linear probe (He et al. 2022,
+/// arXiv:2111.06377, appendix A), like mmpretrain's ClsBatchNormNeck.
 class ClsBatchNormNeck : public torch::nn::Cloneable<ClsBatchNormNeck>, public Neck {
  public:
-  /// @throws ConfigError when input_features differs from what the backbone gives
+  /// @throws ConfigError if input_features differs from the backbone's features
   ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const Context& context);
   void reset() override;
   at::Tensor forward(const at::Tensor& features) override { return bn_(features); }

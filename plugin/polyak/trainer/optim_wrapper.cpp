@@ -32,27 +32,28 @@ void ParameterRuleOptions::visit(OptionVisitor& visitor) {
   visitor.key("decay_mult", &rule.decay_mult, "Factor of the optimizer's weight decay.",
               at_least(0));
   visitor.key("lars_exclude", &rule.lars_exclude,
-              "Whether LARS takes the plain learning rate; other optimizers do anyway.");
+              "Whether LARS uses the plain learning rate; other optimizers always do.");
 }
 
 void ParamwiseOptions::visit(OptionVisitor& visitor) {
   visitor.key("custom_keys", &custom_keys,
-              "Rules by parts of parameters' names; of several that fit, the longest counts.");
+              "Rules by substrings of parameter names; the longest matching key applies.");
 }
 
 void OptimWrapperOptions::visit(OptionVisitor& visitor) {
   visitor.choice("type", &type, {"OptimWrapper"}, "The kind of wrapper.");
   visitor.required("optimizer", &optimizer, "The optimizer.");
   visitor.key("accumulative_counts", &accumulative_counts,
-              "Iterations whose gradients make one optimizer step.", count_from(1));
-  visitor.key("clip_grad", &clip_grad, "Limits of gradients: max_norm or max_value; null: none.");
+              "Iterations whose gradients are accumulated for one optimizer step.", count_from(1));
+  visitor.key("clip_grad", &clip_grad, "Gradient clipping: max_norm or max_value; null: none.");
   visitor.key("paramwise_cfg", &paramwise_cfg,
-              "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: all alike.");
+              "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: the same for all "
+              "parameters.");
 }
 
 namespace {
 
-/// The rule of each parameter: that of the longest key that its name contains, as in MMEngine.
+/// The rule of each parameter: the rule of the longest key that its name contains, as in MMEngine.
 std::vector<ParameterRule> rules_for(const Node& paramwise_cfg,
                                      const std::vector<NamedTensor>& parameters) {
   ParamwiseOptions options;
@@ -82,7 +83,7 @@ std::vector<ParameterRule> rules_for(const Node& paramwise_cfg,
   }
   for (const Entry& entry : entries) {
     if (entry.used) continue;
-    log_warning("{}no parameter's name contains '{}', or a longer key takes each that does",
+    log_warning("{}no parameter name contains '{}', or longer keys match all that do",
                 options.custom_keys.prefix(), entry.key);
   }
   return rules;
@@ -114,8 +115,8 @@ void OptimWrapper::start(int64_t iter, int64_t max_iters) {
                                     [](const at::Tensor& p) { return p.grad().defined(); });
   if (between_steps() && !gathered) {
     log_warning(
-        "the run goes on after iteration {}, between two optimizer steps of {} iterations each; "
-        "the gradients that were gathered there are lost",
+        "the run resumes after iteration {}, between two optimizer steps of {} iterations each; "
+        "the gradients accumulated there are lost",
         iter, options_.accumulative_counts);
   }
 }

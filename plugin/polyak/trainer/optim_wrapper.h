@@ -43,27 +43,27 @@ struct OptimWrapperOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// An optimizer with gradient accumulation and clipping, as MMEngine's OptimWrapper: gradients of
-/// `accumulative_counts` iterations are averaged into one step; the last iterations of a run, when
-/// fewer are left, make a step of their own.
+/// An optimizer with gradient accumulation and clipping, like MMEngine's OptimWrapper. Gradients of
+/// `accumulative_counts` iterations are averaged into one step; if fewer iterations remain at the
+/// end of a run, they also make a step.
 class OptimWrapper {
  public:
   /// @param node the keys of OptimWrapperOptions
-  /// @param parameters under the names that paramwise_cfg.custom_keys is compared with
+  /// @param parameters by name; paramwise_cfg.custom_keys is matched against the names
   OptimWrapper(const Node& node, const Catalog& catalog,
                const std::vector<NamedTensor>& parameters);
 
   Optimizer& optimizer() { return *optimizer_; }
-  /// Says where the run is: `iter` iterations are done of `max_iters`. Between two steps, the
-  /// gradients that were gathered are in the parameters.
+  /// Sets the position of the run: `iter` of `max_iters` iterations are finished. Between two
+  /// steps, the accumulated gradients are in the parameters.
   void start(int64_t iter, int64_t max_iters);
   int64_t accumulative_counts() const { return options_.accumulative_counts; }
-  /// Whether gradients were gathered for a step that is still to come.
+  /// Whether there are accumulated gradients for the next step.
   bool between_steps() const;
-  /// Backward pass of one iteration's loss (a scalar tensor); a step when it is due.
+  /// The backward pass for one iteration's loss (a scalar tensor), and the step if it is due.
   /// @return whether the optimizer stepped
   bool update(const at::Tensor& loss);
-  /// The norm of all gradients before the last step, where clip_grad has a max_norm.
+  /// The norm of all gradients before the last step, if clip_grad has a max_norm.
   std::optional<double> grad_norm() const { return grad_norm_; }
 
  private:

@@ -14,7 +14,7 @@
 namespace polyak {
 namespace {
 
-/// A list of schedules; one alone counts as a list of one, null as an empty one.
+/// A list of schedules; a single one is a list of one, null an empty list.
 std::vector<Node> schedule_nodes(const Node& node) {
   if (node.is_null()) return {};
   return node.is_sequence() ? node.items() : std::vector<Node>{node};
@@ -34,7 +34,7 @@ Optimization::Optimization(const Context& context, const ModelRef& model, Starti
   }
   if (std::none_of(parameters.begin(), parameters.end(),
                    [](const NamedTensor& item) { return item.tensor.requires_grad(); })) {
-    options.model.fail("no parameter of it wants a gradient, so there is nothing to train");
+    options.model.fail("none of its parameters requires a gradient, so there is nothing to train");
   }
   wrapper_ = std::make_unique<OptimWrapper>(options.optim_wrapper, *context.catalog, parameters);
   if (start.resuming) {
@@ -85,12 +85,12 @@ void Optimization::restore(const Value& checkpoint) {
     for (size_t i = 0; i < states.size(); ++i) schedulers_[i]->load_state_dict(states[i]);
   } else if (!schedulers_.empty()) {
     log_warning(
-        "the checkpoint holds no parameter schedulers: they start over from its learning rate");
+        "the checkpoint contains no parameter schedulers; they start over from its learning rate");
   }
 }
 
-/// Steps the config's schedules as often as they would have been by now, so that rates are those of
-/// a run that had this config all along.
+/// Steps the config's schedules as often as a run with this config would have by now, so that the
+/// rates are the same as in such a run.
 void Optimization::replay_schedules(const Value& checkpoint) {
   const Progress& progress = *context_.progress;
   const int64_t length = std::max<int64_t>(epoch_length_of(checkpoint, progress.epoch_length), 1);

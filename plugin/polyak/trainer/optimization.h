@@ -16,10 +16,10 @@
 
 namespace polyak {
 
-/// What changes the weights in a training run: the optimizer, and the schedules of its numbers.
+/// What changes the weights in a training run: the optimizer and its schedules.
 class Optimization final : public Schedules {
  public:
-  /// What it is built from; all of it must outlive the object, but for `start`.
+  /// Must outlive the object, except for `start`.
   struct Context {
     const Node* config = nullptr;
     const TrainConfig* options = nullptr;
@@ -27,8 +27,8 @@ class Optimization final : public Schedules {
     const Progress* progress = nullptr;
   };
 
-  /// Gives the optimizer's state and schedules of a checkpoint that a run goes on from the order of
-  /// the config's.
+  /// Reorders the optimizer state and the schedules of a checkpoint to resume from into the
+  /// config's order.
   /// @throws ConfigError, CheckpointError
   Optimization(const Context& context, const ModelRef& model, StartingPoint& start);
 
@@ -38,10 +38,11 @@ class Optimization final : public Schedules {
   bool has_schedules() const { return !schedulers_.empty(); }
   void step_schedules(bool by_epoch) override;
 
-  /// Goes on from a checkpoint that the constructor saw, at the place that progress says: with its
-  /// numbers, or, with `resume_options: config`, those that the config has there.
+  /// Resumes from the checkpoint that was passed to the constructor, at the position of progress:
+  /// with the checkpoint's settings or, with `resume_options: config`, the config's settings at
+  /// that position.
   void restore(const Value& checkpoint);
-  /// The states of the schedules, as `param_schedulers` of a checkpoint holds them.
+  /// The states of the schedules, for `param_schedulers` of a checkpoint.
   Value schedules_state() const;
 
  private:

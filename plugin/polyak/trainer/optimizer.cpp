@@ -23,7 +23,7 @@ at::Tensor tensor_like(const at::Tensor& parameter, const Value& value) {
                               /*copy=*/true);
 }
 
-/// What the parameters of all groups are called in a state dict.
+/// The keys of the parameters of all groups in a state dict.
 std::vector<Value> indices_of(const std::vector<Value>& groups) {
   std::vector<Value> indices;
   for (const Value& group : groups) {
@@ -74,8 +74,7 @@ class TorchOptimizer : public Optimizer {
     return result;
   }
 
-  /// LibTorch finds a parameter's state by its address: as a pointer, or as that in text (up
-  /// to 2.0).
+  /// LibTorch finds a parameter's state by its address: a pointer, or its text (up to 2.0).
   static auto key(const at::Tensor& parameter) {
     using Map = std::decay_t<decltype(std::declval<Torch>().state())>;
     if constexpr (std::is_same_v<typename Map::key_type, std::string>) {
@@ -90,7 +89,7 @@ class TorchOptimizer : public Optimizer {
   Torch optimizer_;
 };
 
-/// Of SGD and LARS.
+/// For SGD and LARS.
 std::vector<std::string> momentum_names(const Value& group) {
   const Value* momentum = group.find("momentum");
   return momentum && momentum->as_real() != 0 ? std::vector<std::string>{"momentum_buffer"}
@@ -205,7 +204,7 @@ class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
     state->exp_avg_sq(tensor_like(parameter, saved.at("exp_avg_sq")));
     if (const Value* largest = saved.find("max_exp_avg_sq")) {
       state->max_exp_avg_sq(tensor_like(parameter, *largest));
-    } else if (this->options(0).amsgrad()) {  // which the run before was without
+    } else if (this->options(0).amsgrad()) {  // which the previous run did not use
       state->max_exp_avg_sq(at::zeros_like(state->exp_avg_sq()));
     }
     this->set_state(parameter, std::move(state));
@@ -249,7 +248,7 @@ class Lars final : public Optimizer {
     if (rule.lars_exclude) {
       change.mul_(options.lr);
     } else {
-      // Tensors without dimensions, in double, rather than numbers: a GPU is not waited for.
+      // Zero-dimensional double tensors instead of numbers, to avoid waiting for a GPU.
       const at::Tensor weights = parameter.norm().to(at::kDouble);
       const at::Tensor gradient = parameter.grad().norm().to(at::kDouble);
       const at::Tensor scale =
@@ -384,9 +383,8 @@ void Optimizer::check_state_dict(const Value& saved) const {
                  });
   if (!alike) {
     fail<CheckpointError>(
-        "optimizer: the checkpoint parts the parameters into {} groups, this run otherwise into "
-        "{}; "
-        "paramwise_cfg must say what it said",
+        "optimizer: the checkpoint splits the parameters into {} groups, but this run splits them "
+        "differently, into {}; set paramwise_cfg as it was",
         groups.size(), groups_.size());
   }
   const Value& state = saved.at("state");
@@ -424,10 +422,10 @@ void SgdOptions::visit(OptionVisitor& visitor) {
   visitor.required("lr", &lr, "Learning rate.", at_least(0));
   visitor.key("momentum", &momentum, "Factor of the running sum of gradients; 0: none.",
               at_least(0));
-  visitor.key("dampening", &dampening, "Share by which a new gradient is reduced.", at_least(0));
-  visitor.key("weight_decay", &weight_decay, "Factor of the weights that is added to gradients.",
-              at_least(0));
-  visitor.key("nesterov", &nesterov, "Nesterov's form of momentum.");
+  visitor.key("dampening", &dampening, "Fraction by which a new gradient is reduced.", at_least(0));
+  visitor.key("weight_decay", &weight_decay,
+              "L2 penalty: this factor times the weights is added to the gradients.", at_least(0));
+  visitor.key("nesterov", &nesterov, "Use Nesterov momentum.");
 }
 
 void SgdOptions::validate() const {
@@ -438,11 +436,12 @@ void SgdOptions::validate() const {
 
 void AdamOptions::visit(OptionVisitor& visitor) {
   visitor.key("lr", &lr, "Learning rate.", at_least(0));
-  visitor.key("betas", &betas, "Decay of the averages of gradients and of their squares.",
+  visitor.key("betas", &betas,
+              "Decay rates of the running averages of gradients and of their squares.",
               Bounds{0.0, 1.0, false, true});
   visitor.key("eps", &eps, "Added to the denominator.", at_least(0));
   visitor.key("weight_decay", &weight_decay,
-              "Decay of the weights: added to gradients by Adam, applied directly by AdamW.",
+              "Weight decay: added to the gradients by Adam, applied to the weights by AdamW.",
               at_least(0));
   visitor.key("amsgrad", &amsgrad, "Divide by the largest average of squares so far.");
 }
@@ -475,12 +474,13 @@ std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
 void LarsOptions::visit(OptionVisitor& visitor) {
   visitor.required("lr", &lr, "Learning rate.", at_least(0));
   visitor.key("momentum", &momentum, "Factor of the running sum of steps; 0: none.", at_least(0));
-  visitor.key("weight_decay", &weight_decay, "Factor of the weights that is added to gradients.",
+  visitor.key("weight_decay", &weight_decay,
+              "L2 penalty: this factor times the weights is added to the gradients.", at_least(0));
+  visitor.key("dampening", &dampening, "Fraction by which a new step is reduced.", at_least(0));
+  visitor.key("eta", &eta,
+              "Trust coefficient: size of a parameter's step relative to its norm, at lr 1.",
               at_least(0));
-  visitor.key("dampening", &dampening, "Share by which a new step is reduced.", at_least(0));
-  visitor.key("eta", &eta, "Size of a parameter's step, as a share of its norm, at lr 1.",
-              at_least(0));
-  visitor.key("nesterov", &nesterov, "Nesterov's form of momentum.");
+  visitor.key("nesterov", &nesterov, "Use Nesterov momentum.");
   visitor.key("eps", &eps, "Added to the denominator.", at_least(0));
 }
 

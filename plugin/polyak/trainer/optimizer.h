@@ -14,62 +14,62 @@
 
 namespace polyak {
 
-/// How a parameter differs from the others: an entry of MMEngine's paramwise_cfg.
+/// Settings of a parameter: an entry of MMEngine's paramwise_cfg.
 struct ParameterRule {
   double decay_mult = 1;      // factor of the weight decay
-  bool lars_exclude = false;  // LARS takes the plain learning rate
+  bool lars_exclude = false;  // LARS uses the plain learning rate
   /// Whether parameters of both belong to one group.
   bool operator==(const ParameterRule& other) const {
     return decay_mult == other.decay_mult && lars_exclude == other.lars_exclude;
   }
 };
 
-/// Changes parameters from their gradients. Parameters of one rule form a group.
+/// Updates parameters from their gradients. Parameters with the same rule form a group.
 class POLYAK_API Optimizer {
  public:
   static constexpr const char* kKind = "optimizer";  // for messages and `polyak list`
-  /// What a maker receives beside the options.
+  /// What a maker receives in addition to the options.
   struct Context {
-    std::vector<at::Tensor> parameters;     // all that are to be stepped
-    std::vector<ParameterRule> rules = {};  // of each parameter; empty: they are all alike
+    std::vector<at::Tensor> parameters;     // all parameters to update
+    std::vector<ParameterRule> rules = {};  // of each parameter; empty: the default for all
     std::vector<std::string> names = {};    // of each parameter; empty: unknown
   };
   virtual ~Optimizer();
 
-  /// One step over the parameters that have a gradient.
+  /// Updates the parameters that have a gradient.
   virtual void step() = 0;
   /// Drops all gradients.
   void zero_grad();
   /// The learning rate of the next step.
   virtual double lr() const = 0;
   virtual void set_lr(double lr) = 0;
-  /// The learning rate of the config: where schedules start.
+  /// The learning rate of the config, which schedules start from.
   double initial_lr() const { return initial_lr_; }
-  /// All parameters, group by group; groups and what is in them stand in the order of the context.
+  /// All parameters, group by group; groups and their parameters are in the order of the context.
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
-  /// Their names; empty where the context gave none.
+  /// Their names; empty if the context has none.
   const std::vector<std::string>& names() const { return names_; }
-  /// What it is registered as; "" where it does not say.
+  /// The name that it is registered by; "" if unknown.
   virtual std::string type() const { return ""; }
-  /// What the state of a parameter that was stepped holds, for a group with such numbers; without
-  /// it the optimizer cannot go on. Empty: nothing is needed.
+  /// The required keys of the state of an updated parameter, for a group with these numbers;
+  /// without them the optimizer cannot be resumed. Empty: nothing is required.
   virtual std::vector<std::string> state_names(const Value& /*group*/) const { return {}; }
 
-  /// What Python's `optimizer.state_dict()` gives: {state: {index: {...}}, param_groups: [{...}]},
-  /// where indices count the parameters, and groups list names in `param_names` where they are
-  /// known. Tensors are handles, not copies.
+  /// The result of Python's `optimizer.state_dict()`: {state: {index: {...}}, param_groups:
+  /// [{...}]}, where indices count the parameters, and groups list names in `param_names` if they
+  /// are known. Tensors share memory with the optimizer.
   Value state_dict() const;
-  /// Whose numbers (lr, momentum, ...) go on with a state that is taken in.
+  /// Whose numbers (lr, momentum, ...) are used after a state is loaded.
   enum class Numbers { saved, own };
-  /// Takes in what state_dict() or Python gave: the parameters' state and, unless its own stay, the
-  /// groups' numbers.
-  /// @throws CheckpointError as check_state_dict() does; nothing changes then
+  /// Loads a state dict of state_dict() or Python: the parameters' state and, unless the
+  /// optimizer's own are kept, the groups' numbers.
+  /// @throws CheckpointError as check_state_dict() does, without any change
   void load_state_dict(const Value& saved, Numbers numbers = Numbers::saved);
-  /// @throws CheckpointError when the groups, their numbers of parameters or a shape differ
+  /// @throws CheckpointError if the groups, their numbers of parameters or a shape differ
   void check_state_dict(const Value& saved) const;
 
  protected:
-  /// Parameters of one rule.
+  /// Parameters with the same rule.
   struct Group {
     ParameterRule rule;                  // of each
     std::vector<at::Tensor> parameters;  // in the order of the context
@@ -78,7 +78,7 @@ class POLYAK_API Optimizer {
 
   /// @param lr the learning rate of the config
   Optimizer(const Context& context, double lr);
-  /// In the order of their first parameters.
+  /// The groups, in the order of their first parameters.
   const std::vector<Group>& groups() const { return groups_; }
   /// A group's numbers under Python's names.
   virtual Value group(size_t index) const = 0;
@@ -131,17 +131,17 @@ struct POLYAK_API LarsOptions : Options {
   void validate() const override;
 };
 
-/// The optimizers of torch::optim of these names.
+/// The optimizers of torch::optim with these names.
 POLYAK_API std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options,
                                                const Optimizer::Context& context);
 POLYAK_API std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,
                                                 const Optimizer::Context& context);
 POLYAK_API std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
                                                  const Optimizer::Context& context);
-/// SGD whose rate for each parameter is scaled by eta |w| / (|g| + weight_decay |w| + eps) (You et
-/// al. 2017, "Large Batch Training of Convolutional Networks"), as mmpretrain's: the rate is inside
-/// of the momentum. A parameter whose rule says lars_exclude, or whose weights or gradient are all
-/// 0, takes the plain rate.
+/// SGD with the rate of each parameter scaled by eta |w| / (|g| + weight_decay |w| + eps) (You et
+/// al. 2017, "Large Batch Training of Convolutional Networks"), like mmpretrain's: the rate is
+/// inside the momentum. A parameter uses the plain rate if its rule has lars_exclude or its weights
+/// or gradient are all 0.
 POLYAK_API std::shared_ptr<Optimizer> make_lars(const LarsOptions& options,
                                                 const Optimizer::Context& context);
 

@@ -16,7 +16,7 @@
 namespace polyak {
 namespace {
 
-/// Keys of groups that change nothing of what an optimizer computes.
+/// Keys of groups that do not change the results of an optimizer.
 const std::set<std::string> kHarmless = {
     "params",         "param_names",  "initial_lr",
     "foreach",        "fused",        "capturable",
@@ -38,21 +38,21 @@ const std::vector<Value>& groups_of(const Value& saved) {
                                                          : std::to_string(key.as_int()));
       }
     }
-    fail<CheckpointError>(
-        "optimizer: must hold 'state' and 'param_groups'; it {}",
-        saved.is_dict() ? "holds " + list_names(keys) : fmt::format("is a {}", saved.kind_name()));
+    fail<CheckpointError>("optimizer: must contain 'state' and 'param_groups'; it {}",
+                          saved.is_dict() ? "contains " + list_names(keys)
+                                          : fmt::format("is a {}", saved.kind_name()));
   }
   const std::vector<Value>& groups = saved.at("param_groups").items();
   if (groups.empty()) fail<CheckpointError>("optimizer: its param_groups are empty");
   return groups;
 }
 
-/// The names of the file's parameters that an optimizer has, in the file's order, each tied tensor
-/// once.
+/// The names of the parameters in the file that an optimizer updates, in the file's order, each
+/// tied tensor once.
 std::vector<std::string> order_in_file(const Value& checkpoint,
                                        const std::set<std::string>& names) {
   std::vector<std::string> order;
-  std::unordered_map<const void*, size_t> place_of;  // of a tensor, in `order`
+  std::unordered_map<const void*, size_t> place_of;  // of a tensor in `order`
   for (const auto& [key, value] : checkpoint.at("state_dict").entries()) {
     if (!value.is_tensor()) continue;
     const std::string& name = key.as_string();
@@ -78,8 +78,7 @@ std::vector<Saved> parameters_of(const std::vector<Value>& groups) {
     }
     for (size_t j = 0; j < params.size(); ++j) {
       if (!seen.insert(params[j].as_int()).second) {
-        fail<CheckpointError>("optimizer: parameter {} stands in its groups twice",
-                              params[j].as_int());
+        fail<CheckpointError>("optimizer: parameter {} is in its groups twice", params[j].as_int());
       }
       parameters.push_back({params[j].as_int(), i, names ? names->items()[j].as_string() : ""});
     }
@@ -87,7 +86,7 @@ std::vector<Saved> parameters_of(const std::vector<Value>& groups) {
   return parameters;
 }
 
-/// Gives the file's parameters their names, where it tells them.
+/// Names the file's parameters, if the file has the names.
 void name_parameters(std::vector<Saved>& parameters, const std::vector<Value>& groups,
                      const std::vector<std::string>& order) {
   const bool has_names = std::all_of(parameters.begin(), parameters.end(),
@@ -127,12 +126,12 @@ std::vector<const Saved*> match_by_name(const std::vector<Saved>& parameters,
   }
   if (missing.empty() && unexpected.empty() && used.size() == parameters.size()) return result;
   fail<CheckpointError>(
-      "optimizer: its parameters are not the model's{}{}{}{}",
+      "optimizer: its parameters do not match the model's{}{}{}{}",
       missing.empty() ? "" : "; only the model has: ", list_names(missing),
       unexpected.empty() ? "" : "; only the checkpoint has: ", list_names(unexpected));
 }
 
-/// The same by place, for files that do not tell names.
+/// The same by position, for files without names.
 std::vector<const Saved*> match_by_place(const std::vector<Saved>& parameters,
                                          const std::vector<Value>& groups,
                                          const std::vector<Value>& own_groups,
@@ -145,11 +144,11 @@ std::vector<const Saved*> match_by_place(const std::vector<Saved>& parameters,
                  });
   if (!alike) {
     fail<CheckpointError>(
-        "optimizer: the checkpoint parts the parameters into {} groups, this run otherwise into "
-        "{}; paramwise_cfg must say what it said",
+        "optimizer: the checkpoint splits the parameters into {} groups, but this run splits them "
+        "differently, into {}; set paramwise_cfg as it was",
         groups.size(), own_groups.size());
   }
-  // Within a group the file's places are those of its own model.
+  // Within a group, positions in the file follow the order of its own model.
   std::map<std::string, size_t> place_in_file;
   for (size_t i = 0; i < order.size(); ++i) place_in_file[order[i]] = i;
   for (size_t i = 1; i < names.size() && order.size() == names.size(); ++i) {
@@ -157,7 +156,7 @@ std::vector<const Saved*> match_by_place(const std::vector<Saved>& parameters,
     if (place_in_file.at(names[i - 1]) < place_in_file.at(names[i])) continue;
     fail<CheckpointError>(
         "optimizer: the checkpoint does not name its parameters, and its model has {} before {}, "
-        "which this one has the other way round; it cannot be told whose state is whose",
+        "but this model has them in the opposite order; their states cannot be matched",
         names[i], names[i - 1]);
   }
   std::vector<const Saved*> result(parameters.size());
@@ -171,7 +170,7 @@ void check_state_keys(const Value& state, const std::vector<Saved>& parameters) 
   for (const Saved& saved : parameters) indices.insert(saved.index);
   for (const auto& [key, entry] : state.entries()) {
     if (key.kind() == Value::Kind::integer && indices.count(key.as_int())) continue;
-    fail<CheckpointError>("optimizer: its state has the key {}, and its param_groups list {}",
+    fail<CheckpointError>("optimizer: its state has the key {}, but its param_groups list {}",
                           key.kind() == Value::Kind::integer ? std::to_string(key.as_int())
                                                              : fmt::format("'{}'", key.as_string()),
                           indices.empty() ? "no parameter"
@@ -180,7 +179,7 @@ void check_state_keys(const Value& state, const std::vector<Saved>& parameters) 
   }
 }
 
-/// Makes sure that what an optimizer needs is there, in this optimizer's words.
+/// Checks that the required state is present, under this optimizer's names.
 void check_entry(const Value& entry, const std::vector<std::string>& needed,
                  const std::string& parameter) {
   std::vector<std::string> keys;
@@ -194,7 +193,7 @@ void check_entry(const Value& entry, const std::vector<std::string>& needed,
     if (name == "step") {
       const double step = is_number(*value) ? value->as_real() : -1;
       if (!(step >= 0) || std::floor(step) != step) {
-        fail<CheckpointError>("optimizer: the step of {} is no count", parameter);
+        fail<CheckpointError>("optimizer: the step of {} is not a count", parameter);
       }
     } else if (value->is_tensor() && !value->as_tensor().is_floating_point() &&
                !value->as_tensor().is_complex()) {
@@ -204,12 +203,12 @@ void check_entry(const Value& entry, const std::vector<std::string>& needed,
   }
 }
 
-/// A key of the groups that this optimizer does not know and that may change what is computed.
+/// Refuses keys of the groups that this optimizer does not support and that may change its results.
 void check_group(const Value& theirs, const Value& ours, const std::string& type) {
   if (const Value* maximize = theirs.find("maximize"); maximize && maximize->as_bool()) {
     fail<CheckpointError>(
-        "optimizer: it maximizes, and this run minimizes; start from the weights alone, by "
-        "load_from without resume");
+        "optimizer: it maximizes, but this run minimizes; load only the weights, by load_from "
+        "without resume");
   }
   for (const auto& [key, value] : theirs.entries()) {
     const std::string& name = key.as_string();
@@ -217,13 +216,14 @@ void check_group(const Value& theirs, const Value& ours, const std::string& type
       continue;
     }
     fail<CheckpointError>(
-        "optimizer: its groups have '{}' ({}), which {} does not know; start from the weights "
-        "alone, by load_from without resume",
+        "optimizer: its groups have '{}' ({}), which {} does not support; load only the weights, "
+        "by load_from without resume",
         name, text_of(value), type.empty() ? "this run's optimizer" : type);
   }
 }
 
-/// The numbers of one of the optimizer's groups: those that all of its parameters have in the file.
+/// The numbers of one of the optimizer's groups, which must be the same for all of its parameters
+/// in the file.
 const Value& numbers_for(const std::vector<const Saved*>& members,
                          const std::vector<std::string>& names, const std::vector<Value>& groups,
                          const Value& ours) {
@@ -235,10 +235,10 @@ const Value& numbers_for(const std::vector<const Saved*>& members,
       const Value *a = first.find(key), *b = other.find(key);
       if ((!a && !b) || (a && b && same_number(*a, *b))) continue;
       fail<CheckpointError>(
-          "optimizer: {} is {} for {} and {} for {} in the checkpoint, which this optimizer has in "
-          "one group; set optim_wrapper.paramwise_cfg as it was, or resume_options: config",
-          key.as_string(), a ? text_of(*a) : "not there", names.empty() ? "one" : names.front(),
-          b ? text_of(*b) : "not there", names.empty() ? "another" : names[i]);
+          "optimizer: {} is {} for {} and {} for {} in the checkpoint, but this optimizer has both "
+          "in one group; set optim_wrapper.paramwise_cfg as it was, or resume_options: config",
+          key.as_string(), a ? text_of(*a) : "missing", names.empty() ? "one" : names.front(),
+          b ? text_of(*b) : "missing", names.empty() ? "another" : names[i]);
     }
   }
   return first;
@@ -250,8 +250,8 @@ void check_one_rate(const std::vector<Value>& groups) {
       const Value *first = groups.front().find(key), *other = group.find(key);
       if (!first || !other || same_number(*first, *other)) continue;
       fail<CheckpointError>(
-          "optimizer: its groups have the learning rates {} and {}, and this run has one for all; "
-          "resume_options: config goes on with the config's",
+          "optimizer: its groups have the learning rates {} and {}, but this run has one for all; "
+          "resume_options: config uses the config's",
           text_of(*first), text_of(*other));
     }
   }
@@ -329,8 +329,8 @@ Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint,
   const int64_t iters = checkpoint.at("meta").at("iter").as_int();
   if (needs_state && own_state.entries().empty() && iters > 0) {
     fail<CheckpointError>(
-        "optimizer: it holds no state of any parameter after {} iterations; start from the weights "
-        "alone, by load_from without resume",
+        "optimizer: it contains no state of any parameter after {} iterations; load only the "
+        "weights, by load_from without resume",
         iters);
   }
   Value result = Value::dict();

@@ -28,7 +28,7 @@ std::shared_ptr<Neck> build_predictor(const Node& node, const PairHead::Context&
   return predictor;
 }
 
-/// What reset() of a copy does: it still holds the original's predictor and needs its own.
+/// For reset() of a copy, which still shares the original's predictor and needs its own.
 std::shared_ptr<Neck> clone_predictor(torch::nn::Module& owner,
                                       const std::shared_ptr<Neck>& predictor) {
   return std::dynamic_pointer_cast<Neck>(
@@ -40,7 +40,7 @@ std::shared_ptr<Neck> clone_predictor(torch::nn::Module& owner,
 PairHead::~PairHead() = default;
 
 void CosineSimilarityLossOptions::visit(OptionVisitor& visitor) {
-  visitor.key("shift_factor", &shift_factor, "What is added to the loss.");
+  visitor.key("shift_factor", &shift_factor, "Constant that is added to the loss.");
   visitor.key("scale_factor", &scale_factor, "Factor of the similarity.");
 }
 
@@ -56,7 +56,8 @@ at::Tensor CosineSimilarityLoss::compute(const at::Tensor& prediction,
 }
 
 void LatentPredictHeadOptions::visit(OptionVisitor& visitor) {
-  visitor.required("predictor", &predictor, "A neck: from online projections to target ones.");
+  visitor.required("predictor", &predictor,
+                   "A neck that maps online projections to target projections.");
   visitor.key("loss", &loss, "The loss; null: CosineSimilarityLoss.");
 }
 
@@ -78,9 +79,10 @@ at::Tensor LatentPredictHead::loss(const at::Tensor& online, const at::Tensor& t
 }
 
 void MoCoV3HeadOptions::visit(OptionVisitor& visitor) {
-  visitor.required("predictor", &predictor, "A neck: from online projections to target ones.");
+  visitor.required("predictor", &predictor,
+                   "A neck that maps online projections to target projections.");
   visitor.key("loss", &loss, "The loss; null: CrossEntropyLoss with loss_weight 2 * temperature.");
-  visitor.key("temperature", &temperature, "What similarities are divided by.", above(0));
+  visitor.key("temperature", &temperature, "Divisor of the similarities.", above(0));
 }
 
 MoCoV3Head::MoCoV3Head(const MoCoV3HeadOptions& options, const Context& context)

@@ -11,8 +11,8 @@
 
 namespace polyak {
 
-/// Compares what an online branch makes of one view with what another branch makes of a second
-/// view of the same images.
+/// Compares the output of an online branch for one view with the output of another branch for a
+/// second view of the same images.
 class PairHead {
  public:
   static constexpr const char* kKind = "pair_head";
@@ -22,7 +22,7 @@ class PairHead {
   };
   virtual ~PairHead();
   /// @param online float [N, D], projections of one view
-  /// @param target float [N, D], projections of the other; no gradient goes into them
+  /// @param target float [N, D], projections of the other view; they get no gradient
   /// @return a scalar tensor
   virtual at::Tensor loss(const at::Tensor& online, const at::Tensor& target) = 0;
 };
@@ -50,7 +50,7 @@ struct LatentPredictHeadOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Predicts the target's projection from the online one: the head of BYOL and SimSiam. The
+/// Predicts the target's projection from the online projection: the head of BYOL and SimSiam. The
 /// predictor's tensors are named `predictor.*`.
 class LatentPredictHead : public torch::nn::Cloneable<LatentPredictHead>, public PairHead {
  public:
@@ -71,8 +71,8 @@ struct MoCoV3HeadOptions : Options {
 };
 
 /// Finds each prediction's own image among the targets of the batch: cross entropy over cosine
-/// similarities divided by `temperature` (InfoNCE; Chen, Xie, He 2021, arXiv:2104.02057). Without a
-/// `loss` it is CrossEntropyLoss with loss_weight 2 * temperature, as in the paper.
+/// similarities divided by `temperature` (InfoNCE; Chen, Xie, He 2021, arXiv:2104.02057). The
+/// default `loss` is CrossEntropyLoss with loss_weight 2 * temperature, as in the paper.
 class MoCoV3Head : public torch::nn::Cloneable<MoCoV3Head>, public PairHead {
  public:
   MoCoV3Head(const MoCoV3HeadOptions& options, const Context& context);

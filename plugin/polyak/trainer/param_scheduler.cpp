@@ -75,8 +75,8 @@ class CosineAnnealingLr final : public ParamScheduler {
     } else if (length > 0 && t_max_ > static_cast<double>(length)) {
       const double left = (1 + std::cos(kPi * static_cast<double>(length - 1) / t_max_)) / 2;
       doubt(options.T_max ? "T_max" : "end",
-            "eta_min is not reached: it takes {} {}, the schedule has {}; {:.3g} of lr - eta_min "
-            "are left at its end",
+            "eta_min is not reached: it takes {} {}, but the schedule has {}; {:.3g} of lr - "
+            "eta_min is left at its end",
             static_cast<int64_t>(t_max_), unit_name(), length, left);
     }
   }
@@ -85,7 +85,7 @@ class CosineAnnealingLr final : public ParamScheduler {
   double next(double lr, int64_t last_step) const override {
     if (last_step == 0) return lr;
     const auto step = static_cast<double>(last_step);
-    // One step after the minimum the quotient below would divide by zero.
+    // One step after the minimum, the quotient below would divide by zero.
     if (std::fmod(step - 1 - t_max_, 2 * t_max_) == 0) {
       return lr + (initial_lr() - eta_min_) * (1 - std::cos(kPi / t_max_)) / 2;
     }
@@ -112,8 +112,8 @@ class LinearLr final : public ParamScheduler {
     if (change_ == 0 || steps <= 0) return;
     if (length() == 1 && options.end) {
       doubt("end",
-            "the schedule has one unit of {}, in which the rate is lr * start_factor, and leaves "
-            "it there; it reaches end_factor only from end: {} on",
+            "the schedule has only one unit of {}, so the rate stays at lr * start_factor; it "
+            "reaches end_factor only with end: {} or more",
             unit_name(), options.begin + 2);
     } else if (steps == 1 || steps < length()) {
       const auto total = static_cast<double>(std::max<int64_t>(length() - 1, 1));
@@ -153,12 +153,12 @@ std::shared_ptr<ParamScheduler> make(const O& options, const ParamScheduler::Con
 }  // namespace
 
 void ParamSchedulerOptions::visit(OptionVisitor& visitor) {
-  visitor.key("by_epoch", &by_epoch, "Whether the schedule counts epochs; off: iterations.");
+  visitor.key("by_epoch", &by_epoch, "Whether the schedule counts epochs; false: iterations.");
   visitor.key("begin", &begin, "First unit of the schedule.", count_from(0));
   visitor.key("end", &end, "Unit before which the schedule ends; null: the end of the run.",
               count_from(1));
   visitor.key("convert_to_iter_based", &convert_to_iter_based,
-              "Take the numbers as epochs, but change the rate in each iteration.");
+              "Give the numbers in epochs, but change the rate in each iteration.");
 }
 
 void ParamSchedulerOptions::validate() const {

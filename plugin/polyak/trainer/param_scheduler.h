@@ -18,7 +18,7 @@ namespace polyak {
 
 /// The keys that every schedule takes. Units are epochs or, with by_epoch off, iterations.
 struct POLYAK_API ParamSchedulerOptions : Options {
-  bool by_epoch = true;  // units are epochs, else iterations
+  bool by_epoch = true;  // units are epochs, otherwise iterations
   int64_t begin = 0;
   std::optional<int64_t> end;
   bool convert_to_iter_based = false;
@@ -26,13 +26,12 @@ struct POLYAK_API ParamSchedulerOptions : Options {
   void validate() const override;
 };
 
-/// Changes the learning rate in the units begin <= unit < end, starting from what the rate is at
-/// that time, so that schedules can follow each other or act together. The recursive formulas are
-/// MMEngine's.
+/// Changes the learning rate in the units begin <= unit < end, starting from the current rate, so
+/// that schedules can be chained or combined. The recursive formulas are MMEngine's.
 class POLYAK_API ParamScheduler {
  public:
   static constexpr const char* kKind = "parameter scheduler";  // for messages and `polyak list`
-  /// What a maker receives beside the options.
+  /// What a maker receives in addition to the options.
   struct Context {
     Optimizer* optimizer = nullptr;  // whose rate changes; outlives the schedule
     int64_t epoch_length = 0;        // iterations in an epoch
@@ -41,14 +40,14 @@ class POLYAK_API ParamScheduler {
   };
   virtual ~ParamScheduler();
 
-  /// Whether its units are epochs; else they are iterations.
+  /// Whether its units are epochs; otherwise they are iterations.
   bool by_epoch() const { return by_epoch_; }
-  /// Goes on by one unit. The first call, for unit 0, belongs to construction: see start().
+  /// Advances by one unit. The call for unit 0 is part of construction, see start().
   void step();
   /// Sets the rate of unit 0. Called once, after construction.
   void start() { step(); }
 
-  /// What of the schedule has no effect in this run, by the key that says it; empty for most.
+  /// Settings without effect in this run, by key; usually empty.
   struct Doubt {
     const char* key;   // of the schedule's options
     std::string text;  // a sentence
@@ -57,9 +56,9 @@ class POLYAK_API ParamScheduler {
   const std::vector<Doubt>& doubts() const { return doubts_; }
 
   /// The attributes of MMEngine's scheduler of the same kind: counters, begin, end, base_values and
-  /// what settings() gives.
+  /// settings().
   Value state_dict() const;
-  /// Takes the counters and the base value; begin, end and settings stay the config's.
+  /// Loads the counters and the base value; begin, end and settings stay as in the config.
   void load_state_dict(const Value& state);
 
  protected:
@@ -67,13 +66,13 @@ class POLYAK_API ParamScheduler {
   ParamScheduler(const ParamSchedulerOptions& options, const Context& context);
   /// The rate of unit `last_step` (0 at `begin`) after the rate `lr` of the unit before.
   virtual double next(double lr, int64_t last_step) const = 0;
-  /// The numbers of this kind alone, under MMEngine's names, which tell the kind: a dict.
+  /// The settings of this kind, a dict with MMEngine's names, which identify the kind.
   virtual Value settings() const { return Value::dict(); }
-  /// The rate that schedules start from: the config's, or that of a loaded state.
+  /// The rate that schedules start from: from the config or from a loaded state.
   double initial_lr() const { return base_value_; }
   /// Units between begin and end.
   int64_t length() const { return end_ - begin_; }
-  /// A number of the config in this schedule's units.
+  /// A number of the config, converted to this schedule's units.
   int64_t units(int64_t value) const { return value * factor_; }
   /// The units between begin and end that the run has; at most length().
   int64_t units_in_run() const { return std::min(end_, run_) - begin_; }
@@ -94,7 +93,7 @@ class POLYAK_API ParamScheduler {
   int64_t run_;  // units in the run
   double base_value_;
   std::vector<Doubt> doubts_;
-  int64_t last_step_ = -1;    // steps inside of begin to end
+  int64_t last_step_ = -1;    // steps between begin and end
   int64_t global_step_ = -1;  // all steps
 };
 
@@ -131,7 +130,8 @@ POLYAK_API std::shared_ptr<ParamScheduler> make_multi_step_lr(
 /// eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2 (Loshchilov and Hutter 2017, "SGDR").
 POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(
     const CosineAnnealingLrOptions& options, const ParamScheduler::Context& context);
-/// lr * factor, the factor going linearly from start_factor at begin to end_factor at end - 1.
+/// lr * factor, where the factor changes linearly from start_factor at begin to end_factor at end -
+/// 1.
 POLYAK_API std::shared_ptr<ParamScheduler> make_linear_lr(const LinearLrOptions& options,
                                                           const ParamScheduler::Context& context);
 

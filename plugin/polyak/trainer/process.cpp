@@ -22,7 +22,7 @@ RandomStateGuard::RandomStateGuard(c10::Device device)
     : generator_(at::globalContext().defaultGenerator(device)), state_(generator_.get_state()) {}
 
 RandomStateGuard::~RandomStateGuard() {
-  clean_up("putting the random state back", [&] { generator_.set_state(state_); });
+  clean_up("restoring the random state", [&] { generator_.set_state(state_); });
 }
 
 at::Tensor random_state(c10::Device device) {
@@ -92,7 +92,7 @@ void set_up_threads(const Node& env_cfg) {
   const auto cores =
       std::max<int64_t>(static_cast<int64_t>(std::thread::hardware_concurrency()), 1);
   if (env.num_threads.value_or(1) > 4 * cores) {
-    log_warning("{}{} threads take turns on {} cores, which slows every operation down",
+    log_warning("{}{} threads share {} cores, which slows down every operation",
                 env_cfg.at("num_threads").prefix(), *env.num_threads, cores);
   }
   at::set_num_threads(static_cast<int>(env.num_threads.value_or(cores)));
@@ -102,9 +102,8 @@ int64_t set_up_randomness(const Node& randomness, std::optional<int64_t> resumed
   RandomnessOptions options;
   read_options(randomness, options, "randomness");
   if (resumed_seed && options.seed.value_or(*resumed_seed) != *resumed_seed) {
-    log_warning(
-        "randomness.seed is {}, but the checkpoint was trained with seed {}; going on with {}",
-        *options.seed, *resumed_seed, *resumed_seed);
+    log_warning("randomness.seed is {}, but the checkpoint was trained with seed {}; using {}",
+                *options.seed, *resumed_seed, *resumed_seed);
   }
   if (resumed_seed) options.seed = resumed_seed;
   if (!options.seed) {

@@ -12,10 +12,11 @@
 #include "polyak/checkpoint/value.h"
 #include "polyak/config/node.h"
 
-// What a training run sets for the whole process: threads, determinism, random numbers, the device.
+// Settings of a training run for the whole process: threads, determinism, random numbers, the
+// device.
 namespace polyak {
 
-/// The state of a device's random numbers, put back when this goes.
+/// Saves the random state of a device and restores it in the destructor.
 class RandomStateGuard {
  public:
   explicit RandomStateGuard(c10::Device device);
@@ -28,42 +29,43 @@ class RandomStateGuard {
   at::Tensor state_;
 };
 
-/// The state of a device's random numbers, a byte tensor on the CPU.
+/// The random state of a device, a byte tensor on the CPU.
 at::Tensor random_state(c10::Device device);
 void set_random_state(c10::Device device, const at::Tensor& state);
 
-/// The random numbers of a training run: seeded, or those of the checkpoint that it goes on from.
+/// The random state of a training run: seeded, or from the checkpoint that it resumes from.
 class POLYAK_API RunRandomness {
  public:
   RunRandomness() = default;
   RunRandomness(uint64_t seed, c10::Device device) : seed_(seed), device_(device) {}
 
   uint64_t seed() const { return seed_; }
-  /// Notes the state that a checkpoint holds, where it holds one; begin() sets it.
+  /// Remembers the random state of a checkpoint, if it has one; begin() sets it.
   void restore(const Value& checkpoint);
-  /// Right before the first iteration, so that copies of the model and hooks that draw numbers
-  /// leave training as it is without them.
+  /// Call this right before the first iteration, so that copies of the model and hooks that draw
+  /// random numbers do not change training.
   void begin();
-  /// For a checkpoint: {cpu: uint8 tensor, device: uint8 tensor}. Before begin() of a run that goes
-  /// on, the state that it will go on with.
+  /// For a checkpoint: {cpu: uint8 tensor, device: uint8 tensor}. Before begin() of a resumed run:
+  /// the state that begin() will set.
   Value state() const;
 
  private:
   uint64_t seed_ = 0;
   c10::Device device_{c10::kCPU};
-  at::Tensor restored_cpu_;  // not set yet; undefined: nothing
+  at::Tensor restored_cpu_;  // to be set by begin(); undefined: none
   at::Tensor restored_device_;
 };
 
-/// The device that a config's key `device` names; without a name CUDA's where there is one.
+/// The device of a config's key `device`; by default CUDA if available.
 /// @throws ConfigError
 c10::Device find_device(const Node& config, const std::optional<std::string>& name);
 
 /// Sets LibTorch's threads: `env_cfg.num_threads`, or all cores.
 void set_up_threads(const Node& env_cfg);
 
-/// Sets determinism as `randomness` says.
-/// @return its seed; that of the checkpoint, where a run goes on from one; a drawn one without both
+/// Sets determinism according to `randomness`.
+/// @return the seed: of the checkpoint if the run is resumed, otherwise of the config, otherwise a
+/// random one
 int64_t set_up_randomness(const Node& randomness, std::optional<int64_t> resumed_seed);
 
 }  // namespace polyak

@@ -9,9 +9,8 @@
 
 namespace polyak {
 
-/// A generator whose numbers depend on `keys` alone, such as {seed, epoch, batch}: what it drives
-/// does not change when something else draws random numbers, and a resumed run needs no state of
-/// it.
+/// A generator whose numbers depend only on `keys`, such as {seed, epoch, batch}. They do not
+/// change if other code draws random numbers, and a resumed run needs no saved state.
 inline at::Generator make_random_stream(std::initializer_list<uint64_t> keys) {
   // The finalizer of splitmix64 (Steele et al. 2014): neighbouring keys give unrelated seeds.
   uint64_t state = 0;

@@ -20,9 +20,9 @@
 namespace polyak {
 namespace {
 
-// libjpeg and libpng leave by longjmp where they fail, past everything between. So a function that
-// calls setjmp keeps nothing in its own frame that must be destroyed: that belongs to the decoders,
-// which live outside of it.
+// libjpeg and libpng report errors by longjmp, which skips destructors. So a function that calls
+// setjmp has no objects with destructors in its own frame: they belong to the decoders, which live
+// outside of it.
 
 using Bytes = std::vector<unsigned char>;
 
@@ -38,7 +38,7 @@ class JpegDecoder {
   JpegDecoder(const JpegDecoder&) = delete;
   JpegDecoder& operator=(const JpegDecoder&) = delete;
 
-  /// Each is false where it fails: message() says why.
+  /// Each returns false on failure: message() has the reason.
   bool read_header();
   bool read_pixels(unsigned char* pixels, unsigned char* cmyk_line);
   const char* message() const { return errors_.failure.message; }
@@ -68,11 +68,11 @@ void JpegDecoder::on_error(j_common_ptr image) {
   std::longjmp(errors.failure.jump, 1);
 }
 
-/// libjpeg warns, and goes on with pixels of its own making, where data are cut off or damaged.
+/// libjpeg only warns about truncated or damaged data, and then makes up the pixels.
 void JpegDecoder::on_message(j_common_ptr image, int level) {
   if (level >= 0) return;  // no warning
   switch (image->err->msg_code) {
-    case JWRN_ADOBE_XFORM:  // values in headers, without effect on the pixels
+    case JWRN_ADOBE_XFORM:  // header values without effect on the pixels
     case JWRN_JFIF_MAJOR:
     case JWRN_NOT_SEQUENTIAL:
       return;
@@ -99,8 +99,7 @@ bool JpegDecoder::read_header() {
   return true;
 }
 
-/// As PIL does: it takes all CMYK for inverted, as Adobe's programs write it, with rounded
-/// products.
+/// Like PIL: treats all CMYK as inverted, as Adobe's programs write it, with rounded products.
 void cmyk_to_rgb(const unsigned char* cmyk, unsigned char* rgb, size_t count) {
   for (size_t i = 0; i < count; ++i, cmyk += 4, rgb += 3) {
     for (int channel = 0; channel < 3; ++channel) {
@@ -122,12 +121,12 @@ bool JpegDecoder::read_pixels(unsigned char* pixels, unsigned char* cmyk_line) {
     jpeg_read_scanlines(&image_, &target, 1);
     if (cmyk) cmyk_to_rgb(cmyk_line, line, image_.output_width);
   }
-  jpeg_finish_decompress(&image_);  // looks for the end of the image
+  jpeg_finish_decompress(&image_);  // checks for the end of the image
   return true;
 }
 
 int JpegDecoder::find_orientation() const {
-  constexpr size_t kPrefix = 6;  // "Exif", 0 and a byte of no meaning
+  constexpr size_t kPrefix = 6;  // "Exif", 0 and a byte without meaning
   for (auto marker = image_.marker_list; marker != nullptr; marker = marker->next) {
     if (marker->data_length >= kPrefix && std::memcmp(marker->data, "Exif", 5) == 0) {
       return exif_orientation(marker->data + kPrefix, marker->data_length - kPrefix);
@@ -143,14 +142,14 @@ class PngDecoder {
   PngDecoder(const PngDecoder&) = delete;
   PngDecoder& operator=(const PngDecoder&) = delete;
 
-  /// Each is false where it fails: message() says why.
+  /// Each returns false on failure: message() has the reason.
   bool read_header();
   bool read_pixels(unsigned char* pixels);
   const char* message() const { return failure_.message; }
 
   int64_t height() const { return png_get_image_height(png_, info_); }
   int64_t width() const { return png_get_image_width(png_, info_); }
-  /// Known after the pixels, since an eXIf chunk may come behind them.
+  /// Known after reading the pixels, since an eXIf chunk may follow them.
   int orientation() const;
 
  private:
@@ -183,13 +182,13 @@ bool PngDecoder::read_header() {
   png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning);
   if (png_ != nullptr) info_ = png_create_info_struct(png_);
   if (info_ == nullptr) {
-    std::strcpy(failure_.message, "libpng has no memory");
+    std::strcpy(failure_.message, "libpng is out of memory");
     return false;
   }
   png_set_read_fn(png_, this, read);
   png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
-  // Nothing but the pixels: no gamma, no profile, no text. eXIf is kept as it is, since libpng's
-  // own reader refuses some that PIL takes.
+  // Only the pixels: no gamma, no profile, no text. eXIf is kept unparsed, since libpng's own
+  // reader refuses some that PIL accepts.
   png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_ALWAYS,
                               reinterpret_cast<png_const_bytep>("eXIf"), 1);
@@ -208,7 +207,8 @@ bool PngDecoder::read_pixels(unsigned char* pixels) {
   const int passes = png_set_interlace_handling(png_);
   png_read_update_info(png_, info_);
   const size_t line = size_t{3} * png_get_image_width(png_, info_);
-  if (png_get_rowbytes(png_, info_) != line) png_error(png_, "its pixels do not become RGB");
+  if (png_get_rowbytes(png_, info_) != line)
+    png_error(png_, "its pixels cannot be converted to RGB");
   for (int pass = 0; pass < passes; ++pass) {
     for (png_uint_32 row = 0; row < png_get_image_height(png_, info_); ++row) {
       png_read_row(png_, pixels + line * row, nullptr);
@@ -223,7 +223,7 @@ int PngDecoder::orientation() const {
   const int count = png_get_unknown_chunks(png_, info_, &chunks);
   for (int i = 0; i < count; ++i) {
     if (std::memcmp(chunks[i].name, "eXIf", 4) != 0) continue;
-    // Some write JPEG's prefix before it.
+    // Some programs write JPEG's prefix before it.
     const bool prefixed = chunks[i].size >= 6 && std::memcmp(chunks[i].data, "Exif\0", 6) == 0;
     const size_t start = prefixed ? 6 : 0;
     return exif_orientation(chunks[i].data + start, chunks[i].size - start);
@@ -231,19 +231,19 @@ int PngDecoder::orientation() const {
   return 1;
 }
 
-/// uint8 [height, width, 3], to be written.
+/// An uninitialised uint8 [height, width, 3].
 template <class Decoder>
 at::Tensor make_pixels(const Decoder& decoder, const std::string& path) {
-  constexpr int64_t kMostPixels = 178956970;  // as PIL
+  constexpr int64_t kMostPixels = 178956970;  // like PIL
   const int64_t height = decoder.height(), width = decoder.width();
   if (height > kMostPixels / width) {
-    fail<DataError>("{}: has {} x {} pixels, more than the {} that are read", path, width, height,
+    fail<DataError>("{}: has {} x {} pixels, more than the limit of {}", path, width, height,
                     kMostPixels);
   }
   return at::empty({height, width, 3}, at::kByte);
 }
 
-/// A view of uint8 [height, width, 3] as an image of this EXIF orientation is meant to be seen.
+/// An upright view of an image with this EXIF orientation, uint8 [height, width, 3].
 at::Tensor upright(const at::Tensor& pixels, int orientation) {
   at::Tensor turned = orientation >= 5 ? pixels.transpose(0, 1) : pixels;
   std::vector<int64_t> mirrored;
@@ -265,7 +265,7 @@ at::Tensor decode_jpeg(const Bytes& bytes, const std::string& path, bool orienta
     Bytes cmyk_line(static_cast<size_t>(4 * decoder.width()));
     right = decoder.read_pixels(pixels.data_ptr<uint8_t>(), cmyk_line.data());
   }
-  if (!right) fail<DataError>("{}: holds no whole JPEG image: {}", path, decoder.message());
+  if (!right) fail<DataError>("{}: contains no complete JPEG image: {}", path, decoder.message());
   return orientation ? upright(pixels, decoder.orientation()) : pixels;
 }
 
@@ -277,7 +277,7 @@ at::Tensor decode_png(const Bytes& bytes, const std::string& path, bool orientat
     pixels = make_pixels(decoder, path);
     right = decoder.read_pixels(pixels.data_ptr<uint8_t>());
   }
-  if (!right) fail<DataError>("{}: holds no whole PNG image: {}", path, decoder.message());
+  if (!right) fail<DataError>("{}: contains no complete PNG image: {}", path, decoder.message());
   return orientation ? upright(pixels, decoder.orientation()) : pixels;
 }
 
@@ -306,7 +306,7 @@ at::Tensor decode_image(const std::vector<unsigned char>& bytes, const std::stri
   } else if (begins("\xFF\xD8\xFF", 3)) {
     pixels = decode_jpeg(bytes, path, orientation);
   } else {
-    fail<DataError>("{}: is no JPEG or PNG image", path);
+    fail<DataError>("{}: is not a JPEG or PNG image", path);
   }
   return pixels.permute({2, 0, 1});
 }

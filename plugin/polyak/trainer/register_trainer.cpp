@@ -56,7 +56,7 @@ void register_networks(Catalog& catalog) {
   auto& backbones = catalog.of<Backbone>();
   add_backbone<SmallCnn, SmallCnnOptions>(
       backbones, "SmallCNN",
-      "Stages of 3x3 convolution of stride 2, batch normalisation and ReLU.");
+      "Stages of a 3x3 convolution with stride 2, batch normalisation and ReLU.");
   add_resnet(backbones, "ResNet", "ResNet, for images of about 224 pixels.",
              ResNet::Stem::imagenet);
   add_resnet(backbones, "ResNet_CIFAR", "ResNet with a 3x3 stem, for images of about 32 pixels.",
@@ -69,7 +69,7 @@ void register_networks(Catalog& catalog) {
   add_plain<CrossEntropyLoss, CrossEntropyLossOptions>(losses, "CrossEntropyLoss",
                                                        "Cross entropy of softmax.");
   add_plain<CrossEntropyLoss, LabelSmoothLossOptions>(losses, "LabelSmoothLoss",
-                                                      "Cross entropy against smoothed labels.");
+                                                      "Cross entropy with smoothed labels.");
   add_with_context<LinearClsHead, LinearClsHeadOptions>(
       catalog.of<Head>(), "LinearClsHead", "One linear layer from features to logits.");
   add_with_context<ImageClassifier, ImageClassifierOptions>(
@@ -84,9 +84,10 @@ void register_self_supervised(Catalog& catalog) {
       catalog.of<Neck>(), "NonLinearNeck",
       "Fully connected layers with batch normalisation: projectors and predictors.");
   add_with_context<ClsBatchNormNeck, ClsBatchNormNeckOptions>(
-      catalog.of<Neck>(), "ClsBatchNormNeck", "Brings features to one scale, for linear probes.");
+      catalog.of<Neck>(), "ClsBatchNormNeck", "Normalises features, for linear probes.");
   add_plain<CosineSimilarityLoss, CosineSimilarityLossOptions>(
-      catalog.of<Loss>(), "CosineSimilarityLoss", "Minus the cosine of two rows.");
+      catalog.of<Loss>(), "CosineSimilarityLoss",
+      "Negative cosine similarity of predictions and targets.");
   auto& heads = catalog.of<PairHead>();
   add_with_context<LatentPredictHead, LatentPredictHeadOptions>(
       heads, "LatentPredictHead", "Predicts the other branch's projection: BYOL, SimSiam.");
@@ -99,7 +100,7 @@ void register_self_supervised(Catalog& catalog) {
   algorithms.add<MoCoV3Options>("MoCoV3", "Contrasts with a momentum encoder (CosineEMA).",
                                 make_moco_v3);
   add_with_context<SimSiam, SimSiamOptions>(algorithms, "SimSiam",
-                                            "As BYOL, without a target network.");
+                                            "BYOL without a target network.");
   add_with_context<MeanTeacher, MeanTeacherOptions>(
       algorithms, "MeanTeacher",
       "Semi-supervised classification with a CosineEMA of the classifier as teacher.");
@@ -111,7 +112,7 @@ void register_data(Catalog& catalog) {
       "FashionMNIST", "Zalando's articles of clothing: idx files, plain or .gz.", make_mnist);
   datasets.add<ImageFilesOptions>("MNIST", "Handwritten digits: idx files, plain or .gz.",
                                   make_mnist);
-  datasets.add<ImageFilesOptions>("CIFAR10", "CIFAR-10 in its binary form.", make_cifar10);
+  datasets.add<ImageFilesOptions>("CIFAR10", "CIFAR-10 in its binary format.", make_cifar10);
   add_with_context<ImageFolder, ImageFolderOptions>(
       datasets, "ImageNet", "JPEG and PNG files in one folder for each class.");
   datasets.add<RandomImagesOptions>("RandomImages", "Seeded images for tests: patterns with noise.",
@@ -128,7 +129,7 @@ void register_data(Catalog& catalog) {
   add_plain<ColorJitter, ColorJitterOptions>(
       transforms, "ColorJitter", "Change brightness, contrast, saturation and hue at random.");
   add_plain<RandomGrayscale, RandomGrayscaleOptions>(transforms, "RandomGrayscale",
-                                                     "Grey, with a probability.");
+                                                     "Convert to grey, with a probability.");
   add_plain<GaussianBlur, GaussianBlurOptions>(transforms, "GaussianBlur",
                                                "Blur by a random width, with a probability.");
   add_plain<Solarize, SolarizeOptions>(transforms, "Solarize",
@@ -139,16 +140,17 @@ void register_data(Catalog& catalog) {
   add_with_context<DefaultSampler, DefaultSamplerOptions>(catalog.of<Sampler>(), "DefaultSampler",
                                                           "Each sample once in an epoch.");
   add_with_context<Accuracy, AccuracyOptions>(catalog.of<Metric>(), "Accuracy",
-                                              "Percent of labels among the k largest logits.");
+                                              "Percentage of labels among the k largest logits.");
   add_with_context<KnnAccuracy, KnnAccuracyOptions>(
       catalog.of<Metric>(), "KnnAccuracy",
-      "Percent of labels that the nearest neighbours by features vote for.");
+      "Percentage of labels predicted by a vote of the nearest neighbours in feature space.");
 }
 
 void register_optimization(Catalog& catalog) {
   auto& optimizers = catalog.of<Optimizer>();
   optimizers.add<SgdOptions>("SGD", "Stochastic gradient descent with momentum.", make_sgd);
-  optimizers.add<LarsOptions>("LARS", "SGD with a rate for each parameter by its norm.", make_lars);
+  optimizers.add<LarsOptions>(
+      "LARS", "SGD with a learning rate for each parameter, scaled by its norm.", make_lars);
   optimizers.add<AdamOptions>("Adam", "Adam (Kingma and Ba 2015).", make_adam);
   optimizers.add<AdamWOptions>("AdamW", "Adam with decoupled weight decay.", make_adamw);
 
@@ -159,7 +161,7 @@ void register_optimization(Catalog& catalog) {
                                      make_multi_step_lr);
   schedulers.add<CosineAnnealingLrOptions>("CosineAnnealingLR", "Half a cosine down to eta_min.",
                                            make_cosine_annealing_lr);
-  schedulers.add<LinearLrOptions>("LinearLR", "Linear change of the rate: warm-up.",
+  schedulers.add<LinearLrOptions>("LinearLR", "Changes the rate linearly: warm-up.",
                                   make_linear_lr);
 }
 

@@ -17,7 +17,7 @@
 namespace polyak {
 namespace {
 
-/// The config that a checkpoint was trained with; null where it holds none that can be read, as
+/// The config that a checkpoint was trained with; null if there is none that can be read:
 /// MMEngine's are Python.
 Node config_of(const Value& checkpoint) {
   const Value* meta = checkpoint.find("meta");
@@ -41,8 +41,8 @@ std::string optimizer_type(const Node& config) {
   return node->is_scalar() ? node->text() : "";
 }
 
-/// The same of MMEngine's configs, which are Python: `optimizer=dict(lr=0.1, type='SGD')` within
-/// optim_wrapper; "" where it is not said so plainly.
+/// The same for MMEngine's configs, which are Python: `optimizer=dict(lr=0.1, type='SGD')` in
+/// optim_wrapper; "" if it is not written in this form.
 std::string python_optimizer_type(const std::string& config) {
   const std::string start = "optimizer=dict(";
   size_t at = config.find(start, std::min(config.find("optim_wrapper"), config.size()));
@@ -61,7 +61,7 @@ std::string python_optimizer_type(const std::string& config) {
   return "";
 }
 
-/// The optimizer that made a checkpoint's state: what its groups tell, or else the config in it.
+/// The optimizer of a checkpoint's state, according to its groups or else to its config.
 std::string saved_type(const Value& checkpoint) {
   const std::string of_groups = type_of_groups(checkpoint.at("optimizer"));
   const std::string of_config = optimizer_type(config_of(checkpoint));
@@ -74,7 +74,7 @@ std::string saved_type(const Value& checkpoint) {
   return of_python.empty() ? of_groups : of_python;
 }
 
-/// A number of an optimizer that differs.
+/// A number that differs between two optimizers.
 struct Number {
   std::string name;
   std::string config;
@@ -94,7 +94,7 @@ std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& c
       const Value* other = theirs[i].find(key);
       if (name == "initial_lr") {
         name = "lr";
-        // Python's optimizers have none where nothing schedules.
+        // Python's optimizers do not have it without schedulers.
         if (!other) other = theirs[i].find(name);
       }
       const std::string own = text_of(value);
@@ -110,12 +110,12 @@ std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& c
 }
 
 std::string text_of(const Node* node) {
-  if (!node) return "not there";
+  if (!node) return "missing";
   if (node->is_scalar()) return node->text();
   return node->is_null() ? "null" : node->is_sequence() ? "a list" : "a mapping";
 }
 
-/// Where two configs differ, each place once: "batch_size 32 (was 16)".
+/// The differences of two configs, each key once: "batch_size 32 (was 16)".
 void compare(const Node* now, const Node* before, const std::string& path,
              std::vector<std::string>& found) {
   if (now && before && now->is_mapping() && before->is_mapping()) {
@@ -133,13 +133,13 @@ void compare(const Node* now, const Node* before, const std::string& path,
     }
   } else if ((now ? *now : Node()) != (before ? *before : Node())) {
     const std::string was = text_of(before);
-    found.push_back(text_of(now) == was ? fmt::format("{} (another one)", path)
+    found.push_back(text_of(now) == was ? fmt::format("{} (changed)", path)
                                         : fmt::format("{} {} (was {})", path, text_of(now), was));
   }
 }
 
-/// What a training config has in common with the one that a run goes on from: not its length, its
-/// default hooks or where its files go.
+/// The parts of a training config to compare with the checkpoint's: not its length, default hooks
+/// or output folders.
 Node training_part(const Node& config, const Optimizer& optimizer) {
   Node part = Node::mapping();
   for (const char* key :
@@ -171,18 +171,18 @@ void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const No
     const bool is_adam = now == "Adam" || now == "AdamW";
     const bool both_adam = is_adam && (before == "Adam" || before == "AdamW");
     const bool unsure = is_adam && before == "Adam or AdamW";
-    // What a plugin's optimizer keeps is its own business.
+    // A plugin's optimizer checks its own state.
     const bool unknown = before == "another optimizer" && optimizer.type().empty();
     if (before != now && !unsure && !unknown && !(both_adam && numbers_of_config)) {
       fail<CheckpointError>(
-          "holds the optimizer state of {}, but optim_wrapper.optimizer.type is {}; go on with {}, "
-          "or start from its weights alone, by load_from without resume{}",
-          before, now, before, both_adam ? "; resume_options: config goes on from its state" : "");
+          "contains the optimizer state of {}, but optim_wrapper.optimizer.type is {}; resume with "
+          "{}, or load only its weights, by load_from without resume{}",
+          before, now, before, both_adam ? "; resume_options: config uses its state" : "");
     }
     if (unsure) {
       log_info(
-          "resume: the checkpoint does not say whether its optimizer is Adam or AdamW; it goes on "
-          "as {}",
+          "resume: the checkpoint does not say whether its optimizer is Adam or AdamW; it is "
+          "resumed as {}",
           now);
     }
     Value state = match_optimizer_state(optimizer, checkpoint, numbers_of_config);
@@ -201,10 +201,10 @@ void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint
                                                       number.checkpoint, number.config));
   }
   if (!numbers.empty() && numbers_of_config) {
-    log_info("resume: the config's settings go on: {}", list_names(numbers));
+    log_info("resume: using the config's settings: {}", list_names(numbers));
   } else if (!numbers.empty()) {
     log_warning(
-        "resume: the checkpoint's settings go on: {}; resume_options: config takes the config's",
+        "resume: using the checkpoint's settings: {}; resume_options: config uses the config's",
         list_names(numbers));
   }
 
@@ -214,7 +214,8 @@ void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint
   const Node ours = training_part(config, optimizer), theirs = training_part(before, optimizer);
   compare(&ours, &theirs, "", others);
   if (!others.empty()) {
-    log_info("resume: the config is not the checkpoint's; from here on {}", list_names(others));
+    log_info("resume: the config differs from the checkpoint's; from here on {}",
+             list_names(others));
   }
 }
 

@@ -10,17 +10,16 @@
 
 namespace polyak {
 
-/// Makes sure that a checkpoint's optimizer can go on as the config's: that it is of the same type,
-/// or, with `numbers_of_config`, the other of Adam and AdamW, and that its tensors fit. Puts its
-/// state into the order of the config's (match_optimizer_state()).
+/// Checks that a checkpoint's optimizer state can be loaded into the config's optimizer: it must
+/// have the same type (with `numbers_of_config`, Adam and AdamW are interchangeable), and its
+/// tensors must fit. Reorders the state to match the config's optimizer (match_optimizer_state()).
 /// @throws CheckpointError naming the file, both types, and what to do
 void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const Node& config,
                          bool numbers_of_config, const std::string& file);
 
-/// Says in one line each, where there is something to say: which of the optimizer's numbers (lr,
-/// momentum, ...) differ between the config and the checkpoint, and whose go on; and which other
-/// keys of training differ, of which the config's go on. Call it before the optimizer takes the
-/// checkpoint's numbers.
+/// Logs the differences between the config and the checkpoint, if any, in one line each: the
+/// optimizer's numbers (lr, momentum, ...), and whose are used; and other training keys, where the
+/// config's are used. Call it before the optimizer loads the checkpoint's numbers.
 void log_resumed_differences(const Optimizer& optimizer, const Value& checkpoint,
                              const Node& config, bool numbers_of_config);
 

@@ -13,7 +13,7 @@
 namespace polyak {
 namespace {
 
-/// MMEngine's `end` of a schedule without one.
+/// MMEngine's `end` for a schedule without one.
 constexpr int64_t kNoEnd = 1000000000;
 
 struct Kind {
@@ -21,7 +21,7 @@ struct Kind {
   std::vector<const char*> keys;
 };
 
-/// The first whose keys are all there.
+/// The first kind whose keys are all present.
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> kKinds = {{"CosineRestart", {"restart_weights"}},
                                            {"CosineAnnealing", {"T_max"}},
@@ -36,7 +36,7 @@ const std::vector<Kind>& kinds() {
   return kKinds;
 }
 
-/// "" for a state without settings, as 0.1 wrote it.
+/// "" for a state without settings, written by 0.1.
 std::string kind_of(const Value& state) {
   for (const Kind& kind : kinds()) {
     const bool has_all = std::all_of(kind.keys.begin(), kind.keys.end(),
@@ -46,7 +46,7 @@ std::string kind_of(const Value& state) {
   return "";
 }
 
-/// A state as a message names it: "Linear of lr (by_epoch true, begin 0)".
+/// A state as shown in messages: "Linear of lr (by_epoch true, begin 0)".
 std::string schedule_text(const Value& state) {
   const std::string kind = kind_of(state);
   return fmt::format("{} of {} (by_epoch {}, begin {})", kind.empty() ? "one" : kind,
@@ -74,7 +74,7 @@ std::string milestones_of(const Value& counts) {
   return fmt::format("[{}]", fmt::join(milestones, ", "));
 }
 
-/// "end 5 (was 3)" for each number that is not the checkpoint's.
+/// "end 5 (was 3)" for each number that differs from the checkpoint's.
 std::vector<std::string> changes(const Value& ours, const Value& theirs) {
   std::vector<std::string> found;
   for (const auto& [key, value] : ours.entries()) {
@@ -132,14 +132,13 @@ std::vector<Value> match_schedules(const std::vector<std::shared_ptr<ParamSchedu
     std::vector<std::string> theirs;
     for (const Value* state : left) theirs.push_back(schedule_text(*state));
     fail<CheckpointError>(
-        "param_schedulers: the checkpoint's are not the config's; only the config has: {}; only "
-        "the "
-        "checkpoint has: {}; go on with the same, or with resume_options: config, which sets rates "
-        "as the config alone says",
+        "param_schedulers: the checkpoint's differ from the config's; only the config has: {}; "
+        "only the checkpoint has: {}; keep the same schedules, or set resume_options: config, "
+        "which sets the rates by the config alone",
         alone.empty() ? "none" : list_names(alone), theirs.empty() ? "none" : list_names(theirs));
   }
   if (!changed.empty()) {
-    log_info("resume: the config's schedules go on: {}", fmt::join(changed, "; "));
+    log_info("resume: using the config's schedules: {}", fmt::join(changed, "; "));
   }
   return result;
 }

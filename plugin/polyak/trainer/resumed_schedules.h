@@ -9,11 +9,11 @@
 
 namespace polyak {
 
-/// A checkpoint's `param_schedulers` in the order of these schedulers. Each is matched by its kind,
-/// which the settings in its state tell (0.1 wrote none), the parameter that it changes, by_epoch
-/// and begin. Where `end` or settings differ, a line in the log says which, since the config's go
-/// on.
-/// @throws CheckpointError where a scheduler has no state or a state no scheduler
+/// A checkpoint's `param_schedulers` in the order of these schedulers. They are matched by kind,
+/// which follows from the settings in the state (0.1 wrote none), by the parameter that they
+/// change, by_epoch and begin. If `end` or settings differ, the config's are used, and a log line
+/// names them.
+/// @throws CheckpointError if a scheduler has no state or a state has no scheduler
 std::vector<Value> match_schedules(const std::vector<std::shared_ptr<ParamScheduler>>& schedulers,
                                    const Value& saved);
 

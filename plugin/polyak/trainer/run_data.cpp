@@ -7,7 +7,7 @@
 namespace polyak {
 namespace {
 
-/// The items of a list; a single value counts as a list of one, null as an empty one.
+/// The items of a list; a single value is a list of one, null an empty list.
 std::vector<Node> as_list(const Node& node) {
   if (node.is_null()) return {};
   return node.is_sequence() ? node.items() : std::vector<Node>{node};
@@ -67,7 +67,7 @@ class Builder {
     EvaluationLoopOptions loop_options;
     read_options(loop, loop_options, fmt::format("{}_cfg", stage));
     if (evaluator.is_null()) {
-      loader.fail(fmt::format("needs {0}_evaluator beside it, such as {{type: Accuracy}}", stage));
+      loader.fail(fmt::format("also needs {0}_evaluator, such as {{type: Accuracy}}", stage));
     }
     Evaluation evaluation;
     evaluation.loader =
@@ -79,15 +79,15 @@ class Builder {
     for (const Node& node : as_list(evaluator)) {
       evaluation.metrics.push_back(context_.catalog->of<Metric>().build(node, context));
       if (evaluation.metrics.back()->needs_labels() && dataset.num_labelled() == 0) {
-        node.fail(fmt::format(
-            "measures by labels, and `labelled` of {}_dataloader's dataset keeps none", stage));
+        node.fail(fmt::format("needs labels, but `labelled` of {}_dataloader's dataset keeps none",
+                              stage));
       }
     }
     return evaluation;
   }
 
-  /// By the classes that the model learns or has learned, so that a label means the same class in
-  /// every set.
+  /// Numbers labels by the classes that the model learns or has learned, so that a label means the
+  /// same class in every dataset.
   void number_classes(DataLoader& loader) {
     const std::vector<std::string> own = loader.dataset().classes();
     if (own.empty()) return;
@@ -100,8 +100,8 @@ class Builder {
       if (classes.empty()) classes = find_training_classes();
       if (classes.empty()) {
         log_warning(
-            "neither the checkpoint nor the training data list these classes, so labels are "
-            "numbered in their own order: {}",
+            "neither the checkpoint nor the training data lists these classes, so labels follow "
+            "this dataset's own order: {}",
             name_list(own));
         return;
       }
@@ -109,8 +109,8 @@ class Builder {
     if (!classes.empty()) loader.number_classes_by(classes);
   }
 
-  /// For a test of a checkpoint that names no classes: those of the config's training data, if they
-  /// are there.
+  /// For a test of a checkpoint without class names: those of the config's training data, if it
+  /// exists.
   std::vector<std::string> find_training_classes() const {
     const Node* dataset = options_.train_dataloader.find("dataset");
     if (!dataset) return {};

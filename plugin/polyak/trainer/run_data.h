@@ -19,27 +19,28 @@
 
 namespace polyak {
 
-/// The data of a run, and what is measured over them.
+/// The data and the metrics of a run.
 struct RunData {
   struct Context {
     const Catalog* catalog = nullptr;
     uint64_t seed = 0;
     bool training = true;  // false: for a test, without training data
     const StartingPoint* start = nullptr;
-    /// The model's logits for images, for metrics that need more than the validation's batches.
+    /// Returns the model's logits for images, for metrics that need more than the validation's
+    /// batches.
     std::function<at::Tensor(const at::Tensor& images)> predict;
   };
 
   std::shared_ptr<DataLoader> train;  // null for a test
   std::optional<Evaluation> val, test;
-  std::vector<std::string> classes;  // that the model learns or has learned; empty: without names
+  std::vector<std::string> classes;  // that the model learns or has learned; empty: no names
 
-  /// The data that the model is made for.
+  /// The data that the model is built for.
   DataLoader& of_model() const { return train ? *train : *test->loader; }
 };
 
-/// Builds and checks what a config's dataloaders and evaluators name.
-/// @throws ConfigError, DataError, CheckpointError where a run would go on with other classes
+/// Builds and checks a config's dataloaders and evaluators.
+/// @throws ConfigError, DataError, CheckpointError if a run would be resumed with other classes
 RunData build_run_data(const Node& config, const TrainConfig& options,
                        const RunData::Context& context);
 

@@ -5,14 +5,14 @@
 
 #include "polyak/checkpoint/value.h"
 
-// Internal to the trainer: numbers of optimizers and schedules as files hold them.
+// Internal to the trainer: numbers of optimizers and schedules in checkpoints.
 namespace polyak {
 
-/// A bool, a number, a tensor of one element, or a list of such.
+/// A bool, a number, a tensor of one element, or a list of these.
 bool is_number(const Value& value);
-/// Whether two numbers are equal, whatever kinds they are of; false for what is none.
+/// Whether two numbers are equal, even if their kinds differ; false for other values.
 bool same_number(const Value& a, const Value& b);
-/// As a message shows it: "0.1", "true", "[0.9, 0.999]"; the kind of what is no number or str.
+/// As shown in messages: "0.1", "true", "[0.9, 0.999]"; for other values the kind.
 std::string text_of(const Value& value);
 
 }  // namespace polyak

@@ -81,7 +81,7 @@ Algorithm::Losses TargetLearner::loss(const Batch& batch) {
     target_1 = target->forward(view_1);
     target_2 = target->forward(view_2);
   }
-  // One after the other: the order is seen in the running statistics of the predictor.
+  // One after the other: the predictor's running statistics depend on the order.
   const at::Tensor loss_1 = networks_.head->loss(online_1, target_2);
   const at::Tensor loss_2 = networks_.head->loss(online_2, target_1);
   return {{"loss", form_.factor * (loss_1 + loss_2)}};

@@ -13,7 +13,7 @@
 
 namespace polyak {
 
-/// A backbone and a neck in a row, as children `0` and `1`: what target networks average, under the
+/// A backbone followed by a neck, as children `0` and `1`. Target networks average it under the
 /// names of mmpretrain's nn.Sequential.
 class Encoder : public torch::nn::Cloneable<Encoder> {
  public:
@@ -28,7 +28,7 @@ class Encoder : public torch::nn::Cloneable<Encoder> {
   std::shared_ptr<Neck> neck_;
 };
 
-/// What algorithms over pairs of views consist of.
+/// Options of algorithms over pairs of views.
 struct PairOptions {
   Node backbone;
   Node neck;
@@ -60,7 +60,7 @@ struct PairNetworks {
   PairNetworks(const PairOptions& options, const Algorithm::Context& context);
   /// Makes them children of the algorithm: `backbone`, `neck`, `head`.
   void register_in(torch::nn::Module& owner) const;
-  /// Exchanges them for copies, which become children of the algorithm that a copy is made for.
+  /// Replaces them by copies, which become children of the copied algorithm.
   void clone_into(torch::nn::Module& owner);
 
   std::shared_ptr<Backbone> backbone;
@@ -70,18 +70,18 @@ struct PairNetworks {
 };
 
 /// BYOL (Grill et al. 2020, arXiv:2006.07733) and MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057):
-/// an online network predicts from one view what a target network, its CosineEMA, makes of the
-/// other view of the same images, and the reverse:
+/// an online network predicts from one view the output of a target network, its CosineEMA, for the
+/// other view of the same images, and vice versa:
 ///
 ///     loss = factor * (L(online(view 1), target(view 2)) + L(online(view 2), target(view 1)))
 ///
 /// The target is updated inside the loss, after the online forward passes and before its own, with
-/// the weights that the last optimizer step gave. Tensors are named `backbone.*`, `neck.*`,
-/// `head.*`, and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. mmpretrain's SyncBN is
-/// plain batch normalisation here: one process.
+/// the weights after the last optimizer step. Tensors are named `backbone.*`, `neck.*`, `head.*`,
+/// and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. Where mmpretrain uses SyncBN, this
+/// is plain batch normalisation, since there is one process.
 class TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
  public:
-  /// What the two differ in.
+  /// The differences between the two.
   struct Form {
     const char* target_name;
     double factor;
@@ -107,8 +107,8 @@ std::shared_ptr<TargetLearner> make_byol(const ByolOptions& options,
 std::shared_ptr<TargetLearner> make_moco_v3(const MoCoV3Options& options,
                                             const Algorithm::Context& context);
 
-/// SimSiam (Chen and He 2021, arXiv:2011.10566): as BYOL without a target network. Each branch
-/// predicts what the other makes of its view, where no gradient goes:
+/// SimSiam (Chen and He 2021, arXiv:2011.10566): BYOL without a target network. Each branch
+/// predicts the output of the other branch for its view, without a gradient:
 ///
 ///     loss = (L(online(view 1), online(view 2)) + L(online(view 2), online(view 1))) / 2
 class SimSiam : public torch::nn::Cloneable<SimSiam>, public Algorithm {

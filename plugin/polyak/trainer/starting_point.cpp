@@ -19,7 +19,7 @@ StartingPoint find_start(const Node& config, const TrainConfig& options,
   if (resume && start.file.empty()) {
     start.file = find_last_checkpoint(work_dir, out_dirs(config));
     if (start.file.empty()) {
-      log_info("resume: {} holds no checkpoint yet; training starts from scratch", work_dir);
+      log_info("resume: {} contains no checkpoint yet; training starts from scratch", work_dir);
     }
   }
   if (start.file.empty()) return start;
@@ -27,8 +27,8 @@ StartingPoint find_start(const Node& config, const TrainConfig& options,
   start.resuming = resume;
   if (!resume || is_resumable(*start.checkpoint)) return start;
   fail<CheckpointError>(
-      "{}: holds no '{}', so a run cannot go on from it; load_from without resume takes its "
-      "weights",
+      "{}: contains no '{}', so a run cannot be resumed from it; load_from without resume loads "
+      "its weights",
       start.file, start.checkpoint->contains("meta") ? "optimizer" : "meta");
 }
 
@@ -37,7 +37,7 @@ void check_place(const StartingPoint& start, const Progress& lengths) {
   const int64_t done = start.checkpoint->at("meta").at(unit).as_int();
   const int64_t end = lengths.by_epoch ? lengths.max_epochs : lengths.max_iters;
   if (done <= end) return;
-  fail<CheckpointError>("{}: stands at {} {}, and this run ends at {}; raise train_cfg.max_{}s",
+  fail<CheckpointError>("{}: is at {} {}, but this run ends at {}; raise train_cfg.max_{}s",
                         start.file, unit, done, end, unit);
 }
 
@@ -53,7 +53,7 @@ void log_start(const StartingPoint& start, const Value& checkpoint, const Progre
     if (others.empty()) {
       log_info("loaded {}", start.file);
     } else {
-      log_info("loaded {}: its state_dict is taken, {} is not", start.file, list_names(others));
+      log_info("loaded {}: its state_dict is used, {} is not", start.file, list_names(others));
     }
     return;
   }
@@ -62,7 +62,7 @@ void log_start(const StartingPoint& start, const Value& checkpoint, const Progre
   const int64_t done = progress.by_epoch ? progress.epoch : progress.iter;
   const int64_t end = progress.by_epoch ? progress.max_epochs : progress.max_iters;
   if (done == end) {
-    log_info("this run is finished: {} of {} {}s are done; raise train_cfg.max_{}s to train on",
+    log_info("this run is finished: {} of {} {}s are done; raise train_cfg.max_{}s to train longer",
              done, end, unit, unit);
   }
 }

@@ -11,33 +11,33 @@
 
 namespace polyak {
 
-/// The checkpoint that a training run or a test begins with.
+/// The checkpoint that a training run or a test starts from.
 struct StartingPoint {
-  std::string file;                 // that the config asks for; empty: none
-  std::optional<Value> checkpoint;  // read, and not loaded yet
-  bool resuming = false;            // the run goes on from it, with its counters
+  std::string file;                 // from the config; empty: none
+  std::optional<Value> checkpoint;  // read, but not loaded yet
+  bool resuming = false;            // the run is resumed from it, with its counters
 };
 
-/// Reads the checkpoint that `load_from` names, or, with `resume`, the last one of the work_dir.
+/// Reads the checkpoint of `load_from` or, with `resume`, by default the last one in work_dir.
 /// @param training false: `resume` has no effect
-/// @throws CheckpointError, also for one that a run cannot go on from
+/// @throws CheckpointError, also if a run cannot be resumed from it
 StartingPoint find_start(const Node& config, const TrainConfig& options,
                          const std::string& work_dir, bool training);
 
-/// Whether a training run can go on from a checkpoint.
+/// Whether a training run can be resumed from a checkpoint.
 bool is_resumable(const Value& checkpoint);
 
-/// Makes sure that a checkpoint does not stand behind the run's end.
+/// Checks that a checkpoint is not beyond the end of the run.
 /// @throws CheckpointError naming the file
 void check_place(const StartingPoint& start, const Progress& lengths);
 
-/// Whether a validation may be missing where a run goes on: it may have been ended between a save
-/// and the validation that follows.
-/// @param progress of the run, as it was restored
-/// @param validated whether the last validation stands there
+/// Whether a validation may be missing in a resumed run: the previous run may have ended between a
+/// save and the validation after it.
+/// @param progress the restored progress of the run
+/// @param validated whether the last validation was at that position
 bool may_lack_validation(const Value& checkpoint, const Progress& progress, bool validated);
 
-/// Says in the log what was loaded, and where the run goes on.
+/// Logs what was loaded, and where the run resumes.
 void log_start(const StartingPoint& start, const Value& checkpoint, const Progress& progress);
 
 }  // namespace polyak

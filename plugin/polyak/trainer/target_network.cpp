@@ -19,8 +19,8 @@ void TargetOptions::visit(OptionVisitor& visitor) {
               "Updates over which the momentum goes to end_momentum; null: the length of the run.",
               count_from(1));
   visitor.choice("target_update", &target_update, {"average", "copy", "never"},
-                 "What the target is: the online network's average, the online network itself, or "
-                 "what that was at first.");
+                 "The target: the online network's average, the online network itself, or its "
+                 "initial weights.");
 }
 
 TargetNetwork::TargetNetwork(std::string name, std::shared_ptr<torch::nn::Module> online,
@@ -57,7 +57,7 @@ void TargetNetwork::clone_into(torch::nn::Module& owner,
   cloned_ = true;
 }
 
-/// Of the run, by the clock of the average.
+/// The position of the run, by the clock of the average.
 int64_t TargetNetwork::steps_done() const {
   return progress_->optimizer_steps < 0 ? progress_->iter : progress_->optimizer_steps;
 }
@@ -70,8 +70,8 @@ void TargetNetwork::update() {
     const int64_t done = steps_done();
     if (average_->steps() > done + 1) {
       fail<Error>(
-          "{}: counts {} updates, but the run made {} optimizer steps; call after_load() once "
-          "weights were loaded",
+          "{}: counts {} updates, but the run made {} optimizer steps; call after_load() after "
+          "loading weights",
           name_, average_->steps(), done);
     }
     if (average_->steps() > done) return;
@@ -91,11 +91,11 @@ void TargetNetwork::after_load(bool resuming) {
 void TargetNetwork::check_count() {
   const int64_t steps = average_->steps(), done = steps_done();
   if (done == 0 && steps == 0) return;
-  if (mode_ == "never" && steps > 0) {  // it counts no further than 1
+  if (mode_ == "never" && steps > 0) {  // it never counts beyond 1
     average_->load_state(average_->state(), 1);
     return;
   }
-  // The update of a step is made at its first iteration.
+  // The update for a step happens at its first iteration.
   const bool gathering = progress_->iter % progress_->accumulative_counts != 0 &&
                          progress_->iter < progress_->max_iters;
   const int64_t expected = done + (gathering ? 1 : 0);
@@ -106,11 +106,10 @@ void TargetNetwork::check_count() {
     average_->load_state(average_->state(), expected);
     return;
   }
-  if (steps == done || steps == done + 1) return;  // accumulative_counts was another one
+  if (steps == done || steps == done + 1) return;  // accumulative_counts was different
   fail<CheckpointError>(
-      "{}.steps is {}, but the run made {} optimizer steps in {} iterations, so it is unknown "
-      "where "
-      "its momentum stands; start from the weights alone, by load_from without resume",
+      "{}.steps is {}, but the run made {} optimizer steps in {} iterations, so its momentum is "
+      "unknown; load only the weights, by load_from without resume",
       name_, steps, done, progress_->iter);
 }
 

@@ -14,7 +14,7 @@
 
 namespace polyak {
 
-/// The keys of an algorithm that learns from an average of its own network.
+/// The keys of algorithms that learn from an average of their own network.
 struct TargetOptions : Options {
   explicit TargetOptions(double momentum) : base_momentum(momentum) {}
   double base_momentum;
@@ -24,32 +24,33 @@ struct TargetOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// The network whose outputs an online network learns from: its CosineEMA, a child of the algorithm
-/// (saved as `<name>.steps` and `<name>.module.*`), without gradients.
+/// The network whose outputs an online network learns from: the online network's CosineEMA, a child
+/// of the algorithm (saved as `<name>.steps` and `<name>.module.*`), without gradients.
 class TargetNetwork {
  public:
-  /// @param online the network that is averaged; cloneable
-  /// @param progress of the run that trains the algorithm, kept; null: every update() is one of the
-  ///   average, and the options must give max_iters
-  /// @throws ConfigError when an option is out of range, or nothing says how long the run is
+  /// @param online the network to average; cloneable
+  /// @param progress the progress of the run that trains the algorithm; must outlive the object.
+  /// Null: every update() updates the average, and the options must have max_iters
+  /// @throws ConfigError if an option is out of range, or the length of the run is unknown
   TargetNetwork(std::string name, std::shared_ptr<torch::nn::Module> online,
                 const TargetOptions& options, const Progress* progress);
-  /// Makes the average a child of the algorithm.
+  /// Registers the average as a child of the algorithm.
   void register_in(torch::nn::Module& owner) const;
   /// Becomes the target of a copy of the algorithm, with the same state.
   void clone_into(torch::nn::Module& owner, std::shared_ptr<torch::nn::Module> online);
 
-  /// Takes the online weights in: once for each optimizer step, so iterations that only accumulate
-  /// gradients change nothing. Call it in each iteration, before the target's forward passes.
-  /// @throws Error when it counted more updates than the run makes steps: weights of another run
+  /// Updates the average with the online weights, once for each optimizer step; iterations that
+  /// only accumulate gradients change nothing. Call it in each iteration, before the target's
+  /// forward passes.
+  /// @throws Error if it has counted more updates than the run made steps: weights of another run
   /// were loaded without after_load()
   void update();
-  /// What Algorithm::after_load() says. A run that goes on keeps the target. A count of iterations,
-  /// as mmpretrain's, becomes one of optimizer steps, with a line that says so. A new run's target
-  /// starts as a copy of the online network.
-  /// @throws CheckpointError when the count is that of neither the run's steps nor its iterations
+  /// For Algorithm::after_load(). A resumed run keeps the target. A count of iterations, as in
+  /// mmpretrain, is converted to optimizer steps, which is logged. The target of a new run starts
+  /// as a copy of the online network.
+  /// @throws CheckpointError if the count matches neither the run's steps nor its iterations
   void after_load(bool resuming);
-  /// The averaged network, for forward passes; keep them under torch::NoGradGuard.
+  /// The averaged network, for forward passes under torch::NoGradGuard.
   template <class Net>
   std::shared_ptr<Net> net() const {
     return average_->template module<Net>();

@@ -29,8 +29,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The file that `path` names: from the folder of the config that says so, like `_base_`, and from
-/// the current folder where the command line or a program says so.
+/// The file of `path`: relative to the folder of the config, like `_base_`, or to the current
+/// folder if the path comes from the command line or a program.
 std::string file_of(const Node& path) {
   const fs::path name(path.as_string());
   if (name.empty()) path.fail("must name a TorchScript archive");
@@ -38,8 +38,8 @@ std::string file_of(const Node& path) {
   return fs::absolute(folder / name).lexically_normal().string();
 }
 
-/// What went wrong, in one line. TorchScript's messages are a page of source with the reason in the
-/// last line that begins with an exception's name, where there is one.
+/// The reason of an error, in one line. TorchScript's messages are a page of source code; the
+/// reason is in the last line that starts with an exception's name, if there is one.
 std::string reason_of(const std::exception& error) {
   std::istringstream text(error.what());
   std::string first, named;
@@ -59,8 +59,8 @@ std::string reason_of(const std::exception& error) {
   return named.empty() ? first : named;
 }
 
-/// Fails, at the config's place, for what is no TorchScript archive, before LibTorch says so in
-/// words that help nobody.
+/// Fails, at the position in the config, if the file is not a TorchScript archive: LibTorch's own
+/// message is not helpful.
 void check_is_script(const Node& path, const std::string& file) {
   std::error_code ignored;
   if (!fs::exists(file, ignored)) path.fail(fmt::format("{}: no such file", file));
@@ -68,8 +68,7 @@ void check_is_script(const Node& path, const std::string& file) {
   std::ifstream stream(file, std::ios::binary);
   char magic[2] = {};
   stream.read(magic, sizeof magic);
-  const char* const export_it =
-      "in Python, torch.jit.script(model).save(path) writes what is needed";
+  const char* const export_it = "in Python, torch.jit.script(model).save(path) writes one";
   if (!stream || magic[0] != 'P' || magic[1] != 'K') {
     path.fail(fmt::format("{}: is not a TorchScript archive; {}", file, export_it));
   }
@@ -78,7 +77,7 @@ void check_is_script(const Node& path, const std::string& file) {
   path.fail(fmt::format(
       "{}: is not a TorchScript archive{}; {}", file,
       reader.hasRecord("data.pkl")
-          ? ": torch.save wrote it, so it holds values (a state_dict or a checkpoint), not code"
+          ? ": torch.save wrote it, so it contains values (a state_dict or a checkpoint), not code"
           : "",
       export_it));
 }
@@ -90,17 +89,17 @@ torch::jit::Module load_script(const Node& path, const std::string& file, c10::D
   } catch (const ConfigError&) {
     throw;
   } catch (const std::exception& error) {
-    path.fail(fmt::format(
-        "{}: LibTorch {} cannot load it: {}; if a newer PyTorch exported it, export it with {} or "
-        "an older one, and if it is damaged, export it again",
-        file, TORCH_VERSION, reason_of(error), TORCH_VERSION));
+    path.fail(
+        fmt::format("{}: LibTorch {} cannot load it: {}; if a newer PyTorch exported it, export it "
+                    "with {} or older; if it is damaged, export it again",
+                    file, TORCH_VERSION, reason_of(error), TORCH_VERSION));
   }
 }
 
-/// Runs a module as it is written, without the optimisations that TorchScript makes after it has
-/// watched a graph run: they round otherwise than the operations themselves (from the second call
-/// on, gradients of GELU and its kind have other last digits), and what they are depends on all
-/// that ran before, which a resumed run does not repeat.
+/// Runs a module as written, without TorchScript's profile-guided optimisations. These round
+/// differently from the operations themselves (from the second call on, gradients of GELU and
+/// similar functions differ in the last digits), and depend on everything that ran before, which a
+/// resumed run does not repeat.
 class WithoutOptimizer {
  public:
   WithoutOptimizer() { torch::jit::setGraphExecutorOptimize(false); }
@@ -112,7 +111,7 @@ class WithoutOptimizer {
   bool before_ = torch::jit::getGraphExecutorOptimize();
 };
 
-/// The attributes that code assigns, `self.name = value`, each with the class that has it.
+/// The attributes that the code assigns by `self.name = value`, each with its class.
 using AssignedNames = std::set<std::pair<const c10::Type*, std::string>>;
 
 void find_assigned(at::ArrayRef<torch::jit::Block*> blocks, AssignedNames& names) {
@@ -135,16 +134,16 @@ bool is_tensor(const torch::jit::Module& script, const std::string& name) {
 
 }  // namespace
 
-/// A buffer that the module's code may replace by another tensor.
+/// A buffer that the module's code may assign.
 struct TorchScript::Assigned {
   c10::intrusive_ptr<c10::ivalue::Object> owner;
   size_t slot;
   at::Tensor registered;
 };
 
-/// A normalisation layer of a script. Its momentum is written into its code, so to take the plain
-/// mean over batches, each forward pass starts from zero, which leaves a known multiple of the
-/// batch's own statistics.
+/// A normalisation layer of a script. Its momentum is a constant in its code. So for the plain mean
+/// over batches, each forward pass starts from zero, which gives a known multiple of the batch's
+/// own statistics.
 class ScriptNorm : public torch::nn::Module, public RunningStatistics {
  public:
   static bool describes(const torch::jit::Module& script) {
@@ -167,9 +166,9 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
   }
 
   void begin_mean() override {
-    if (sum_) return;  // asked once for each name that the layer stands under
+    if (sum_) return;  // called once for each name of the layer
     before_ = {mean_.clone(), var_.clone(), count_.clone()};
-    count_.zero_();  // without a momentum the first batch replaces the statistics then
+    count_.zero_();  // without a momentum, the first batch then replaces the statistics
     sum_ = Sums{at::zeros_like(mean_), at::zeros_like(var_), 0};
   }
 
@@ -195,7 +194,7 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
     if (!takes_mean()) return;
     const int64_t passes = count_.item<int64_t>() - seen_;
     if (passes > 0) {
-      // A layer that is used several times in a forward pass has averaged them already.
+      // A layer that is used several times in a forward pass has already averaged them.
       const double share = 1 - std::pow(1 - *momentum_, static_cast<double>(passes));
       ++sum_->batches;
       sum_->mean.add_(mean_, 1 / share);
@@ -217,7 +216,7 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
     at::Tensor var;
     at::Tensor count;
   };
-  /// Without a momentum the layer takes the mean by itself.
+  /// Without a momentum, the layer itself computes the mean.
   bool takes_mean() const { return sum_ && momentum_ && script_.is_training(); }
 
   torch::jit::Module script_;
@@ -231,12 +230,11 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
 };
 
 void TorchScriptOptions::visit(OptionVisitor& visitor) {
-  visitor.required("path", &path,
-                   "The file that torch.jit.script(model).save(path) wrote, seen from the config's "
-                   "folder.");
-  visitor.required("loss", &loss, "The loss of the logits that the module's forward gives.");
-  visitor.key("num_classes", &num_classes,
-              "Number of logits; null: as many as the data has classes.",
+  visitor.required(
+      "path", &path,
+      "The file written by torch.jit.script(model).save(path), relative to the config's folder.");
+  visitor.required("loss", &loss, "The loss of the logits that the module's forward returns.");
+  visitor.key("num_classes", &num_classes, "Number of logits; null: the data's number of classes.",
               closed_interval(1, kMostClasses));
 }
 
@@ -255,10 +253,10 @@ TorchScript::TorchScript(const TorchScriptOptions& options, const Context& conte
   check_forward_takes_images(options.path);
   adopt();
   if (parameters().empty()) {
-    options.path.fail(fmt::format(
-        "{}: has no parameters, so there is nothing to train; torch.jit.freeze makes constants of "
-        "them: export the model by torch.jit.script alone",
-        file_));
+    options.path.fail(
+        fmt::format("{}: has no parameters, so there is nothing to train; torch.jit.freeze turns "
+                    "parameters into constants; export the model with torch.jit.script only",
+                    file_));
   }
 }
 
@@ -293,17 +291,16 @@ void TorchScript::check_forward_takes_images(const Node& path) const {
       std::all_of(arguments.begin() + 2, arguments.end(),
                   [](const c10::Argument& other) { return other.default_value().has_value(); });
   if (!fits) {
-    path.fail(fmt::format(
-        "{}: forward takes ({}); it must take the images, one tensor, and nothing else without a "
-        "default",
-        file_, fmt::join(inputs, ", ")));
+    path.fail(
+        fmt::format("{}: forward takes ({}); it must take one tensor, the images, and no other "
+                    "argument without a default",
+                    file_, fmt::join(inputs, ", ")));
   }
   const c10::TypePtr& result = schema.returns().front().type();
   if (!result->isSubtypeOf(*c10::TensorType::get())) {
-    path.fail(
-        fmt::format("{}: forward gives {}; it must give the logits, one tensor of the shape "
-                    "[N, classes]",
-                    file_, result->annotation_str()));
+    path.fail(fmt::format(
+        "{}: forward returns {}; it must return the logits, one tensor of the shape [N, classes]",
+        file_, result->annotation_str()));
   }
 }
 
@@ -317,7 +314,7 @@ void TorchScript::adopt() {
       find_assigned({method.graph()->block()}, names);
     }
   }
-  std::set<const void*> known;  // a module that stands there under two names
+  std::set<const void*> known;  // a module with two names
   for (const torch::jit::Module& module : script_->modules()) {
     if (!known.insert(module._ivalue().get()).second) continue;
     for (const auto& buffer : module.named_buffers(/*recurse=*/false)) {
@@ -331,7 +328,7 @@ void TorchScript::adopt() {
 void TorchScript::adopt(const torch::jit::Module& script, torch::nn::Module& into,
                         std::map<const void*, std::shared_ptr<torch::nn::Module>>& adopted) {
   into.torch::nn::Module::train(
-      script.is_training());  // before it has children, who have their own
+      script.is_training());  // before it has children, which have their own
   for (const auto& item : script.named_parameters(/*recurse=*/false)) {
     into.register_parameter(item.name, item.value, item.value.requires_grad());
   }
@@ -339,7 +336,7 @@ void TorchScript::adopt(const torch::jit::Module& script, torch::nn::Module& int
     into.register_buffer(item.name, item.value);
   }
   for (const auto& child : script.named_children()) {
-    // One module under two names stays one.
+    // A module with two names stays one module.
     std::shared_ptr<torch::nn::Module>& module = adopted[child.value._ivalue().get()];
     if (!module) {
       if (ScriptNorm::describes(child.value)) {
@@ -359,8 +356,8 @@ Algorithm::Losses TorchScript::loss(const Batch& batch) {
 }
 
 at::Tensor TorchScript::predict(const at::Tensor& images) {
-  // The registered buffers are what everybody else holds. Code that assigns one gets a copy to read
-  // and to keep for its backward pass, and what it assigned comes back into the registered one.
+  // All other code uses the registered buffers. Code that assigns one gets a copy to read and to
+  // keep for its backward pass; the assigned value is then copied into the registered buffer.
   struct KeepRegistered {
     std::vector<Assigned>& buffers;
     explicit KeepRegistered(std::vector<Assigned>& assigned) : buffers(assigned) {
@@ -397,13 +394,13 @@ at::Tensor TorchScript::predict(const at::Tensor& images) {
   if (logits.dim() != 2 || logits.size(0) != images.size(0) || logits.size(1) != num_classes_ ||
       !logits.is_floating_point()) {
     fail<Error>(
-        "{}: forward gave a {} tensor of the shape [{}] for {} images; it must give logits, float "
-        "[{}, {}]{}",
+        "{}: forward returned a {} tensor of the shape [{}] for {} images; it must return logits, "
+        "float [{}, {}]{}",
         file_, at::toString(logits.scalar_type()),
         fmt::join(logits.sizes().begin(), logits.sizes().end(), ", "), images.size(0),
         images.size(0), num_classes_,
         logits.dim() == 2 && logits.size(1) > num_classes_
-            ? " (num_classes tells of more logits than the data has classes)"
+            ? " (set num_classes if the model has more logits than the data has classes)"
             : "");
   }
   return logits;
@@ -411,7 +408,7 @@ at::Tensor TorchScript::predict(const at::Tensor& images) {
 
 std::shared_ptr<torch::nn::Module> TorchScript::clone(
     const c10::optional<c10::Device>& device) const {
-  const at::NoGradGuard no_grad;  // or a copied parameter would be no leaf
+  const at::NoGradGuard no_grad;  // otherwise a copied parameter is not a leaf
   auto script = std::make_shared<torch::jit::Module>(script_->deepcopy());
   std::shared_ptr<torch::nn::Module> copy(new TorchScript(*this, std::move(script)));
   if (device) copy->to(*device);

@@ -30,24 +30,25 @@ struct TorchScriptOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// A classifier that Python exported by `torch.jit.script(model).save(path)`: its own `forward`
-/// from images to logits, trained like a network of this library.
+/// A classifier that Python exported by `torch.jit.script(model).save(path)`, with its own
+/// `forward` from images to logits. It is trained like a network of this library.
 ///
 /// The module's parameters and buffers are registered here under their own dotted names, as the
-/// same tensors, so that devices, averages, swaps, optimizers and checkpoints meet an ordinary
-/// torch::nn::Module. The names are those of Python's `state_dict()`.
+/// same tensors, so that devices, averages, swaps, optimizers and checkpoints treat it as an
+/// ordinary torch::nn::Module. The names are those of Python's `state_dict()`.
 class TorchScript : public torch::nn::Module, public Algorithm {
  public:
-  /// @throws ConfigError at the place of `path` when the file is missing, is no TorchScript archive
-  ///   that this LibTorch reads, has no parameters, or has a forward of another form
+  /// @throws ConfigError at the position of `path` if the file is missing, is not a TorchScript
+  /// archive that this LibTorch can read, has no parameters, or has a forward with another
+  /// signature
   TorchScript(const TorchScriptOptions& options, const Context& context);
   ~TorchScript() override;
 
   Losses loss(const Batch& batch) override;
-  /// @throws Error when forward fails, or gives anything but float [N, num_classes]
+  /// @throws Error if forward fails, or does not return float [N, num_classes]
   at::Tensor predict(const at::Tensor& images) override;
 
-  /// A copy with tensors of its own and the same ties; its parameters want gradients as here.
+  /// A copy with its own tensors and the same ties. Its parameters have the same requires_grad.
   std::shared_ptr<torch::nn::Module> clone(
       const c10::optional<c10::Device>& device = c10::nullopt) const override;
   void train(bool on = true) override;

@@ -8,9 +8,9 @@ namespace polyak {
 void TrainConfig::visit(OptionVisitor& visitor) {
   visitor.required("model", &model, "The model.");
   visitor.key("train_dataloader", &train_dataloader, "Batches of training data.");
-  visitor.key("train_cfg", &train_cfg, "The training loop: its length, when it validates.");
+  visitor.key("train_cfg", &train_cfg, "The training loop: its length and when it validates.");
   visitor.key("optim_wrapper", &optim_wrapper,
-              "The optimizer, accumulation and clipping of gradients.");
+              "The optimizer, gradient accumulation and gradient clipping.");
   visitor.key("param_scheduler", &param_scheduler,
               "A schedule of the learning rate, or a list of them.");
   visitor.key("val_dataloader", &val_dataloader,
@@ -18,27 +18,29 @@ void TrainConfig::visit(OptionVisitor& visitor) {
   visitor.key("val_cfg", &val_cfg, "The validation loop.");
   visitor.key("val_evaluator", &val_evaluator, "A metric, or a list of them.");
   visitor.key("test_dataloader", &test_dataloader,
-              "Batches of test data; null: those of validation.");
+              "Batches of test data; null: the validation data.");
   visitor.key("test_cfg", &test_cfg, "The test loop.");
-  visitor.key("test_evaluator", &test_evaluator, "A metric, or a list; null: those of validation.");
+  visitor.key("test_evaluator", &test_evaluator,
+              "A metric, or a list of them; null: val_evaluator.");
   visitor.key("default_hooks", &default_hooks,
               "Replaces default hooks by name; null under a name removes that hook.");
   visitor.key("custom_hooks", &custom_hooks, "More hooks, a list.");
   visitor.key("load_from", &load_from, "A checkpoint to start from.");
-  visitor.key("resume", &resume, "Go on from load_from, or from work_dir's last checkpoint.");
-  visitor.choice(
-      "resume_options", &resume_options, {"checkpoint", "config"},
-      "Whose numbers a resumed optimizer goes on with (lr, momentum, weight decay, ...).");
-  visitor.key("work_dir", &work_dir, "Where files go; null: ./work_dirs/<name of the config>.");
+  visitor.key("resume", &resume, "Resume from load_from, or from the last checkpoint in work_dir.");
+  visitor.choice("resume_options", &resume_options, {"checkpoint", "config"},
+                 "Whose settings a resumed optimizer uses (lr, momentum, weight decay, ...).");
+  visitor.key("work_dir", &work_dir,
+              "The folder for all output; null: ./work_dirs/<name of the config>.");
   visitor.key("randomness", &randomness, "Seed and determinism.");
-  visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda where there is one.");
-  visitor.key("env_cfg", &env_cfg, "The process: num_threads.");
+  visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda if available.");
+  visitor.key("env_cfg", &env_cfg, "Settings of the process: num_threads.");
   visitor.key("plugins", &plugins,
               "Paths or names of shared libraries with more hooks and models.");
 }
 
 void TrainLoopOptions::visit(OptionVisitor& visitor) {
-  visitor.key("type", &type, "EpochBasedTrainLoop or IterBasedTrainLoop; null: as by_epoch says.");
+  visitor.key("type", &type,
+              "EpochBasedTrainLoop or IterBasedTrainLoop; null: determined by by_epoch.");
   visitor.key("by_epoch", &by_epoch, "Whether the loop counts epochs; null: yes.");
   visitor.key("max_epochs", &max_epochs, "Epochs of the run, for a loop that counts them.",
               count_from(1));
@@ -47,10 +49,10 @@ void TrainLoopOptions::visit(OptionVisitor& visitor) {
   visitor.key("val_interval", &val_interval,
               "Epochs or iterations between validations; null: 1 epoch, 1000 iterations.",
               count_from(1));
-  visitor.key(
-      "val_begin", &val_begin,
-      "First epoch or iteration after which a validation may run; 0: one before training too.",
-      count_from(0));
+  visitor.key("val_begin", &val_begin,
+              "First epoch or iteration after which a validation may run; 0: also validate before "
+              "training.",
+              count_from(0));
   visitor.key("dynamic_intervals", &dynamic_intervals,
               "Changes of val_interval: a list of [epoch or iteration, interval from there on].");
 }
@@ -66,7 +68,7 @@ void TrainLoopOptions::validate() const {
   const char* other = counts_epochs() ? "max_iters" : "max_epochs";
   if (!(counts_epochs() ? max_epochs : max_iters)) fail<ConfigError>("{} is missing", wanted);
   if (counts_epochs() ? max_iters : max_epochs) {
-    fail_option(other, "this loop counts {}; leave {} out or set by_epoch: {}",
+    fail_option(other, "this loop counts {}; remove {} or set by_epoch: {}",
                 counts_epochs() ? "epochs" : "iterations", other, !counts_epochs());
   }
   if (dynamic_intervals.is_null()) return;
@@ -77,7 +79,7 @@ void TrainLoopOptions::validate() const {
     const std::vector<Node>& numbers = pair.items();
     if (numbers.size() != 2 || !is_count(numbers[0], 0) || !is_count(numbers[1], 1)) {
       pair.fail(
-          "must be [epoch or iteration, interval], from 0 and 1 on and at most 2147483647 each");
+          "must be [epoch or iteration, interval], at least 0 and 1, and at most 2147483647 each");
     }
   }
 }
@@ -90,7 +92,7 @@ int64_t TrainLoopOptions::interval_at(int64_t done) const {
   int64_t interval = val_interval.value_or(counts_epochs() ? 1 : 1000);
   if (dynamic_intervals.is_null()) return interval;
   for (const Node& pair : dynamic_intervals.items()) {
-    // One early, as MMEngine does: a milestone is compared with the unit that comes next.
+    // One early, like MMEngine: a milestone is compared with the next unit.
     if (done + 1 >= pair.items()[0].as_int()) interval = pair.items()[1].as_int();
   }
   return interval;
@@ -105,21 +107,22 @@ void EvaluationLoopOptions::visit(OptionVisitor& visitor) {
 }
 
 void RandomnessOptions::visit(OptionVisitor& visitor) {
-  visitor.key("seed", &seed, "Seed of weights, order and transforms; null: drawn, and logged.",
+  visitor.key("seed", &seed,
+              "Seed of weights, order and transforms; null: drawn at random and logged.",
               at_least(0));
   visitor.key("deterministic", &deterministic,
-              "Use deterministic algorithms only; an operation that has none is an error.");
+              "Use only deterministic algorithms; an operation without one is an error.");
 }
 
 void EnvOptions::visit(OptionVisitor& visitor) {
-  visitor.key("num_threads", &num_threads, "Threads of an operation; null: all cores.",
+  visitor.key("num_threads", &num_threads, "Threads per operation; null: all cores.",
               closed_interval(1, 1024));
 }
 
 std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch) {
   auto of_type = [](const char* type) { return Node::mapping({{"type", type}}); };
   Node checkpoint = of_type("CheckpointHook");
-  checkpoint.set("interval", by_epoch ? 1 : -1);  // not a file an iteration
+  checkpoint.set("interval", by_epoch ? 1 : -1);  // not one file per iteration
   const std::vector<std::pair<std::string, Node>> defaults = {
       {"runtime_info", of_type("RuntimeInfoHook")},
       {"timer", of_type("IterTimerHook")},
@@ -150,7 +153,7 @@ std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks
 bool has_hook(const std::vector<Node>& hooks, const std::string& type) {
   return std::any_of(hooks.begin(), hooks.end(), [&](const Node& hook) {
     const std::string name = hook.at("type").as_string();
-    return name.substr(name.rfind('.') + 1) == type;  // as mmengine.ParamSchedulerHook
+    return name.substr(name.rfind('.') + 1) == type;  // such as mmengine.ParamSchedulerHook
   });
 }
 

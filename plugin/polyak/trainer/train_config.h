@@ -41,7 +41,7 @@ struct TrainLoopOptions : Options {
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
 
-  /// Whether the loop counts epochs: `type`, else `by_epoch`, else yes.
+  /// Whether the loop counts epochs, by `type`, otherwise by `by_epoch`; true by default.
   bool counts_epochs() const;
   /// Whether validation follows unit `done` (counted from 1) of `max` epochs or iterations.
   bool validates_after(int64_t done, int64_t max) const;
@@ -67,13 +67,13 @@ struct EnvOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// The hooks of a config in the order of their registration: MMEngine's defaults, where an entry of
-/// `default_hooks` replaces the default of its name and null removes it, then other names of
-/// `default_hooks`, then `custom_hooks`. By default a checkpoint is saved after each epoch, or at
-/// the end of a loop that counts iterations.
+/// The hooks of a config in the order of their registration: MMEngine's defaults, which entries of
+/// `default_hooks` replace by name, or remove by null; then other names of `default_hooks`; then
+/// `custom_hooks`. By default a checkpoint is saved after each epoch, or at the end of a loop that
+/// counts iterations.
 std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch);
 
-/// Whether one of these hooks is of a type.
+/// Whether one of these hooks has a type.
 bool has_hook(const std::vector<Node>& hooks, const std::string& type);
 
 }  // namespace polyak

@@ -21,7 +21,7 @@ namespace polyak {
 
 namespace fs = std::filesystem;
 
-// ---- what is built and checked before anything is written
+// ---- built and checked before anything is written
 
 TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
     : config_(std::move(config)), catalog_(catalog), purpose_(purpose) {
@@ -42,8 +42,8 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   const bool has_schedules = optimization_ && optimization_->has_schedules();
   if (has_schedules && !has_hook(hooks, "ParamSchedulerHook")) {
     log_warning(
-        "{}no ParamSchedulerHook is there to step it (see default_hooks.param_scheduler); unless "
-        "another hook does, the learning rate stays as the schedule sets it at first",
+        "{}there is no ParamSchedulerHook to step it (see default_hooks.param_scheduler); unless "
+        "another hook does, the learning rate keeps the schedule's initial value",
         config_.at("param_scheduler").prefix());
   }
   hooks_.call([&](Hook& hook) { hook.check_run(*this); });
@@ -58,7 +58,7 @@ void TrainRunner::set_up_work_dir() {
   if (work_dir_.empty()) config_.at("work_dir").fail("must not be empty");
   check_writable(config_, work_dir_);
   config_.set("work_dir", work_dir_);
-  // Before the checkpoint is looked for, which a run that is ending may still write.
+  // Before looking for the checkpoint, since a run that is ending may still write it.
   if (purpose_ == Purpose::train && options_.resume) lock_folders();
   timestamp_ = new_timestamp(work_dir_);
 }
@@ -96,7 +96,7 @@ void TrainRunner::set_up_data() {
   data_ = build_run_data(config_, options_, context);
 }
 
-/// Before the model, which may need to know how long it will be trained.
+/// Before building the model, which may need the length of the run.
 void TrainRunner::set_up_length() {
   read_options(options_.train_cfg, loop_options_, "train_cfg");
   OptimWrapperOptions optim;
@@ -125,7 +125,7 @@ void TrainRunner::set_up_model() {
       {&catalog_, dataset.image_shape(), dataset.num_classes(), device_, &progress()});
   module_ = as_module(model_);
   if (const auto* script = dynamic_cast<const TorchScript*>(model_.get())) {
-    // The resolved config is written into another folder than the one that `path` is seen from.
+    // The resolved config is written to a different folder than the one that `path` is relative to.
     config_.find("model")->set("path", script->file());
   }
   module_->to(device_);
@@ -154,7 +154,7 @@ void TrainRunner::set_up_training() {
 
 Scalars TrainRunner::train() {
   if (purpose_ != Purpose::train) fail<Error>("this runner was not built for training");
-  struct Unlock {  // another run may go on once this one ended, whatever ended it
+  struct Unlock {  // another run may use work_dir after this one, even if it throws
     RunLocks& locks;
     ~Unlock() { locks.release(); }
   } unlock{locks_};
@@ -184,12 +184,12 @@ void TrainRunner::start_run() {
   if (loop_.phase() != RunLoop::Phase::built) return;
   std::error_code error;
   fs::create_directories(fs::path(work_dir_) / timestamp_, error);
-  if (error) fail<Error>("{} cannot be made: {}", work_dir_, error.message());
+  if (error) fail<Error>("{} cannot be created: {}", work_dir_, error.message());
   if (training()) {
     for (const std::string& folder : out_dirs(config_)) fs::create_directories(folder, error);
     lock_folders();
   }
-  // A test leaves the config of the run whose folder it uses.
+  // A test keeps the config of the run whose folder it uses.
   const fs::path folder = training() ? fs::path(work_dir_) : fs::path(work_dir_) / timestamp_;
   replace_text_file((folder / (name_ + ".yaml")).string(), config_.dump());
   log_info("Hooks run in this order:");
@@ -197,7 +197,7 @@ void TrainRunner::start_run() {
   loop_.before_run();
 }
 
-/// @return whether a validation may be missing where the run goes on
+/// @return whether a validation may be missing in the resumed run
 bool TrainRunner::load_checkpoint() {
   if (!start_.checkpoint) return false;
   Value checkpoint = std::move(*start_.checkpoint);
@@ -224,12 +224,12 @@ void TrainRunner::train_epochs() {
   const int64_t length = progress().epoch_length;
   while (progress().epoch < progress().max_epochs && !stop_requested()) {
     loop_.before_epoch();
-    // After a checkpoint from inside an epoch the rest of that epoch comes first.
+    // After a checkpoint from inside an epoch, the rest of that epoch comes first.
     while (loop_.place().batch < length && !stop_requested()) {
       train_batch(progress().epoch, loop_.place().batch);
     }
-    // Stopped inside the epoch, which is not finished. A signal leaves its end to the run that goes
-    // on, where nothing breaks off what hooks do there.
+    // Stopped inside the epoch, which is not finished. After a signal, the resumed run ends the
+    // epoch, where the hooks are not interrupted.
     if (loop_.place().batch < length || interrupted()) break;
     loop_.after_epoch();
     validate_if_due();
@@ -245,7 +245,7 @@ void TrainRunner::train_iterations() {
   }
 }
 
-/// @param index of the batch in the data of an epoch
+/// @param index the index of the batch in an epoch
 void TrainRunner::train_batch(int64_t epoch, int64_t index) {
   if (!module_->is_training()) module_->train();
   const Batch batch = data_.train->batch(epoch, index);
@@ -259,7 +259,7 @@ void TrainRunner::train_batch(int64_t epoch, int64_t index) {
     if (name.find("loss") == std::string::npos) continue;
     total = total.defined() ? total + value : value;
   }
-  if (!total.defined()) fail<Error>("the model gave no loss: no name contains 'loss'");
+  if (!total.defined()) fail<Error>("the model returned no loss: no name contains 'loss'");
   outputs["loss"] = total.item<double>();
   OptimWrapper& optimizer = optimization_->wrapper();
   if (optimizer.update(total)) loop_.after_step();
@@ -288,7 +288,7 @@ void TrainRunner::validate_if_due() {
   try {
     validations_.push_back({now.by_epoch, done, run_evaluation(*data_.val, Hook::Stage::val)});
   } catch (const Interrupted&) {
-    log_info("the validation is broken off; the run that goes on repeats it");
+    log_info("the validation was interrupted; the resumed run repeats it");
   }
 }
 
@@ -299,10 +299,10 @@ Scalars TrainRunner::run_evaluation(const Evaluation& evaluation, Hook::Stage st
 }
 
 void TrainRunner::check_interrupted() const {
-  if (interrupted()) fail<Interrupted>("broken off by {}", signal_name(stop_signal()));
+  if (interrupted()) fail<Interrupted>("interrupted by {}", signal_name(stop_signal()));
 }
 
-/// In eval mode; every batch begins without logged numbers.
+/// In eval mode. Logged numbers are cleared before each batch.
 Scalars TrainRunner::evaluate(const Evaluation& evaluation, EvaluationScope* scope) {
   module_->eval();
   return evaluation.run(*model_, device_, scope, [this] {
@@ -321,7 +321,7 @@ std::vector<std::string> TrainRunner::metric_names() const {
   return evaluation ? evaluation->metric_names() : std::vector<std::string>();
 }
 
-// ---- what hooks ask for
+// ---- for hooks
 
 std::optional<double> TrainRunner::learning_rate() const {
   return optimization_ ? std::optional<double>(optimization_->lr()) : std::nullopt;
@@ -339,7 +339,7 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   const int64_t batches = data_.train->size() - (leave_out_last_batch_ ? 1 : 0);
   for (int64_t index = 0; done < num_samples; index = (index + 1) % batches) {
     check_interrupted();
-    // The same batches at the end of an epoch as right after it.
+    // The batches at the end of an epoch are the same as right after it.
     const Batch batch = data_.train->batch(loop_.place().epochs, index);
     model_->predict(batch.images().to(device_));
     done += batch.labels.size(0);

@@ -25,41 +25,40 @@
 
 namespace polyak {
 
-/// The reference runner: trains and tests what a config describes. Sets the process's threads,
-/// determinism and random state, so one runner works at a time.
+/// The reference runner: trains and tests a config. It sets the process's threads, determinism and
+/// random state, so only one runner can work at a time.
 class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private TrainingForward {
  public:
   enum class Purpose { train, test, check };
-  /// What one validation of the training loop found.
+  /// The result of a validation in the training loop.
   struct Validation {
     bool by_epoch = true;
-    int64_t number = 0;  // epochs or iterations that were done
+    int64_t number = 0;  // finished epochs or iterations
     Scalars metrics;
   };
 
   /// Builds and checks everything before anything is written or trained: every option, data files,
-  /// the device, that work_dir can be written, that the checkpoint to load exists and fits the
-  /// model.
-  /// @param config the keys of TrainConfig; `resume`, `load_from` and `work_dir` of a command line
-  /// are
-  ///   set in it
-  /// @param purpose train: keeps other runs out of work_dir during train(), with `resume` from here
-  /// on; test: leaves the training keys and `resume` unread, and loads `load_from` for a test;
-  /// check: builds as for training, and nothing else
-  /// @throws ConfigError (also when another run uses work_dir), DataError, CheckpointError
+  /// the device, whether work_dir can be written, and whether the checkpoint to load exists and
+  /// fits the model.
+  /// @param config the keys of TrainConfig; also has `resume`, `load_from` and `work_dir` of the
+  /// command line
+  /// @param purpose train: locks work_dir during train(), with `resume` from here on; test: ignores
+  /// the training keys and `resume`, and loads `load_from` for a test; check: builds as for
+  /// training, but does not lock
+  /// @throws ConfigError (also if another run uses work_dir), DataError, CheckpointError
   TrainRunner(Node config, const Catalog& catalog, Purpose purpose = Purpose::train);
   ~TrainRunner() override;
 
-  /// Trains to the end, from the checkpoint of the config if there is one. Call it once.
-  /// @return metrics of the last validation; empty without one
+  /// Trains to the end, starting from the checkpoint of the config if there is one. Call it once.
+  /// @return the metrics of the last validation; empty without validation
   Scalars train();
-  /// Evaluates over the test data: after train() the model as training left it, else the one that
-  /// the checkpoint holds.
+  /// Evaluates on the test data: after train() the trained model, otherwise the model of the
+  /// checkpoint.
   Scalars test();
 
   /// The validations of train() so far, in order.
   const std::vector<Validation>& validations() const { return validations_; }
-  /// The config with what was drawn or found: the seed, work_dir.
+  /// The config with the values chosen at run time: the seed and work_dir.
   const Node& config() const { return config_; }
 
   ModelRef model() override { return ModelRef(module_); }
@@ -81,10 +80,10 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   bool stop_requested() const override { return stop_.requested(); }
   bool interrupted() const override { return stop_signal() != 0; }
 
-  /// From here on SIGTERM, SIGINT and SIGUSR1 end training after the present iteration, a
-  /// validation at its next batch, with a checkpoint (StopSignals says how).
+  /// From here on, SIGTERM, SIGINT and SIGUSR1 end training after the current iteration, or a
+  /// validation at its next batch, with a checkpoint (see StopSignals).
   void stop_on_signals() { stop_.heed_signals(); }
-  /// The signal that did; 0: none.
+  /// The signal that ended training; 0: none.
   int stop_signal() const { return stop_.signal(); }
   /// The checkpoint that `last_checkpoint` names; "" for none.
   std::string last_checkpoint() const;
@@ -130,7 +129,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   std::shared_ptr<Algorithm> model_;
   std::shared_ptr<torch::nn::Module> module_;   // the same object
   std::unique_ptr<Optimization> optimization_;  // null for a test
-  bool leave_out_last_batch_ = false;  // of passes beside training, which does not come to it
+  bool leave_out_last_batch_ = false;           // in additional passes; training never reaches it
   HookList hooks_;
   std::vector<Validation> validations_;
   RunLocks locks_;

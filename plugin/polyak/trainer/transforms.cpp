@@ -70,7 +70,7 @@ at::Tensor Normalize::apply(const at::Tensor& images, at::Generator) const {
 
 void RandomFlipOptions::visit(OptionVisitor& visitor) {
   visitor.key("prob", &prob, "Probability of the flip.", closed_interval(0, 1));
-  visitor.choice("direction", &direction, {"horizontal", "vertical"}, "What is mirrored.");
+  visitor.choice("direction", &direction, {"horizontal", "vertical"}, "Direction of the flip.");
 }
 
 RandomFlip::RandomFlip(RandomFlipOptions options) : options_(std::move(options)) {

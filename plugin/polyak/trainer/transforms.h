@@ -20,17 +20,17 @@ class Catalog;
 class POLYAK_API Transform {
  public:
   static constexpr const char* kKind = "transform";  // for messages and `polyak list`
-  /// What a maker receives beside the options.
+  /// What a maker receives in addition to the options.
   struct Context {
-    const Catalog* catalog = nullptr;  // for transforms inside of this one
+    const Catalog* catalog = nullptr;  // for nested transforms
   };
   virtual ~Transform();
-  /// @param images [N, C, H, W], uint8 (0 to 255) or float; left as they are, since other views may
-  ///   start from them
-  /// @param random where random numbers come from, so that a batch is the same in every run
+  /// @param images [N, C, H, W], uint8 (0 to 255) or float; not modified, since other views may
+  /// start from them
+  /// @param random the source of random numbers, so that a batch is the same in every run
   virtual at::Tensor apply(const at::Tensor& images, at::Generator random) const = 0;
-  /// The same for a transform that gives several views of each image; the transforms after it
-  /// change each of them.
+  /// The same for a transform that makes several views of each image; later transforms change each
+  /// of them.
   virtual std::vector<at::Tensor> views(const at::Tensor& images, at::Generator random) const {
     return {apply(images, std::move(random))};
   }
@@ -42,9 +42,9 @@ class POLYAK_API Pipeline {
   Pipeline() = default;
   /// @param transforms a list of transforms; null: none
   Pipeline(const Node& transforms, const Catalog& catalog);
-  /// @return one view, or those that a MultiView made, uint8 or float
+  /// @return one view, or the views of a MultiView, uint8 or float
   std::vector<at::Tensor> transform(const at::Tensor& images, const at::Generator& random) const;
-  /// The same for networks: views that are still uint8 become float in 0 to 1.
+  /// The same for networks: uint8 views are converted to float in 0 to 1.
   std::vector<at::Tensor> apply(const at::Tensor& images, const at::Generator& random) const;
 
  private:
@@ -58,7 +58,7 @@ struct POLYAK_API NormalizeOptions : Options {
   void validate() const override;
 };
 
-/// (image - mean) / std per channel, in units of 0 to 255 as in mmpretrain; gives float.
+/// (image - mean) / std per channel, in units of 0 to 255 as in mmpretrain; returns float.
 class POLYAK_API Normalize : public Transform {
  public:
   /// @throws ConfigError as check_options() does
@@ -94,7 +94,7 @@ struct POLYAK_API RandomCropOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Pads all four sides, then cuts a square out of each image at a place of its own.
+/// Pads all four sides, then crops a square at a random position of each image.
 class POLYAK_API RandomCrop : public Transform {
  public:
   /// @throws ConfigError as check_options() does
@@ -110,8 +110,8 @@ struct POLYAK_API ResizeOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Scales images to a square by bilinear interpolation (pixel centres, no antialiasing); gives
-/// float in the same unit, 0 to 255.
+/// Scales images to a square by bilinear interpolation (pixel centres, no antialiasing); returns
+/// float in the same range, 0 to 255.
 class POLYAK_API Resize : public Transform {
  public:
   /// @throws ConfigError as check_options() does

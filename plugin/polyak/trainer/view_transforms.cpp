@@ -20,22 +20,22 @@ at::Tensor draw(int64_t count, double low, double high, const at::Generator& ran
   return at::rand({count}, random, at::kFloat).mul_(high - low).add_(low);
 }
 
-/// One number for each image, ready to meet [N, C, H, W].
+/// One number for each image, broadcastable to [N, C, H, W].
 at::Tensor per_image(const at::Tensor& values) {
   return values.view({-1, 1, 1, 1});
 }
 
 constexpr int64_t kMostViews = 100;  // of a pipeline
 
-/// Images that are changed at once: their intermediate results stay in the caches.
+/// Images that are changed at once, few enough for intermediate results to stay in the caches.
 constexpr int64_t kPixels = 1 << 17;
 
-/// The indices, int64, of the images that a probability picks.
+/// The indices, int64, of images picked with a probability.
 at::Tensor pick(int64_t count, double prob, const at::Generator& random) {
   return (at::rand({count}, random, at::kFloat) < prob).nonzero().squeeze(1);
 }
 
-/// Changes the images of `indices`, some at once: `change` gets them and their indices.
+/// Changes the images of `indices` in groups: `change` gets the images and their indices.
 template <class Change>
 at::Tensor change_some(const at::Tensor& images, const at::Tensor& indices, Change change) {
   if (indices.size(0) == 0) return images;
@@ -70,7 +70,7 @@ at::Tensor luminance(const at::Tensor& images) {
   return images.size(1) == 3 ? mix(images, {0.299, 0.587, 0.114}) : images;
 }
 
-// What ColorJitter does to images, in place; `amount` is [N, 1, 1, 1].
+// The changes of ColorJitter, in place; `amount` is [N, 1, 1, 1].
 
 void brighten(const at::Tensor& images, const at::Tensor& amount) {
   images.mul_(amount).clamp_(0, 255);
@@ -112,11 +112,11 @@ void RandomResizedCropOptions::visit(OptionVisitor& visitor) {
   visitor.required("scale", &scale, "Height and width of the result.",
                    closed_interval(1, kLargestSide));
   visitor.key("crop_ratio_range", &crop_ratio_range,
-              "Least and largest share of the image's area that is cut out.",
+              "Minimum and maximum fraction of the image's area to cut out.",
               Bounds{0.0, 1.0, true, false});
   visitor.key("aspect_ratio_range", &aspect_ratio_range,
-              "Least and largest width by height of what is cut out.", above(0));
-  visitor.key("max_attempts", &max_attempts, "Draws before the middle of the image is taken.",
+              "Minimum and maximum aspect ratio (width / height) of the crop.", above(0));
+  visitor.key("max_attempts", &max_attempts, "Attempts before a centre crop is taken instead.",
               closed_interval(1, 1000));
   visitor.choice("interpolation", &interpolation, {"bilinear", "bicubic"}, "How to scale.");
 }
@@ -169,8 +169,8 @@ at::Tensor RandomResizedCrop::apply(const at::Tensor& images, at::Generator rand
     box[3][i] = static_cast<float>(h);
   }
 
-  // Where each pixel of the result lies in the image, in grid_sample's units: -1 to 1 from edge to
-  // edge. Bilinear interpolation stays inside of what was cut out.
+  // The position of each pixel of the result in the image, in grid_sample's units: -1 to 1 from
+  // edge to edge. Bilinear interpolation stays inside the crop.
   const int64_t side = options_.scale;
   const bool bilinear = options_.interpolation == "bilinear";
   const at::Tensor centres = (at::arange(side, at::kFloat) + 0.5F).div_(side).unsqueeze(0);
@@ -196,7 +196,7 @@ void ColorJitterOptions::visit(OptionVisitor& visitor) {
   visitor.key("saturation", &saturation, "Factor of the distance from grey; as brightness.",
               at_least(0));
   visitor.key("hue", &hue,
-              "Turn on the circle of colours, of length 1: in -x to x, or between two numbers.",
+              "Shift of the hue, where 1 is a full turn: in -x to x, or between two numbers.",
               closed_interval(-0.5, 0.5));
   visitor.key("prob", &prob, "Probability of the change.", closed_interval(0, 1));
 }
@@ -259,7 +259,7 @@ at::Tensor ColorJitter::apply(const at::Tensor& images, at::Generator random) co
 void RandomGrayscaleOptions::visit(OptionVisitor& visitor) {
   visitor.key("prob", &prob, "Probability of the change.", closed_interval(0, 1));
   visitor.key("channel_weights", &channel_weights,
-              "Weights of red, green and blue; what counts is their ratio.", at_least(0));
+              "Weights of red, green and blue; only their ratio matters.", at_least(0));
 }
 
 void RandomGrayscaleOptions::validate() const {
@@ -289,7 +289,7 @@ at::Tensor RandomGrayscale::apply(const at::Tensor& images, at::Generator random
 
 void GaussianBlurOptions::visit(OptionVisitor& visitor) {
   visitor.key("magnitude_range", &magnitude_range,
-              "Least and largest standard deviation, in pixels.", above(0));
+              "Minimum and maximum standard deviation, in pixels.", above(0));
   visitor.key("prob", &prob, "Probability of the change.", closed_interval(0, 1));
 }
 
@@ -306,17 +306,17 @@ at::Tensor GaussianBlur::apply(const at::Tensor& images, at::Generator random) c
   const at::Tensor chosen = pick(count, options_.prob, random);
   const at::Tensor sigma =
       draw(count, options_.magnitude_range[0], options_.magnitude_range[1], random);
-  // Narrow kernels together, so that wide ones do not make them longer.
+  // Groups narrow kernels, so that wide ones do not make them longer.
   const at::Tensor order = std::get<1>(sigma.index_select(0, chosen).sort());
   auto change = [&](const at::Tensor& some, const at::Tensor& indices) {
     const int64_t height = some.size(2), width = some.size(3);
     const at::Tensor own_sigma = sigma.index_select(0, indices).unsqueeze(1);
     const at::Tensor own_reach = (own_sigma * 3).ceil_();
-    // Mirroring reaches one pixel less than the image.
+    // The mirrored border must be smaller than the image.
     const int64_t reach = std::min(own_reach.max().item().toLong(), std::min(height, width) - 1);
     const at::Tensor taps = at::arange(reach + 1, at::kFloat).unsqueeze(0);  // one side
     at::Tensor weights = (taps / own_sigma).square_().mul_(-0.5).exp_() * (taps <= own_reach);
-    weights = weights / (weights.sum(1, /*keepdim=*/true) * 2 - 1);  // the middle weighs 1 so far
+    weights = weights / (weights.sum(1, /*keepdim=*/true) * 2 - 1);  // the middle is 1 so far
     auto blur = [&](const at::Tensor& padded, int64_t dim, int64_t size) {
       at::Tensor sum = padded.slice(dim, reach, reach + size) * per_image(weights.select(1, 0));
       for (int64_t tap = 1; tap <= reach; ++tap) {
@@ -333,7 +333,7 @@ at::Tensor GaussianBlur::apply(const at::Tensor& images, at::Generator random) c
 }
 
 void SolarizeOptions::visit(OptionVisitor& visitor) {
-  visitor.key("thr", &thr, "The least value that is inverted.", closed_interval(0, 256));
+  visitor.key("thr", &thr, "The smallest value that is inverted.", closed_interval(0, 256));
   visitor.key("prob", &prob, "Probability of the change.", closed_interval(0, 1));
 }
 
@@ -377,14 +377,15 @@ MultiView::MultiView(const MultiViewOptions& options, const Context& context) {
 }
 
 at::Tensor MultiView::apply(const at::Tensor&, at::Generator) const {
-  fail<ConfigError>("MultiView: stands behind another MultiView; a pipeline takes one");
+  fail<ConfigError>("MultiView: follows another MultiView; a pipeline may contain only one");
 }
 
 std::vector<at::Tensor> MultiView::views(const at::Tensor& images, at::Generator random) const {
   std::vector<at::Tensor> views;
   for (const Pipeline& pipeline : pipelines_) {
     std::vector<at::Tensor> made = pipeline.transform(images, random);
-    if (made.size() != 1) fail<ConfigError>("MultiView: a view's pipeline cannot hold a MultiView");
+    if (made.size() != 1)
+      fail<ConfigError>("MultiView: a view's pipeline cannot contain a MultiView");
     views.push_back(std::move(made.front()));
   }
   return views;

@@ -9,9 +9,8 @@
 #include "polyak/trainer/transforms.h"
 
 // Transforms that make the views of self-supervised learning. Each image of a batch draws its own
-// parameters. They take uint8 or float images in 0 to 255, of any size, with one or three channels
-// (red, green, blue), and give float in 0 to 255: a Normalize after them gives what a network
-// takes.
+// parameters. They accept uint8 or float images in 0 to 255, of any size, with one or three
+// channels (red, green, blue), and return float in 0 to 255, for a Normalize after them.
 
 namespace polyak {
 
@@ -25,9 +24,9 @@ struct RandomResizedCropOptions : Options {
   void validate() const override;
 };
 
-/// Cuts a rectangle of random size, shape and place out of each image and scales it to a square
-/// (pixel centres, no antialiasing). Where none of `max_attempts` rectangles lies inside of the
-/// image, it is the largest one in the middle whose shape is allowed.
+/// Crops a rectangle of random size, aspect ratio and position from each image and scales it to a
+/// square (pixel centres, no antialiasing). If none of `max_attempts` rectangles fits into the
+/// image, it uses the largest centre crop with an allowed aspect ratio.
 class RandomResizedCrop : public Transform {
  public:
   explicit RandomResizedCrop(RandomResizedCropOptions options);
@@ -47,8 +46,8 @@ struct ColorJitterOptions : Options {
   void validate() const override;
 };
 
-/// Changes brightness, contrast, saturation and hue by random amounts, in an order that each image
-/// draws. Saturation and hue leave images of one channel as they are.
+/// Changes brightness, contrast, saturation and hue by random amounts, in a random order for each
+/// image. Saturation and hue do not change images with one channel.
 class ColorJitter : public Transform {
  public:
   explicit ColorJitter(const ColorJitterOptions& options);
@@ -71,7 +70,7 @@ struct RandomGrayscaleOptions : Options {
   void validate() const override;
 };
 
-/// Gives each channel the weighted mean of all three, with a probability.
+/// Replaces each channel by the weighted mean of all three, with a probability.
 class RandomGrayscale : public Transform {
  public:
   explicit RandomGrayscale(const RandomGrayscaleOptions& options);
@@ -79,7 +78,7 @@ class RandomGrayscale : public Transform {
 
  private:
   double prob_;
-  std::array<double, 3> weights_;  // of sum 1
+  std::array<double, 3> weights_;  // their sum is 1
 };
 
 struct GaussianBlurOptions : Options {
@@ -90,7 +89,7 @@ struct GaussianBlurOptions : Options {
 };
 
 /// Convolves with a Gaussian of random standard deviation (in pixels), with a probability. The
-/// kernel reaches three times that, rounded up; the image is mirrored at its edges.
+/// kernel radius is three times that, rounded up; the image is mirrored at its edges.
 class GaussianBlur : public Transform {
  public:
   explicit GaussianBlur(GaussianBlurOptions options);
@@ -106,7 +105,7 @@ struct SolarizeOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Inverts the pixels from `thr` upward, with a probability.
+/// Inverts pixels with values of at least `thr`, with a probability.
 class Solarize : public Transform {
  public:
   explicit Solarize(SolarizeOptions options);
@@ -123,11 +122,11 @@ struct MultiViewOptions : Options {
 };
 
 /// Several views of each image: mmpretrain's MultiView. `transforms` is a list of pipelines, and
-/// `num_views` says how often each is run.
+/// `num_views` is how often each is run.
 class MultiView : public Transform {
  public:
   MultiView(const MultiViewOptions& options, const Context& context);
-  /// @throws ConfigError: there is no one result
+  /// @throws ConfigError always, since there is no single result
   at::Tensor apply(const at::Tensor& images, at::Generator random) const override;
   std::vector<at::Tensor> views(const at::Tensor& images, at::Generator random) const override;
 

@@ -53,8 +53,8 @@ torch::nn::LayerNorm make_norm(int64_t size) {
   return torch::nn::LayerNorm(torch::nn::LayerNormOptions({size}).eps(1e-6));
 }
 
-/// A fully connected layer with weights in plus or minus sqrt(6 / (inputs + outputs)). One that
-/// stands for several side by side is told the outputs of each.
+/// A fully connected layer with weights in plus or minus sqrt(6 / (inputs + outputs)). If it
+/// combines several layers, `out_of_each` is the outputs of one of them.
 torch::nn::Linear make_linear(int64_t in, int64_t out, int64_t out_of_each) {
   torch::nn::Linear linear(in, out);
   const double bound = std::sqrt(6.0 / static_cast<double>(in + out_of_each));
@@ -63,9 +63,9 @@ torch::nn::Linear make_linear(int64_t in, int64_t out, int64_t out_of_each) {
   return linear;
 }
 
-/// [1, 1 + rows * columns, size]: zeros for the class token, then for each patch a quarter of the
-/// values each for sine and cosine of its row and of its column, at frequencies from 1 to 1e-4: in
-/// this order, as the reference's meshgrid, which names them the other way round, lays them out.
+/// [1, 1 + rows * columns, size]: zeros for the class token; then for each patch sine and cosine of
+/// its row and of its column, a quarter of the values each, at frequencies from 1 to 1e-4. This is
+/// the order of the reference's meshgrid, which swaps the names of rows and columns.
 at::Tensor position_embedding(int64_t rows, int64_t columns, int64_t size) {
   const int64_t quarter = size / 4;
   const at::Tensor frequency =
@@ -82,8 +82,9 @@ at::Tensor position_embedding(int64_t rows, int64_t columns, int64_t size) {
 
 void TransformerOptions::visit(OptionVisitor& visitor) {
   visitor.key("embed_dims", &embed_dims, "Width of a token.", closed_interval(4, kMostChannels));
-  visitor.key("num_layers", &num_layers, "Layers.", closed_interval(1, kMostLayers));
-  visitor.key("num_heads", &num_heads, "Heads of attention.", closed_interval(1, kMostChannels));
+  visitor.key("num_layers", &num_layers, "Number of layers.", closed_interval(1, kMostLayers));
+  visitor.key("num_heads", &num_heads, "Number of attention heads.",
+              closed_interval(1, kMostChannels));
   visitor.key("feedforward_channels", &feedforward_channels,
               "Width between the two fully connected layers.", closed_interval(1, kWidestLayer));
 }
@@ -190,7 +191,7 @@ MoCoV3Vit::MoCoV3Vit(const MoCoV3VitOptions& options, ImageShape image)
       image_(image) {
   check_options(options, "MoCoV3ViT");
   if (image_.height % patch_size_ != 0 || image_.width % patch_size_ != 0) {
-    fail<ConfigError>("MoCoV3ViT: images of {} x {} are no multiple of patch_size, {}",
+    fail<ConfigError>("MoCoV3ViT: images of {} x {} are not a multiple of patch_size, {}",
                       image_.height, image_.width, patch_size_);
   }
   const auto width = static_cast<double>(sizes_.embed_dims);

@@ -33,12 +33,12 @@ struct MoCoV3VitOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Self-attention of several heads. Tensors are named `qkv.*` and `proj.*`.
+/// Multi-head self-attention. Tensors are named `qkv.*` and `proj.*`.
 class Attention : public torch::nn::Cloneable<Attention> {
  public:
   Attention(int64_t embed_dims, int64_t num_heads);
   void reset() override;
-  /// @param tokens float [N, T, embed_dims], and so the result
+  /// @param tokens float [N, T, embed_dims], like the result
   at::Tensor forward(const at::Tensor& tokens);
 
  private:
@@ -61,13 +61,13 @@ class FeedForward : public torch::nn::Cloneable<FeedForward> {
   torch::nn::ModuleList layers_{nullptr};
 };
 
-/// Attention `attn` and a FeedForward `ffn`, each after a layer normalisation and with a shortcut
-/// around both.
+/// Attention `attn` and a FeedForward `ffn`, each with a preceding layer normalisation and a
+/// shortcut around both.
 class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
  public:
   explicit TransformerLayer(TransformerOptions sizes);
   void reset() override;
-  /// @param tokens float [N, T, embed_dims], and so the result
+  /// @param tokens float [N, T, embed_dims], like the result
   at::Tensor forward(const at::Tensor& tokens);
 
  private:
@@ -78,7 +78,7 @@ class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
   std::shared_ptr<FeedForward> ffn_;
 };
 
-/// Cuts images into patches and makes a token of each, by the convolution `projection`.
+/// Splits images into patches and maps each to a token, by the convolution `projection`.
 class PatchEmbedding : public torch::nn::Cloneable<PatchEmbedding> {
  public:
   PatchEmbedding(int64_t channels, int64_t patch_size, int64_t embed_dims, bool frozen);
@@ -100,7 +100,7 @@ class PatchEmbedding : public torch::nn::Cloneable<PatchEmbedding> {
 /// and the class token as feature. Tensors are named as in mmpretrain's MoCoV3ViT.
 class MoCoV3Vit : public torch::nn::Cloneable<MoCoV3Vit>, public Backbone {
  public:
-  /// @throws ConfigError when the images are no multiple of patch_size, or a size does not fit
+  /// @throws ConfigError if the image size is not a multiple of patch_size, or a size is invalid
   MoCoV3Vit(const MoCoV3VitOptions& options, ImageShape image);
   void reset() override;
   at::Tensor forward(const at::Tensor& images) override;

@@ -96,18 +96,18 @@ TEST_F(ClassFolders, ThatAreEmptyOrHiddenMoveNoLabel) {
   path("train/.ipynb_checkpoints/");
   write_png("train/.hidden/0.png", plain(4, 4, {0, 0, 0}));
   EXPECT_EQ(train(), 100);
-  EXPECT_THAT(messages_, HasSubstr("/val: classes without an image: 'aardvark'"));
+  EXPECT_THAT(messages_, HasSubstr("/val: classes without images: 'aardvark'"));
   path("train/aardvark/");
   EXPECT_EQ(train(), 100);
-  EXPECT_THAT(messages_, HasSubstr("/train: classes without an image: 'aardvark'"));
+  EXPECT_THAT(messages_, HasSubstr("/train: classes without images: 'aardvark'"));
   EXPECT_THAT(messages_, HasSubstr("12 images in 4 classes"));
 }
 
 TEST_F(ClassFolders, ThatTrainingDoesNotKnowAreRefusedByName) {
   rename("val/bee", "val/wasp");
-  EXPECT_THAT([&] { train(); },
-              ThrowsMessage<DataError>(AllOf(HasSubstr("/val: holds classes"), HasSubstr("'wasp';"),
-                                             HasSubstr("'ant', 'bee', 'cat'"))));
+  EXPECT_THAT([&] { train(); }, ThrowsMessage<DataError>(AllOf(HasSubstr("/val: contains classes"),
+                                                               HasSubstr("'wasp';"),
+                                                               HasSubstr("'ant', 'bee', 'cat'"))));
 }
 
 TEST_F(ClassFolders, OfATestAreNumberedByTheCheckpoint) {
@@ -129,7 +129,7 @@ TEST_F(ClassFolders, OfATestAreNumberedByTheTrainingDataWhereTheCheckpointNamesN
   EXPECT_EQ(test(), 100);
   rename("train", "elsewhere");
   test({"model.head.num_classes=3"});
-  EXPECT_THAT(messages_, HasSubstr("labels are numbered in their own order: 'bee', 'cat'"));
+  EXPECT_THAT(messages_, HasSubstr("labels follow this dataset's own order: 'bee', 'cat'"));
 }
 
 TEST_F(ClassFolders, OfAForeignCheckpointMayHaveOtherNames) {  // as those of mmpretrain's ImageNet
@@ -156,7 +156,7 @@ TEST_F(ClassFolders, OfAResumeMustBeTheCheckpoints) {
   EXPECT_THAT(
       [&] { TrainRunner(config(resume), catalog_); },
       ThrowsMessage<CheckpointError>(AllOf(
-          HasSubstr("saved.pth: was trained on 3 classes, the training data have 3"),
+          HasSubstr("saved.pth: was trained on 3 classes, but the training data has 3"),
           HasSubstr("without 'ant', with the new 'dog'"), HasSubstr("load_from without resume"))));
   // Fine-tuning is free to have other classes.
   EXPECT_EQ(TrainRunner(config({"load_from=" + checkpoint()}), catalog_).train().at("accuracy"),
@@ -167,7 +167,7 @@ TEST_F(ClassFolders, OfAResumeMustBeTheCheckpoints) {
     value.at("meta").set("dataset_meta", make_dataset_meta({"bee", "ant", "cat"}));
   });
   EXPECT_THAT([&] { TrainRunner(config(resume), catalog_); },
-              ThrowsMessage<CheckpointError>(HasSubstr("in another order")));
+              ThrowsMessage<CheckpointError>(HasSubstr("in a different order")));
   edit(drop_classes);  // as 0.1 wrote it
   EXPECT_EQ(TrainRunner(config(resume), catalog_).train().at("accuracy"), 100);
 }
@@ -234,7 +234,7 @@ TEST_F(ClassFolders, SamplesWithoutALabelAreNoPartOfTheAccuracy) {
       [&] {
         train({"val_dataloader.dataset.on_bad_image=skip", "val_dataloader.dataset.labelled=2"});
       },
-      ThrowsMessage<DataError>(HasSubstr("has a label to measure by")));
+      ThrowsMessage<DataError>(HasSubstr("has a label, so there is nothing to measure")));
 }
 
 }  // namespace

@@ -74,15 +74,16 @@ TEST_F(ImageFiles, NamesTheFileAndWhatIsWrongWithIt) {
     EXPECT_THAT([&] { read_idx(path, dimensions); },
                 ThrowsMessage<DataError>(AllOf(HasSubstr(path), HasSubstr(message))));
   };
-  expect("", 3, "shorter than the 4 bytes");
+  expect("", 3, "shorter than the 4-byte magic number");
   expect("PK\x08\x03", 3, "starts with bytes 50 4b");
   expect(bytes({0, 0, 13, 3}), 3, "idx type 0x0d");
   expect(kLabels, 3, "has 1 dimensions, expected 3");
   expect(kImages.substr(0, 10), 3, "ends inside its header, after 1 of 3");
-  expect(kImages.substr(0, kImages.size() - 4), 3, "states 12 bytes of data, found 8");
-  expect(kImages + "x", 3, "more data follows the 12 bytes");
+  expect(kImages.substr(0, kImages.size() - 4), 3,
+         "expected 12 bytes of data according to the header, found 8");
+  expect(kImages + "x", 3, "more data than the 12 bytes");
   expect(bytes({0, 0, 8, 1, 0, 0, 0, 0}), 1, "dimension 0 is 0");
-  expect(bytes({0, 0, 8, 3, 255, 0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0}), 3, "it is damaged");
+  expect(bytes({0, 0, 8, 3, 255, 0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0}), 3, "the file is damaged");
   EXPECT_THAT([&] { read_idx((folder_ / "none").string(), 1); },
               ThrowsMessage<DataError>(HasSubstr("No such file")));
 }
@@ -140,7 +141,7 @@ TEST_F(Loading, CutsAnEpochIntoBatches) {
   EXPECT_EQ(full.size(), 2);
   EXPECT_THAT(
       [&] { loader("{batch_size: 4, drop_last: true, dataset: {type: RandomImages, size: 3}}"); },
-      ThrowsMessage<ConfigError>(HasSubstr("gives no batch")));
+      ThrowsMessage<ConfigError>(HasSubstr("yields no batch")));
 }
 
 TEST_F(Loading, OnlyTheFirstSamplesKeepTheirLabels) {
@@ -169,7 +170,7 @@ TEST_F(Loading, ASetThatCannotNumberItsClassesAnewIsRefusedUnlessTheyAreTheSame)
       [&] {
         named.number_classes_by({"y", "x"});
       },
-      ThrowsMessage<DataError>(HasSubstr("(x, y) otherwise than the training data (y, x)")));
+      ThrowsMessage<DataError>(HasSubstr("(x, y) differently from the training data (y, x)")));
   const auto nameless =
       catalog_.of<Dataset>().build(parse_config("{type: RandomImages, size: 2}"), {&catalog_});
   nameless->number_classes_by({"y", "x"});

@@ -47,13 +47,14 @@ TEST_F(Folders, AreScaledToTheMiddleSquare) {
 
 TEST_F(Folders, ThatAreMissingEmptyOrDamagedAreNamed) {
   EXPECT_THAT([&] { open(); },
-              ThrowsMessage<DataError>(AllOf(HasSubstr("/train"), HasSubstr("is no folder"))));
+              ThrowsMessage<DataError>(AllOf(HasSubstr("/train"), HasSubstr("is not a folder"))));
   path("train/empty/");
-  EXPECT_THAT([&] { open(); }, ThrowsMessage<DataError>(HasSubstr("holds no .jpeg")));
+  EXPECT_THAT([&] { open(); }, ThrowsMessage<DataError>(HasSubstr("contains no .jpeg")));
   write_text("val/a/bad.jpg", "hello");
   EXPECT_THAT(
       [&] { open(", split: val")->batch(at::zeros({1}, at::kLong), make_random_stream({0})); },
-      ThrowsMessage<DataError>(AllOf(HasSubstr("bad.jpg"), HasSubstr("is no JPEG or PNG image"))));
+      ThrowsMessage<DataError>(
+          AllOf(HasSubstr("bad.jpg"), HasSubstr("is not a JPEG or PNG image"))));
 }
 
 TEST_F(Folders, SkipWhatIsHiddenAndNameWhatIsNotRead) {
@@ -70,11 +71,10 @@ TEST_F(Folders, SkipWhatIsHiddenAndNameWhatIsNotRead) {
   const auto folder = open();
   EXPECT_THAT(folder->classes(), ElementsAre("a", "b", "c", "d"));
   EXPECT_TRUE(at::equal(labels(*folder), at::tensor({0, 3}, at::kLong)));
-  EXPECT_THAT(messages_,
-              HasSubstr("files that are not read: 3, such as " + root() + "/train/b/0.bmp"));
-  EXPECT_THAT(messages_, HasSubstr("folders in class folders, which are not read: 1, such as " +
-                                   root() + "/train/c/part"));
-  EXPECT_THAT(messages_, HasSubstr("classes without an image: 'b', 'c'"));
+  EXPECT_THAT(messages_, HasSubstr("ignored files: 3, such as " + root() + "/train/b/0.bmp"));
+  EXPECT_THAT(messages_, HasSubstr("ignored folders inside class folders: 1, such as " + root() +
+                                   "/train/c/part"));
+  EXPECT_THAT(messages_, HasSubstr("classes without images: 'b', 'c'"));
   EXPECT_THAT(messages_, HasSubstr("2 images in 4 classes\n"));
 }
 
@@ -103,8 +103,8 @@ TEST_F(Folders, NumberTheirLabelsByTheNamesOfAnotherSet) {
         open(", split: val")->number_classes_by({"a", "b"});
       },
       ThrowsMessage<DataError>(
-          AllOf(HasSubstr("/val: holds classes that the training data do not have: 'c', 'd'"),
-                HasSubstr("those have 'a', 'b'"), Not(HasSubstr("zzz")))));
+          AllOf(HasSubstr("/val: contains classes that the training data does not have: 'c', 'd'"),
+                HasSubstr("the training data has 'a', 'b'"), Not(HasSubstr("zzz")))));
 }
 
 class BadImages : public Folders {
@@ -138,7 +138,7 @@ class BadImages : public Folders {
 TEST_F(BadImages, AreRefusedByName) {
   EXPECT_THAT([&] { labels(*open()); },
               ThrowsMessage<DataError>(AllOf(HasSubstr("/train/a/1.jpg: is empty"),
-                                             HasSubstr("on_bad_image: skip leaves such"))));
+                                             HasSubstr("on_bad_image: skip ignores such"))));
 }
 
 TEST_F(BadImages, ThatAreSkippedAreLeftOutWhereNothingIsLearned) {
@@ -168,9 +168,9 @@ TEST_F(BadImages, ThatAreSkippedAreNamedOnceAndCounted) {
   DataLoader all = loader("batch_size: 7", /*training=*/false);
   all.batch(0, 0);
   all.batch(0, 0);
-  for (const char* says :
-       {"1.jpg: is empty; skipped (1 of 7 images so far)", "4.jpg: holds no whole JPEG image: ",
-        "5.jpg: is no JPEG or PNG image; skipped (3 of 7 images so far)"}) {
+  for (const char* says : {"1.jpg: is empty; skipped (1 of 7 images so far)",
+                           "4.jpg: contains no complete JPEG image: ",
+                           "5.jpg: is not a JPEG or PNG image; skipped (3 of 7 images so far)"}) {
     EXPECT_EQ(count_of(messages_, says), 1) << messages_;
   }
 }

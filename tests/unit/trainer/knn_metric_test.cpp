@@ -114,7 +114,7 @@ TEST_F(Knn, SamplesWithoutALabelNeitherVoteNorCount) {
   EXPECT_DOUBLE_EQ(metric->compute().at("knn_accuracy"), 100 * right / 15);
   EXPECT_TRUE(metric->needs_labels());
   EXPECT_THAT([&] { first_15("k: 16"); },
-              ThrowsMessage<ConfigError>(HasSubstr("holds 15 samples with a label, but k asks")));
+              ThrowsMessage<ConfigError>(HasSubstr("holds 15 labelled samples, but k is")));
 }
 
 TEST_F(Knn, MoreNeighboursThanSamplesAreRefused) {

@@ -230,7 +230,7 @@ TEST_F(Transformers, PositionsAreSinesOfRowAndColumn) {
 
 TEST_F(Transformers, SizesThatDoNotFitAreRefused) {
   EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, patch_size: 5, arch: mocov3-small}"); },
-              ThrowsMessage<ConfigError>(HasSubstr("no multiple of patch_size")));
+              ThrowsMessage<ConfigError>(HasSubstr("not a multiple of patch_size")));
   EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, arch: mocov3-tiny}"); },
               ThrowsMessage<ConfigError>(HasSubstr("mocov3-small")));
   EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, arch: {embed_dims: 16, num_heads: 3}}"); },

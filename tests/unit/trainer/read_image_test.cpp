@@ -111,14 +111,14 @@ TEST(ReadImage, SaysWhatIsWrongWithAFile) {
                 ThrowsMessage<DataError>(AllOf(HasSubstr("given.image: "), HasSubstr(says))));
   };
   expect({}, "is empty");
-  expect({'h', 'e', 'l', 'l', 'o'}, "is no JPEG or PNG image");
-  expect({'G', 'I', 'F', '8', '9', 'a'}, "is no JPEG or PNG image");
+  expect({'h', 'e', 'l', 'l', 'o'}, "is not a JPEG or PNG image");
+  expect({'G', 'I', 'F', '8', '9', 'a'}, "is not a JPEG or PNG image");
   const Bytes jpeg = jpeg_of(noise(20, 30, 3));
   expect(Bytes(jpeg.begin(), jpeg.begin() + static_cast<std::ptrdiff_t>(jpeg.size() * 2 / 5)),
-         "holds no whole JPEG image");
+         "contains no complete JPEG image");
   Bytes png = png_of(noise(20, 30, 3));
   png[png.size() / 2] ^= 1;
-  expect(png, "holds no whole PNG image");
+  expect(png, "contains no complete PNG image");
   // A header of 100,000 x 100,000 pixels, with a right checksum.
   Bytes huge{0x89, 'P',  'N',  'G', '\r', '\n', 0x1A, '\n', 0, 0, 0, 13, 'I',  'H',  'D',  'R', 0,
              1,    0x86, 0xA0, 0,   1,    0x86, 0xA0, 8,    2, 0, 0, 0,  0xC1, 0x98, 0x0D, 0x6C};

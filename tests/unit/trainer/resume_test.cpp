@@ -203,7 +203,7 @@ TEST_F(Resuming, AValidationThatASignalBreaksOffIsRepeated) {
   train(config("whole", best));
   script.signal_before_val_iter = 1;
   EXPECT_EQ(train(config("run", best)), SIGTERM);
-  EXPECT_THAT(messages_, HasSubstr("the validation is broken off"));
+  EXPECT_THAT(messages_, HasSubstr("the validation was interrupted"));
   EXPECT_THAT(files("run"), ElementsAre("epoch_1.pth"));
   EXPECT_FALSE(read("run/epoch_1.pth").at("message_hub").at("runtime_info").contains("validated"));
   script.signal_before_val_iter = -1;

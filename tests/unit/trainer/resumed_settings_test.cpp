@@ -129,7 +129,7 @@ TEST_F(Resumed, GoesOnWithTheCheckpointsNumbersAndSaysSo) {
       resume({"optim_wrapper.optimizer.lr=0.1", "optim_wrapper.optimizer.momentum=0.8",
               "optim_wrapper.optimizer.weight_decay=0.001"});
   ASSERT_EQ(messages_.size(), 1U);
-  EXPECT_THAT(messages_[0], AllOf(HasSubstr("the checkpoint's settings go on: "),
+  EXPECT_THAT(messages_[0], AllOf(HasSubstr("using the checkpoint's settings: "),
                                   HasSubstr("lr 0.05 (the config says 0.1)"),
                                   HasSubstr("momentum 0.9 (the config says 0.8)"),
                                   HasSubstr("weight_decay 0 (the config says 0.001)"),
@@ -143,7 +143,7 @@ TEST_F(Resumed, TakesTheConfigsNumbersWhereItIsToldTo) {
   const auto rates = resume({"resume_options=config", "optim_wrapper.optimizer.lr=0.1",
                              "optim_wrapper.optimizer.momentum=0.8", "train_cfg.max_epochs=2"});
   ASSERT_EQ(messages_.size(), 1U);
-  EXPECT_THAT(messages_[0], AllOf(HasSubstr("the config's settings go on: "),
+  EXPECT_THAT(messages_[0], AllOf(HasSubstr("using the config's settings: "),
                                   HasSubstr("lr 0.1 (the checkpoint's was 0.05)"),
                                   HasSubstr("momentum 0.8 (the checkpoint's was 0.9)")));
   EXPECT_EQ(rates, std::vector<double>(3, 0.1));
@@ -270,8 +270,8 @@ TEST_F(Resumed, SaysWhatElseOfTheConfigChanged) {
   TrainRunner(node, catalog_).train();
   ASSERT_EQ(messages_.size(), 1U);
   EXPECT_THAT(messages_[0], AllOf(HasSubstr("train_dataloader.batch_size 5 (was 4)"),
-                                  HasSubstr("accumulative_counts 2 (was not there)"),
-                                  HasSubstr("param_scheduler a mapping (was not there)"),
+                                  HasSubstr("accumulative_counts 2 (was missing)"),
+                                  HasSubstr("param_scheduler a mapping (was missing)"),
                                   Not(HasSubstr("max_epochs"))));
 }
 

@@ -356,7 +356,7 @@ TEST_F(Running, ResumingALearnerWithATargetNetworkIsExact) {
 TEST_F(Running, ResumesFromTheLastCheckpoint) {
   TrainRunner fresh(config({"resume=true"}), catalog_);
   EXPECT_FALSE(fresh.resuming());
-  EXPECT_THAT(messages_, HasSubstr("holds no checkpoint yet"));
+  EXPECT_THAT(messages_, HasSubstr("contains no checkpoint yet"));
   std::filesystem::create_directories(folder_ / "work");
   script.save_to = (folder_ / "work" / "epoch_1.pth").string();
   script.save_after_epoch = 1;
@@ -440,7 +440,7 @@ TEST_F(Running, RefusesACheckpointThatDoesNotFit) {
             parse_config("{type: ImageClassifier, backbone: {type: SmallCNN, channels: [5]},"
                          " head: {type: LinearClsHead, num_classes: 6}}"));
   EXPECT_THAT([&] { TrainRunner(other, catalog_); },
-              ThrowsMessage<CheckpointError>(HasSubstr("nothing in it fits")));
+              ThrowsMessage<CheckpointError>(HasSubstr("none of it fits")));
 }
 
 TEST_F(Running, ChecksEverythingBeforeTraining) {
@@ -456,7 +456,7 @@ TEST_F(Running, ChecksEverythingBeforeTraining) {
   expect({"val_evaluator=None"}, "val_evaluator");
   expect({"val_dataloader=None"}, "no effect without val_dataloader");
   expect({"train_cfg=None"}, "'train_cfg' is missing");
-  expect({"val_dataloader.dataset.image_size=6"}, "does not take images of 1 x 6 x 6");
+  expect({"val_dataloader.dataset.image_size=6"}, "does not accept images of 1 x 6 x 6");
   expect({"work_dir=/proc/none"}, "cannot be written");
   expect({"custom_hooks.0.type=Prob"}, "Probe");
   expect({"train_cfg.by_epoch=false", "train_cfg.max_epochs=None", "train_cfg.max_iters=9",
@@ -495,8 +495,8 @@ p:
   two.find("model")->set("type", "TwoViews");
   *two.find("model") = two.at("model").without({"backbone", "head"});
   EXPECT_THAT([&] { TrainRunner(two, catalog_); },
-              ThrowsMessage<ConfigError>(
-                  HasSubstr("gives 1 view(s) of an image, the model learns from 2; MultiView")));
+              ThrowsMessage<ConfigError>(HasSubstr(
+                  "makes 1 view(s) of each image, but the model needs 2; use MultiView")));
   two.find("train_dataloader")->find("dataset")->set("pipeline", pipeline);
   script.save_after_iter = 7;
   const Value whole = train(two);
@@ -508,12 +508,12 @@ p:
   one.find("train_dataloader")->find("dataset")->set("pipeline", pipeline);
   EXPECT_THAT([&] { TrainRunner(one, catalog_); },
               ThrowsMessage<ConfigError>(HasSubstr(
-                  "gives 2 view(s) of an image, the model learns from 1; leave MultiView")));
+                  "makes 2 view(s) of each image, but the model needs 1; remove MultiView")));
 }
 
 TEST_F(Running, AModelThatLearnsFromLabelsRefusesSamplesWithout) {
   EXPECT_THAT([&] { TrainRunner(config({"train_dataloader.dataset.labelled=3"}), catalog_); },
-              ThrowsMessage<ConfigError>(HasSubstr("MeanTeacher learns without")));
+              ThrowsMessage<ConfigError>(HasSubstr("MeanTeacher can learn without")));
 
   Node teacher = config({"train_dataloader.dataset.labelled=3"});
   teacher.find("model")->set("type", "MeanTeacher");

@@ -79,11 +79,10 @@ TEST_F(ShortSchedules, GiveTheRatesOfTorchAndSayWhatNeverHappens) {
 
 TEST_F(ShortSchedules, ALinearScheduleOfOneUnitSaysFromWhichEndOnItReachesItsFactor) {
   const std::string text =
-      "end: the schedule has one unit of epochs, in which the rate is lr * start_factor, and "
-      "leaves "
-      "it there; it reaches end_factor only from end: ";
-  EXPECT_THAT(doubts("{type: LinearLR, end: 1}"), ElementsAre(text + "2 on"));
-  EXPECT_THAT(doubts("{type: LinearLR, begin: 3, end: 4}"), ElementsAre(text + "5 on"));
+      "end: the schedule has only one unit of epochs, so the rate stays at lr * start_factor; it "
+      "reaches end_factor only with end: ";
+  EXPECT_THAT(doubts("{type: LinearLR, end: 1}"), ElementsAre(text + "2 or more"));
+  EXPECT_THAT(doubts("{type: LinearLR, begin: 3, end: 4}"), ElementsAre(text + "5 or more"));
   EXPECT_THAT(doubts("{type: LinearLR, end: 2}"), IsEmpty());
   EXPECT_THAT(doubts("{type: LinearLR, start_factor: 1, end_factor: 1, end: 1}"), IsEmpty());
   EXPECT_THAT(doubts("{type: LinearLR, end: 1, convert_to_iter_based: true}"), IsEmpty());
@@ -99,12 +98,11 @@ TEST_F(ShortSchedules, AScheduleLongerThanTheRunSaysHowFarItComes) {
       ElementsAre("end: end_factor is not reached: the run has 6 of the schedule's 11 epochs, "
                   "and ends with a rate of lr * 0.75"));
   EXPECT_THAT(doubts("{type: CosineAnnealingLR, T_max: 10}"),
-              ElementsAre("T_max: eta_min is not reached: it takes 10 epochs, the schedule has 6; "
-                          "0.5 of lr - eta_min are left at its end"));
-  EXPECT_THAT(
-      doubts("{type: CosineAnnealingLR, by_epoch: false, end: 34}"),
-      ElementsAre("end: eta_min is not reached: it takes 34 iterations, the schedule has 18; "
-                  "0.5 of lr - eta_min are left at its end"));
+              ElementsAre("T_max: eta_min is not reached: it takes 10 epochs, but the schedule has "
+                          "6; 0.5 of lr - eta_min is left at its end"));
+  EXPECT_THAT(doubts("{type: CosineAnnealingLR, by_epoch: false, end: 34}"),
+              ElementsAre("end: eta_min is not reached: it takes 34 iterations, but the schedule "
+                          "has 18; 0.5 of lr - eta_min is left at its end"));
   EXPECT_THAT(doubts("{type: CosineAnnealingLR}"), IsEmpty());
   EXPECT_THAT(doubts("{type: CosineAnnealingLR, begin: 2, T_max: 4}"), IsEmpty());
   EXPECT_THAT(doubts("{type: CosineAnnealingLR, end: 2}"), IsEmpty());

@@ -349,11 +349,11 @@ TEST_F(Scripts, RefuseWhatCannotBeTrainedAtThePlaceThatNamesIt) {
   frozen.define("def forward(self, x):\n  return x.flatten(1)[:, :3]\n");
   expect(save(frozen), "has no parameters");
   expect(save(linear("def forward(self, x, mask):\n  return x * mask\n")),
-         "forward takes (x: Tensor, mask: Tensor); it must take the images");
+         "forward takes (x: Tensor, mask: Tensor); it must take one tensor, the images");
   expect(save(linear("def forward(self, x: List[Tensor]):\n  return x[0]\n")),
          "forward takes (x: List[Tensor])");
   expect(save(linear("def forward(self, x):\n  return x, x\n")),
-         "forward gives Tuple[Tensor, Tensor]");
+         "forward returns Tuple[Tensor, Tensor]");
   expect(save(linear("def predict(self, x):\n  return x\n")), "has no forward");
   EXPECT_TRUE(
       build(save(linear("def forward(self, x, scale: float = 1.0):\n"
@@ -366,7 +366,7 @@ TEST_F(Scripts, SayWhatIsWrongWithLogits) {
     EXPECT_THAT([&] { model->predict(images(2)); },
                 ThrowsMessage<Error>(AllOf(HasSubstr("net.pt: "), HasSubstr(message))));
   };
-  expect("x.flatten(1)", "the shape [2, 4] for 2 images; it must give logits, float [2, 3]");
+  expect("x.flatten(1)", "the shape [2, 4] for 2 images; it must return logits, float [2, 3]");
   expect("torch.matmul(x.flatten(1), self.weight.t()).sum(0, True)", "the shape [1, 3]");
   expect("x", "the shape [2, 1, 2, 2]");
   expect("torch.matmul(x.flatten(1), self.weight.t()).argmax(1, True).expand(2, 3)",

@@ -107,7 +107,7 @@ TEST_F(AbsurdSizes, CountsBeyondTheirBoundsAreRefusedByTheirKeys) {
   expect({"train_cfg.dynamic_intervals=[[0," + most + "],[0,1]]"}, "train_cfg.dynamic_intervals[0]",
          "at most 2147483647");
   expect({"train_cfg.dynamic_intervals=[[-1,1],[0,1]]"}, "train_cfg.dynamic_intervals[0]",
-         "from 0");
+         "at least 0 and 1");
   expect({"val_evaluator.topk=" + most}, "val_evaluator.topk", "at most the number of classes");
   for (const char* key : {"begin", "end", "step_size"}) {
     const std::string type = "param_scheduler.type=StepLR", size = "param_scheduler.step_size=1";
@@ -141,7 +141,7 @@ TEST_F(AbsurdSizes, ARunOfMoreIterationsThanCanBeCountedIsRefused) {
 
 TEST_F(AbsurdSizes, DropLastIsNamedOnlyWhereItIsOn) {
   EXPECT_THAT(refusal({"train_dataloader.batch_size=9", "train_dataloader.drop_last=true"}),
-              HasSubstr("drop_last is on and 8 samples are less than batch_size 9"));
+              HasSubstr("drop_last is on and 8 samples are fewer than batch_size 9"));
 }
 
 TEST_F(AbsurdSizes, ImagesThatMemoryCannotHoldAreRefusedByTheirKeys) {
@@ -168,13 +168,13 @@ TEST_F(AbsurdSizes, ABatchThatMemoryCannotHoldIsRefusedByItsKey) {
   config_.find("train_dataloader")->find("dataset")->set("pipeline", Node::sequence({resize}));
   expect({"train_dataloader.batch_size=5000", "train_dataloader.dataset.size=10000"},
          "train_dataloader.batch_size: ",
-         "makes batches of 5000 images of 1 x 1024 x 1024, 21 GB; a batch may take 16 GB");
+         "makes batches of 5000 images of 1 x 1024 x 1024, 21 GB; the limit for a batch is 16 GB");
 }
 
 TEST_F(AbsurdSizes, NetworksThatMemoryCannotHoldAreRefusedByTheirKeys) {
   const std::string backbone = "model.backbone.";
   expect({backbone + "channels=[60000,60000]"}, "model.backbone: SmallCNN: channels would make",
-         "parameters, the most is 2^30 (1.07e+09); choose smaller ones");
+         "parameters, but the limit is 2^30 (1.07e+09); choose smaller ones");
   expect({backbone + "channels=[4," + std::to_string(kMost) + "]"}, backbone + "channels[1]",
          "in [1, 65536]");
   expect({"model.head.num_classes=" + std::to_string(kMost)}, "model.head.num_classes",
