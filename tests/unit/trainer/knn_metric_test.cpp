@@ -118,7 +118,8 @@ TEST_F(Knn, SamplesWithoutALabelNeitherVoteNorCount) {
 }
 
 TEST_F(Knn, MoreNeighboursThanSamplesAreRefused) {
-  EXPECT_THAT([&] { make("k: 31"); }, ThrowsMessage<ConfigError>(HasSubstr("holds 30 samples")));
+  EXPECT_THAT([&] { make("k: 31"); },
+              ThrowsMessage<ConfigError>(HasSubstr("holds 30 labelled samples")));
 }
 
 }  // namespace
