@@ -48,7 +48,8 @@ Value sample() {
 
 json describe(const Value& value);
 
-json describe(const at::Tensor& tensor) {
+json describe(const at::Tensor& lazy) {
+  const at::Tensor tensor = lazy.resolve_conj().resolve_neg();
   json values = json::array();
   const auto real = tensor.is_complex() ? at::view_as_real(tensor) : tensor;
   const auto flat = real.to(at::kDouble).contiguous().view({-1});
@@ -88,7 +89,12 @@ json describe(const Value& value) {
       return describe(value.as_tensor());
     case Value::Kind::list:
     case Value::Kind::tuple:
+    case Value::Kind::set:
       described["items"] = describe_items(value.items());
+      break;
+    case Value::Kind::opaque:
+      described["kind"] = "opaque";
+      described["class"] = value.type_name();
       break;
     case Value::Kind::dict:
       described["kind"] = value.ordered() ? "OrderedDict" : "dict";

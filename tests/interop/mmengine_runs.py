@@ -197,29 +197,16 @@ class Case:
         runner = Runner.from_cfg(Config(config))
         names = [name for name, _ in runner.model.named_parameters()]
         runner.train()
-        for epoch in (HALF, EPOCHS):
-            self.plain(self.folder / work_dir / self.file(epoch))
         checkpoint = self.checkpoint(work_dir)
         checkpoint["optimizer"]["param_groups"][0]["param_names"] = names
         return checkpoint
-
-    def plain(self, path):
-        """Takes objects of other classes out of MMEngine's file: HistoryBuffers, a number of numpy's, a Counter."""
-        if path.exists():
-            checkpoint = torch.load(path, weights_only=False)
-            checkpoint["message_hub"]["log_scalars"] = {}
-            info = checkpoint["message_hub"]["runtime_info"]
-            info["eta"] = float(info["eta"])
-            for schedule in checkpoint["param_schedulers"]:
-                if "milestones" in schedule:
-                    schedule["milestones"] = dict(schedule["milestones"])
-            torch.save(checkpoint, path)
 
     def file(self, epoch):
         return f"epoch_{epoch}.pth" if self.by_epoch else f"iter_{epoch * BATCHES}.pth"
 
     def checkpoint(self, work_dir, epoch=EPOCHS):
-        return torch.load(self.folder / work_dir / self.file(epoch), weights_only=True)
+        # MMEngine's files have HistoryBuffers, numbers of numpy's and Counters.
+        return torch.load(self.folder / work_dir / self.file(epoch), weights_only=False)
 
 
 # ---- comparisons

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "polyak/core/error.h"
+#include "polyak/core/text.h"
 
 namespace polyak::pickle {
 namespace {
@@ -40,6 +42,27 @@ const StorageType* find_storage_type(c10::ScalarType dtype) {
 
 const StorageType* find_storage_type(std::string_view name) {
   return find_type([&](const StorageType& type) { return type.name == name; });
+}
+
+std::optional<c10::ScalarType> find_dtype(std::string_view name) {
+  // Python's name for a dtype is the one in C++ in lower case, except for the oldest.
+  static const std::map<std::string_view, c10::ScalarType> kOldNames{
+      {"float32", c10::ScalarType::Float},
+      {"float64", c10::ScalarType::Double},
+      {"float16", c10::ScalarType::Half},
+      {"int64", c10::ScalarType::Long},
+      {"int32", c10::ScalarType::Int},
+      {"int16", c10::ScalarType::Short},
+      {"int8", c10::ScalarType::Char},
+      {"uint8", c10::ScalarType::Byte},
+      {"complex64", c10::ScalarType::ComplexFloat},
+      {"complex128", c10::ScalarType::ComplexDouble}};
+  if (const auto found = kOldNames.find(name); found != kOldNames.end()) return found->second;
+  for (int i = 0; i < static_cast<int>(c10::ScalarType::Undefined); ++i) {
+    const auto dtype = static_cast<c10::ScalarType>(i);
+    if (!c10::isQIntType(dtype) && lower_case(c10::toString(dtype)) == name) return dtype;
+  }
+  return std::nullopt;
 }
 
 std::optional<int64_t> elements_needed(int64_t offset, c10::IntArrayRef sizes,

@@ -19,7 +19,8 @@
 
 namespace polyak::pickle {
 
-/// The opcodes of pickle protocol 2 that torch.save writes for plain values and tensors.
+/// The opcodes of pickle protocols 2 to 5. The writer uses those of protocol 2, the default of
+/// torch.save.
 enum class Op : unsigned char {
   mark = '(',
   stop = '.',
@@ -52,9 +53,31 @@ enum class Op : unsigned char {
   bin_get = 'h',
   long_bin_get = 'j',
   proto = 0x80,
+  // What only the reader knows.
+  pop = '0',
+  pop_mark = '1',
+  dup = '2',
+  bin_bytes = 'B',
+  short_bin_bytes = 'C',
+  bin_string = 'T',
+  short_bin_string = 'U',
+  new_obj = 0x81,
+  long4 = 0x8b,
+  short_bin_unicode = 0x8c,
+  bin_unicode8 = 0x8d,
+  bin_bytes8 = 0x8e,
+  empty_set = 0x8f,
+  add_items = 0x90,
+  frozen_set = 0x91,
+  new_obj_ex = 0x92,
+  stack_global = 0x93,
+  memoize = 0x94,
+  frame = 0x95,
+  byte_array8 = 0x96,
 };
 
-constexpr unsigned char kProtocol = 2;
+constexpr unsigned char kProtocol = 2;        // that the writer uses
+constexpr unsigned char kNewestProtocol = 5;  // that the reader supports
 
 /// The maximum nesting of values: each level takes a stack frame here, in Value and in Python.
 constexpr size_t kMaxDepth = 100;
@@ -67,6 +90,10 @@ struct StorageType {
 /// nullptr if the format has no such type.
 const StorageType* find_storage_type(c10::ScalarType dtype);
 const StorageType* find_storage_type(std::string_view name);
+
+/// The dtype that Python calls `torch.<name>`, such as `float8_e4m3fn`. nullopt if this LibTorch
+/// has no such dtype.
+std::optional<c10::ScalarType> find_dtype(std::string_view name);
 
 /// The number of elements that a storage needs for such a tensor. nullopt for an invalid tensor:
 /// negative numbers, or a number of elements that does not fit in 64 bits.

@@ -40,8 +40,12 @@ class Writer {
       case Value::Kind::tensor:
         check_tensor(value.as_tensor());
         break;
+      case Value::Kind::opaque:
+        path_.fail_here(fmt::format("an object that only Python can read, {}, cannot be saved",
+                                    value.type_name()));
       case Value::Kind::list:
       case Value::Kind::tuple:
+      case Value::Kind::set:
         for (size_t i = 0; i < value.items().size(); ++i) {
           path_.push(static_cast<int64_t>(i));
           check(value.items()[i]);
@@ -129,11 +133,13 @@ class Writer {
         put_tensor(value.as_tensor());
         break;
       case Value::Kind::list:
-        op(Op::empty_list);
-        if (value.items().empty()) break;
-        op(Op::mark);
-        for (const auto& item : value.items()) put(item);
-        op(Op::appends);
+        put_list(value.items());
+        break;
+      case Value::Kind::set:
+        put_global("__builtin__", "set");  // protocol 2 has Python 2's name for it
+        put_list(value.items());
+        op(Op::tuple1);
+        op(Op::reduce);
         break;
       case Value::Kind::tuple:
         if (value.items().empty()) {
@@ -154,7 +160,17 @@ class Writer {
         }
         op(Op::set_items);
         break;
+      case Value::Kind::opaque:  // check() refused it
+        break;
     }
+  }
+
+  void put_list(const std::vector<Value>& items) {
+    op(Op::empty_list);
+    if (items.empty()) return;
+    op(Op::mark);
+    for (const auto& item : items) put(item);
+    op(Op::appends);
   }
 
   void put_tensor(at::Tensor tensor) {

@@ -37,6 +37,10 @@ std::string keys_text(const std::vector<Value::Entry>& entries) {
 }
 
 [[noreturn]] void fail_kind(const char* wanted, const Value& value) {
+  if (value.is_opaque()) {
+    fail<CheckpointError>("expected {}, found an object that only Python can read: {}", wanted,
+                          value.type_name());
+  }
   fail<CheckpointError>("expected {}, found {}", wanted, value.kind_name());
 }
 
@@ -52,13 +56,19 @@ Value::Value(at::Tensor value) : data_(std::move(value)) {}
 
 Value Value::list(std::vector<Value> items) {
   Value value;
-  value.data_ = List{std::move(items), false};
+  value.data_ = List{std::move(items), Kind::list};
   return value;
 }
 
 Value Value::tuple(std::vector<Value> items) {
   Value value;
-  value.data_ = List{std::move(items), true};
+  value.data_ = List{std::move(items), Kind::tuple};
+  return value;
+}
+
+Value Value::set_of(std::vector<Value> items) {
+  Value value;
+  value.data_ = List{std::move(items), Kind::set};
   return value;
 }
 
@@ -69,10 +79,17 @@ Value Value::dict(std::vector<Entry> entries, bool ordered) {
   return value;
 }
 
+Value Value::opaque(std::string class_name) {
+  Value value;
+  value.data_ = Opaque{std::move(class_name)};
+  return value;
+}
+
 Value::Kind Value::kind() const {
-  // The alternatives of data_ are in the order of Kind, but list and tuple share one.
-  if (const auto* list = std::get_if<List>(&data_)) return list->tuple ? Kind::tuple : Kind::list;
+  // The alternatives of data_ are in the order of Kind, but list, tuple and set share one.
+  if (const auto* list = std::get_if<List>(&data_)) return list->kind;
   if (std::holds_alternative<Dict>(data_)) return Kind::dict;
+  if (std::holds_alternative<Opaque>(data_)) return Kind::opaque;
   return static_cast<Kind>(data_.index());
 }
 
@@ -95,9 +112,13 @@ const char* Value::kind_name() const {
     case Kind::tuple:
       return "tuple";
     case Kind::dict:
+      return "dict";
+    case Kind::set:
+      return "set";
+    case Kind::opaque:
       break;
   }
-  return "dict";
+  return type_name().c_str();
 }
 
 bool Value::as_bool() const {
@@ -131,7 +152,7 @@ const at::Tensor& Value::as_tensor() const {
 
 const std::vector<Value>& Value::items() const {
   if (const auto* value = std::get_if<List>(&data_)) return value->items;
-  fail_kind("list or tuple", *this);
+  fail_kind("list, tuple or set", *this);
 }
 
 std::vector<Value>& Value::items() {
@@ -150,6 +171,11 @@ std::vector<Value::Entry>& Value::entries() {
 bool Value::ordered() const {
   if (const auto* value = std::get_if<Dict>(&data_)) return value->ordered;
   fail_kind("dict", *this);
+}
+
+const std::string& Value::type_name() const {
+  if (const auto* value = std::get_if<Opaque>(&data_)) return value->class_name;
+  fail_kind("an opaque object", *this);
 }
 
 const Value* Value::find(const Value& key) const {

@@ -152,6 +152,7 @@ Value to_value(const Node& node) {
 Node to_node(const Value& value) {
   switch (value.kind()) {
     case Value::Kind::none:
+    case Value::Kind::opaque:
       return {};
     case Value::Kind::boolean:
       return value.as_bool();
@@ -166,7 +167,8 @@ Node to_node(const Value& value) {
     case Value::Kind::string:
       return value.as_string();
     case Value::Kind::list:
-    case Value::Kind::tuple: {
+    case Value::Kind::tuple:
+    case Value::Kind::set: {
       Node list = Node::sequence();
       for (const Value& item : value.items()) list.append(to_node(item));
       return list;

@@ -65,6 +65,11 @@ Value read_whole(const std::string& file) {
 
 Value read_checkpoint(const std::string& file) {
   Value checkpoint = read_whole(file);
+  if (checkpoint.is_opaque()) {
+    fail<CheckpointError>(
+        "{}: holds a whole Python object, {}, which only Python can read; save its state_dict()",
+        file, checkpoint.type_name());
+  }
   if (!checkpoint.is_dict()) {
     fail<CheckpointError>("{}: holds a {}, expected a dict", file, checkpoint.kind_name());
   }

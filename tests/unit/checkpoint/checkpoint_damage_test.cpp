@@ -58,6 +58,7 @@ bool equal(const Value& a, const Value& b) {
              a.as_tensor().equal(b.as_tensor());
     case Value::Kind::list:
     case Value::Kind::tuple:
+    case Value::Kind::set:
       return std::equal(a.items().begin(), a.items().end(), b.items().begin(), b.items().end(),
                         equal);
     case Value::Kind::dict:
@@ -76,6 +77,8 @@ bool equal(const Value& a, const Value& b) {
       return a.as_real() == b.as_real();
     case Value::Kind::string:
       return a.as_string() == b.as_string();
+    case Value::Kind::opaque:
+      return a.type_name() == b.type_name();
   }
   return false;
 }

@@ -43,6 +43,8 @@ TEST(ValueTest, KnowsItsKindAndName) {
   EXPECT_STREQ(Value::list().kind_name(), "list");
   EXPECT_STREQ(Value::tuple().kind_name(), "tuple");
   EXPECT_STREQ(Value::dict().kind_name(), "dict");
+  EXPECT_STREQ(Value::set_of().kind_name(), "set");
+  EXPECT_STREQ(Value::opaque("argparse.Namespace").kind_name(), "argparse.Namespace");
 }
 
 TEST(ValueTest, GivesItsContentOnlyAsItsOwnKind) {
@@ -53,9 +55,13 @@ TEST(ValueTest, GivesItsContentOnlyAsItsOwnKind) {
   EXPECT_EQ(error_of([] { Value(true).as_int(); }), "expected int, found bool");
   EXPECT_EQ(error_of([] { Value(1.0).as_int(); }), "expected int, found float");
   EXPECT_EQ(error_of([] { Value().as_tensor(); }), "expected Tensor, found None");
-  EXPECT_EQ(error_of([] { Value(1).items(); }), "expected list or tuple, found int");
+  EXPECT_EQ(error_of([] { Value(1).items(); }), "expected list, tuple or set, found int");
   EXPECT_EQ(error_of([] { Value(1).entries(); }), "expected dict, found int");
   EXPECT_EQ(error_of([] { Value(1).find("a"); }), "expected dict, found int");
+  EXPECT_EQ(error_of([] { Value::opaque("a.B").as_tensor(); }),
+            "expected Tensor, found an object that only Python can read: a.B");
+  EXPECT_EQ(Value::opaque("a.B").type_name(), "a.B");
+  EXPECT_EQ(error_of([] { Value("a").type_name(); }), "expected an opaque object, found str");
 }
 
 TEST(ValueTest, DictKeepsItsOrderWhileItIsChanged) {
@@ -191,6 +197,7 @@ TEST_F(PthTest, KeepsEveryKindOfValue) {
       {"nan", std::nan("")},
       {"list", Value::list({1, "two", Value::list()})},
       {"tuple", Value::tuple({1, Value::tuple(), Value::tuple({2.5})})},
+      {"set", Value::set_of({1, "two"})},
       {"dict", Value::dict({{1, "int key"}, {-70000, "negative"}, {"1", "str key"}})},
       {"empty dict", Value::dict()},
       {"ordered", Value::dict({{"z", 1}, {"a", 2}}, true)},
@@ -211,6 +218,8 @@ TEST_F(PthTest, KeepsEveryKindOfValue) {
   EXPECT_EQ(read.at("tuple").kind(), Value::Kind::tuple);
   EXPECT_EQ(read.at("tuple").items()[1].kind(), Value::Kind::tuple);
   EXPECT_EQ(read.at("tuple").items()[2].items()[0].as_real(), 2.5);
+  EXPECT_EQ(read.at("set").kind(), Value::Kind::set);
+  EXPECT_EQ(read.at("set").items()[1].as_string(), "two");
   EXPECT_EQ(read.at("dict").at(1).as_string(), "int key");
   EXPECT_EQ(read.at("dict").at(-70000).as_string(), "negative");
   EXPECT_EQ(read.at("dict").at("1").as_string(), "str key");
@@ -346,6 +355,8 @@ TEST_F(PthTest, NamesTheKeyOfWhatCannotBeSaved) {
               AllOf(StartsWith(place), HasSubstr("ComplexHalf")));
   EXPECT_EQ(failure(std::string("\xff")),
             place + "a str is not valid UTF-8, so Python could not read it");
+  EXPECT_EQ(failure(Value::opaque("a.B")),
+            place + "an object that only Python can read, a.B, cannot be saved");
   Value dict = Value::dict({{"a", 1}});
   dict.entries()[0].first = Value(true);
   EXPECT_THAT(failure(dict), HasSubstr("a key of this dict is a bool"));
