@@ -38,7 +38,13 @@ template <class Torch, class TorchOptions, class TorchState>
 class TorchOptimizer : public Optimizer {
  public:
   TorchOptimizer(const Context& context, const TorchOptions& options)
-      : Optimizer(context, options.lr()), optimizer_(torch_groups(options), options) {}
+      : Optimizer(context, options.lr()), optimizer_(torch_groups(), options) {
+    // Not by options of the groups: LibTorch 2.15 takes those that equal a default of the class,
+    // such as no weight decay, for unset, and replaces them by the optimizer's.
+    for (size_t i = 0; i < groups().size(); ++i) {
+      this->options(i).weight_decay(options.weight_decay() * groups()[i].rule.decay_mult);
+    }
+  }
 
   void step() override { optimizer_.step(); }
   double lr() const override { return options(0).lr(); }
@@ -64,13 +70,9 @@ class TorchOptimizer : public Optimizer {
   void clear_state() override { optimizer_.state().clear(); }
 
  private:
-  std::vector<torch::optim::OptimizerParamGroup> torch_groups(const TorchOptions& options) const {
+  std::vector<torch::optim::OptimizerParamGroup> torch_groups() const {
     std::vector<torch::optim::OptimizerParamGroup> result;
-    for (const Group& group : groups()) {
-      auto own = std::make_unique<TorchOptions>(options);
-      own->weight_decay(options.weight_decay() * group.rule.decay_mult);
-      result.emplace_back(group.parameters, std::move(own));
-    }
+    for (const Group& group : groups()) result.emplace_back(group.parameters);
     return result;
   }
 
