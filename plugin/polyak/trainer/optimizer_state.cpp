@@ -326,8 +326,11 @@ Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint,
       ++next;
     }
   }
+  // Before the first step, no parameter has a state.
   const int64_t iters = checkpoint.at("meta").at("iter").as_int();
-  if (needs_state && own_state.entries().empty() && iters > 0) {
+  const Value* extra = checkpoint.find("polyak");
+  const Value* counts = extra ? extra->find("accumulative_counts") : nullptr;
+  if (needs_state && own_state.entries().empty() && iters >= (counts ? counts->as_int() : 1)) {
     fail<CheckpointError>(
         "optimizer: it contains no state of any parameter after {} iterations; load only the "
         "weights, by load_from without resume",

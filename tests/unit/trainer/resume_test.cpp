@@ -149,7 +149,7 @@ TEST_F(Resuming, BetweenTwoStepsOfTheOptimizerIsExact) {
       "optim_wrapper.accumulative_counts=3", "default_hooks.checkpoint.type=CheckpointHook",
       "default_hooks.checkpoint.by_epoch=false", "default_hooks.checkpoint.interval=20"};
   train(config("whole", accumulate));
-  for (int64_t stop : {4, 7, 8, 10}) {
+  for (int64_t stop : {1, 2, 4, 7, 8, 10}) {  // 1 and 2: before the first step
     const std::string folder = fmt::format("stopped_{}", stop);
     script.stop_after_iter = stop;
     train(config(folder, accumulate));
