@@ -6,6 +6,7 @@ Usage: mmengine_runs.py POLYAK. Needs torch, mmengine 0.10.7 and mmpretrain 1.2.
 """
 import copy
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -14,6 +15,8 @@ import tempfile
 import unittest.mock
 import warnings
 
+# MMEngine loads its own files by torch.load's default, which since PyTorch 2.6 refuses its HistoryBuffers.
+os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 import torch
 
 warnings.filterwarnings("ignore")  # of the libraries, about what is installed
