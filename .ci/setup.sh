@@ -156,8 +156,7 @@ build() {
   shift 2
   [[ -e $folder/build.ninja ]] || say "Building in ${folder#"$POLYAK_ROOT"/}; the first time takes minutes"
   mkdir -p "$folder"
-  # LibTorch's headers take seconds in each file, precompiled as well: twelve files at a time, and everything is there
-  # in half of the time.
+  # LibTorch's headers take seconds in each file, precompiled as well: so twelve files are compiled at a time.
   cmake -S "$POLYAK_ROOT" -B "$folder" -G Ninja -DPOLYAK_TORCH="$torch_cmake" \
     -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=12 "$@" >"$folder/configure.log" 2>&1 ||
     { cat "$folder/configure.log" >&2; stop "CMake stopped: see above"; }
