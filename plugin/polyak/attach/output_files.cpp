@@ -9,7 +9,7 @@
 #include "polyak/attach/sibling.h"
 #include "polyak/checkpoint/file.h"
 #include "polyak/config/node.h"
-#include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace fs = std::filesystem;

@@ -18,7 +18,7 @@ enum class CheckpointFormat {
 
 /// The format that the extension of a file's name stands for; nothing for an extension that none
 /// has.
-std::optional<CheckpointFormat> checkpoint_format(const std::string& path);
+POLYAK_API std::optional<CheckpointFormat> checkpoint_format(const std::string& path);
 
 /// Refuses a file whose name has the extension of no format, and lists the extensions that have
 /// one.
@@ -34,6 +34,6 @@ POLYAK_API void write_checkpoint_file(const std::string& path, const Value& valu
 /// user (model.pt, model.ckpt, model), so a file of any other name is read as `.pth` when its first
 /// bytes are.
 /// @throws CheckpointError naming the path and what is wrong; DamagedCheckpointError as read_pth
-Value read_checkpoint_file(const std::string& path);
+POLYAK_API Value read_checkpoint_file(const std::string& path);
 
 }  // namespace polyak

@@ -67,6 +67,39 @@ at::Tensor strided(const StoredElements& stored, c10::ScalarType dtype,
       .set_(stored.storage, offset, sizes, strides);
 }
 
+/// The entry of a dict, if that is a dict itself.
+Mapping* find_mapping(Mapping& mapping, std::string_view name) {
+  for (const auto& [key, value] : mapping.entries) {
+    const auto* const text = key->as<std::string>();
+    if (text != nullptr && *text == name) return value->as<Mapping>();
+  }
+  return nullptr;
+}
+
+/// The state of an object, if it is that of a module: nothing else has these attributes.
+std::optional<Module> as_module(const std::string& class_name, Node* state) {
+  auto* const attributes = state->as<Mapping>();
+  if (attributes == nullptr) return std::nullopt;
+  Module module;
+  const auto add_members = [&](const Mapping& members) {
+    for (const auto& [key, value] : members.entries) {
+      const auto* const name = key->as<std::string>();
+      const bool is_member = value->as<at::Tensor>() != nullptr || value->as<Module>() != nullptr;
+      if (name != nullptr && is_member) module.members.emplace_back(*name, value);
+    }
+  };
+  if (class_name.rfind("__torch__.", 0) == 0) {  // TorchScript
+    add_members(*attributes);
+    return module;
+  }
+  const auto* const parameters = find_mapping(*attributes, "_parameters");
+  const auto* const buffers = find_mapping(*attributes, "_buffers");
+  const auto* const children = find_mapping(*attributes, "_modules");
+  if (parameters == nullptr || buffers == nullptr || children == nullptr) return std::nullopt;
+  for (const Mapping* members : {parameters, buffers, children}) add_members(*members);
+  return module;
+}
+
 }  // namespace
 
 int64_t integer(Node* node) {
@@ -130,6 +163,12 @@ Node* Calls::call(Node* callable, Node* argument_tuple) {
 }
 
 void Calls::build(Node* object, Node* state) {
+  if (const auto* const opaque = object->as<Opaque>()) {
+    if (std::optional<Module> module = as_module(opaque->class_name, state)) {
+      object->data = std::move(*module);
+    }
+    return;
+  }
   if (auto* const type = object->as<NumpyType>()) {
     const auto* const items = state->as<Sequence>();
     const auto* const order =
@@ -137,12 +176,10 @@ void Calls::build(Node* object, Node* state) {
     type->big_endian = order != nullptr && *order == ">";
     return;
   }
-  // The attributes of an object that has some: the `_metadata` of a state_dict, which is not
-  // needed, or the state of an object that only Python could create.
+  // The `_metadata` of a state_dict, or the attributes of a tensor: not needed.
   const auto* const mapping = object->as<Mapping>();
   const bool has_attributes =
-      mapping != nullptr ? mapping->ordered
-                         : object->as<Opaque>() != nullptr || object->as<at::Tensor>() != nullptr;
+      mapping != nullptr ? mapping->ordered : object->as<at::Tensor>() != nullptr;
   if (!has_attributes) damaged("attributes for an object that has none");
 }
 

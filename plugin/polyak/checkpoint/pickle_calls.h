@@ -17,7 +17,8 @@ class Calls {
   /// @throws CheckpointError for a tensor that cannot be
   Node* call(Node* callable, Node* arguments);
 
-  /// Gives an object its attributes, of which nothing but numpy's byte order is needed.
+  /// Gives an object its attributes. Those of modules are their tensors; of others, nothing but
+  /// numpy's byte order is needed.
   /// @throws Damage if it cannot have any
   static void build(Node* object, Node* state);
 

@@ -77,9 +77,13 @@ struct Mapping {
   std::vector<std::pair<Node*, Node*>> entries;
   bool ordered;
 };
+/// An object of a class of torch.nn.Module, or of TorchScript: what its state dict would hold.
+struct Module {
+  std::vector<std::pair<std::string, Node*>> members;  // tensors and modules by their names
+};
 struct Node {
   std::variant<std::monostate, bool, int64_t, double, std::string, at::Tensor, Sequence, Mapping,
-               Global, StoredElements, Bytes, NumpyType, Opaque>
+               Global, StoredElements, Bytes, NumpyType, Opaque, Module>
       data;
 
   template <class T>

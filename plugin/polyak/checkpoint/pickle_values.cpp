@@ -25,6 +25,11 @@ class Converter {
     }
     if (const auto* value = node.as<Sequence>()) return sequence_value(*value);
     if (const auto* value = node.as<Mapping>()) return mapping_value(*value);
+    if (const auto* value = node.as<Module>()) {
+      std::vector<Value::Entry> entries;
+      add_tensors(*value, "", entries);
+      return Value::dict(std::move(entries), /*ordered=*/true);
+    }
     if (node.as<std::monostate>() != nullptr) return Value();
     if (const auto* object = node.as<Opaque>()) return opaque(object->class_name);
     if (const auto* global = node.as<Global>()) return opaque(global->dotted);
@@ -36,6 +41,20 @@ class Converter {
  private:
   void spend(size_t copies) {
     if (!budget_.spend(copies)) path_.fail_here(kTooManyCopies);
+  }
+
+  /// What the module's state_dict() would hold.
+  void add_tensors(const Module& module, const std::string& prefix,
+                   std::vector<Value::Entry>& entries) {
+    for (const auto& [name, node] : module.members) {
+      path_.push(name);
+      if (path_.depth() > kMaxDepth) path_.fail_here("modules are nested too deep");
+      const std::string dotted = prefix + name;
+      spend(1 + dotted.size());
+      if (const auto* tensor = node->as<at::Tensor>()) entries.emplace_back(dotted, *tensor);
+      if (const auto* child = node->as<Module>()) add_tensors(*child, dotted + ".", entries);
+      path_.pop();
+    }
   }
 
   Value opaque(const std::string& class_name) {

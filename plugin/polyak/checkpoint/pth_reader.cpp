@@ -49,10 +49,6 @@ void check_is_zip(const std::string& path) {
 }
 
 void check_is_checkpoint(const ZipDirectory& directory) {
-  if (directory.find("constants.pkl")) {
-    fail<CheckpointError>(
-        "is a TorchScript archive, not a checkpoint; load it with torch::jit::load");
-  }
   if (!directory.find("data.pkl")) {
     fail<CheckpointError>("is a zip archive without data.pkl, not a checkpoint");
   }

@@ -21,5 +21,7 @@ void add_check(CLI::App& app, int& status);
 void add_attach(CLI::App& app, const std::vector<char*>& program);
 void add_list(CLI::App& app, int& status);
 void add_describe(CLI::App& app, int& status);
+void add_inspect(CLI::App& app, int& status);
+void add_convert(CLI::App& app, int& status);
 
 }  // namespace polyak::cli

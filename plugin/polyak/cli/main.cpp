@@ -47,6 +47,8 @@ int main(int argc, char** argv) {
   cli::add_attach(app, program);
   cli::add_list(app, status);
   cli::add_describe(app, status);
+  cli::add_inspect(app, status);
+  cli::add_convert(app, status);
 
   if (argc > 1 &&
       argv[1][0] != '-') {  // for a misspelt command, CLI11 only says that one is needed

@@ -54,7 +54,7 @@ Node read_config(const RunArguments& arguments) {
       set("load_from", Node());
     } else if (base && !base->is_null()) {
       log_info("--resume: {} holds no checkpoint yet; starting from {}", work_dir.string(),
-               base->text());
+               base->is_mapping() ? base->at("path").text() : base->text());
       load_plugins(config, registered());
       return config;
     }

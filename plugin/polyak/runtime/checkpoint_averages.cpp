@@ -10,6 +10,7 @@
 
 #include "polyak/core/log.h"
 #include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace {
@@ -39,6 +40,7 @@ std::vector<std::string> tensor_names(const Value& ema_state) {
 }
 
 void match_names_of(Value& ema_state, const std::string& entry, const Value& state_dict) {
+  remove_wrapper_names(ema_state);
   const std::vector<std::string> keys = tensor_names(ema_state);
   if (keys.empty()) return;
   std::vector<std::string> fitting;

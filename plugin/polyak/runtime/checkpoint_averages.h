@@ -44,7 +44,7 @@ POLYAK_API int64_t average_steps(const Value& checkpoint, const std::string& nam
 /// Gives the tensors of each average the names of `state_dict` with the prefix `module.`, if they
 /// have another common prefix or none, and logs that.
 /// @throws CheckpointError if more than one prefix fits
-void match_average_names(Value& checkpoint);
+POLYAK_API void match_average_names(Value& checkpoint);
 
 /// Exchanges `state_dict`'s tensors with those of an average's entry.
 POLYAK_API void exchange_weights(Value& state_dict, Value& ema_state);

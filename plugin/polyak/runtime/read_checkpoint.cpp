@@ -8,6 +8,8 @@
 
 #include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
+#include "polyak/core/log.h"
+#include "polyak/runtime/file_weights.h"
 #include "polyak/runtime/run_checkpoint.h"
 
 namespace polyak {
@@ -63,26 +65,25 @@ Value read_whole(const std::string& file) {
 
 }  // namespace
 
-Value read_checkpoint(const std::string& file) {
-  Value checkpoint = read_whole(file);
-  if (checkpoint.is_opaque()) {
+Value read_checkpoint(const std::string& file, const std::string& key) {
+  Value whole = read_whole(file);
+  if (whole.is_opaque()) {
     fail<CheckpointError>(
         "{}: holds a whole Python object, {}, which only Python can read; save its state_dict()",
-        file, checkpoint.type_name());
+        file, whole.type_name());
   }
-  if (!checkpoint.is_dict()) {
-    fail<CheckpointError>("{}: holds a {}, expected a dict", file, checkpoint.kind_name());
+  if (!whole.is_dict()) {
+    fail<CheckpointError>("{}: holds a {}, expected a dict", file, whole.kind_name());
   }
-  if (!checkpoint.contains("state_dict")) {  // Python's plain `model.state_dict()`
-    Value whole = Value::dict();
-    whole.set("state_dict", std::move(checkpoint));
-    return whole;
-  }
+  Value checkpoint;
   name_file_in_errors(file, [&] {
+    const std::string place = key.empty() ? find_weights(whole) : key;
+    checkpoint = checkpoint_with_weights(std::move(whole), place);
     const Value& state_dict = checkpoint.at("state_dict");
     if (!state_dict.is_dict()) {
       fail<CheckpointError>("its 'state_dict' is a {}, expected a dict", state_dict.kind_name());
     }
+    if (place != "state_dict" && !place.empty()) log_info("{}: its '{}' is used", file, place);
     const Value* extra = checkpoint.find("polyak");
     const int64_t format = extra ? extra->at("format").as_int() : kCheckpointFormat;
     if (format > kCheckpointFormat) {

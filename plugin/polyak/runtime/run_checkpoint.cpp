@@ -13,10 +13,12 @@
 #include "polyak/checkpoint/pickle_format.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/checkpoint_averages.h"
+#include "polyak/runtime/file_weights.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/runner.h"
 #include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 #include "polyak/version.h"
 
 namespace polyak {
@@ -176,15 +178,12 @@ bool is_polyaks(const Value& checkpoint) {
 
 std::vector<std::string> other_weights(const Value& checkpoint) {
   std::vector<std::string> others;
-  for (const auto& [key, value] : checkpoint.entries()) {
-    if (!value.is_dict() || key.kind() != Value::Kind::string) continue;
-    const std::string& name = key.as_string();
+  for (const std::string& key : all_weights(checkpoint)) {
     // An average in MMEngine's layout includes its count; state_dict holds the average.
-    const bool is_average = name.rfind("ema_state_dict", 0) == 0 && value.contains("steps");
-    const bool holds_weights =
-        std::any_of(value.entries().begin(), value.entries().end(),
-                    [](const auto& entry) { return entry.second.is_tensor(); });
-    if (name != "state_dict" && !is_average && holds_weights) others.push_back(name);
+    const Value* entry = checkpoint.find(key);
+    const bool is_average =
+        key.rfind("ema_state_dict", 0) == 0 && entry && entry->contains("steps");
+    if (key != "state_dict" && !is_average) others.push_back(key);
   }
   return others;
 }

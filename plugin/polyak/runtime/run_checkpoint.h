@@ -44,11 +44,12 @@ POLYAK_API std::string find_last_checkpoint(const std::string& work_dir,
 /// The regular checkpoints, epoch_N.pth and iter_N.pth, in a folder, newest first.
 POLYAK_API std::vector<std::string> regular_checkpoints(const std::string& folder);
 
-/// Reads a checkpoint. A plain state dict, as Python's `torch.save(model.state_dict())` writes it,
-/// becomes the entry `state_dict` of an otherwise empty one.
+/// Reads a checkpoint of any library, and makes the weights in it its `state_dict`: those at the
+/// key path `key`, or where find_weights() finds them. A plain state dict, as Python's
+/// `torch.save(model.state_dict())` writes it, becomes the entry of an otherwise empty checkpoint.
 /// @throws CheckpointError, also for a format that is newer than this version; for a damaged file,
 ///   it names the newest intact one next to it
-POLYAK_API Value read_checkpoint(const std::string& file);
+POLYAK_API Value read_checkpoint(const std::string& file, const std::string& key = "");
 
 /// Calls `action`, and adds the name of the file to a CheckpointError.
 POLYAK_API void name_file_in_errors(const std::string& file, const std::function<void()>& action);
@@ -61,7 +62,7 @@ POLYAK_API void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool re
 /// Whether Polyak wrote a checkpoint.
 POLYAK_API bool is_polyaks(const Value& checkpoint);
 
-/// The entries besides `state_dict` that hold weights which Polyak does not read, such as timm's
+/// The key paths besides `state_dict` that hold weights which Polyak does not read, such as timm's
 /// `state_dict_ema`.
 POLYAK_API std::vector<std::string> other_weights(const Value& checkpoint);
 

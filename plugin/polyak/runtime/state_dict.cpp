@@ -6,106 +6,47 @@
 #include <torch/utils.h>
 
 #include <algorithm>
-#include <map>
 #include <set>
 
-#include "polyak/core/log.h"
+#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace {
 
-constexpr const char* kModulePrefix = "module.";
-
-bool begins_with(const std::string& text, const std::string& prefix) {
-  return text.compare(0, prefix.size(), prefix) == 0;
-}
-
-std::vector<std::string> keys_of(const Value& state_dict) {
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : state_dict.entries()) {
-    if (key.kind() != Value::Kind::string) {
-      fail<CheckpointError>("state_dict has the key {}, expected names of tensors", key.as_int());
+/// The names and shapes of both, a line each.
+std::string side_by_side(const ModelRef& model, const Value& state_dict) {
+  constexpr size_t kShown = 6;
+  const auto lines_of = [](const auto& items, const auto& line) {
+    std::vector<std::string> lines;
+    for (const auto& item : items) {
+      if (lines.size() == kShown) {
+        lines.push_back(fmt::format("... {} more", items.size() - kShown));
+        break;
+      }
+      lines.push_back(line(item));
     }
-    keys.push_back(key.as_string());
+    return lines;
+  };
+  const std::vector<std::string> theirs =
+      lines_of(state_dict.entries(), [](const Value::Entry& entry) {
+        const Value& value = entry.second;
+        return fmt::format("{} {}", entry.first.as_string(),
+                           value.is_tensor() ? shape_text(value.as_tensor()) : value.kind_name());
+      });
+  const std::vector<std::string> mine = lines_of(model.tensors(), [](const NamedTensor& item) {
+    return fmt::format("{} {}", item.name, shape_text(item.tensor));
+  });
+  size_t width = std::string("in the file").size();
+  for (const std::string& line : theirs) width = std::max(width, line.size());
+  std::string text = fmt::format("  {:{}}   {}", "in the file", width, "in the model");
+  for (size_t i = 0; i < std::max(theirs.size(), mine.size()); ++i) {
+    text += fmt::format("\n  {:{}}   {}", i < theirs.size() ? theirs[i] : "", width,
+                        i < mine.size() ? mine[i] : "");
   }
-  return keys;
-}
-
-/// Rejects a state dict that names the model's tensors in two ways.
-void check_one_way(const std::vector<std::string>& keys, const std::set<std::string>& names) {
-  const std::string prefix = kModulePrefix;
-  std::map<std::string, std::string> key_of;
-  std::vector<std::string> bare, prefixed;
-  for (const std::string& key : keys) {
-    std::string name = key;
-    while (begins_with(name, prefix) && !names.count(name)) name = name.substr(prefix.size());
-    if (!names.count(name)) continue;
-    const auto [known, is_new] = key_of.emplace(name, key);
-    if (!is_new) {
-      fail<CheckpointError>(
-          "state_dict holds both '{}' and '{}', and either could be the model's '{}'; keep only "
-          "the right one",
-          known->second, key, name);
-    }
-    (name == key ? bare : prefixed).push_back(key);
-  }
-  if (bare.empty() || prefixed.empty()) return;
-  fail<CheckpointError>(
-      "state_dict names some of the model's tensors with '{}' and others without: {}; and {}",
-      prefix, list_names(prefixed), list_names(bare));
+  return text;
 }
 
 }  // namespace
-
-std::string list_names(const std::vector<std::string>& names, size_t shown) {
-  const auto end = names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), shown));
-  const std::string text = fmt::format("{}", fmt::join(names.begin(), end, ", "));
-  return names.size() > shown ? fmt::format("{} and {} more", text, names.size() - shown) : text;
-}
-
-std::string common_prefix(const std::vector<std::string>& names) {
-  if (names.empty()) return "";
-  std::string prefix = names.front();
-  for (const std::string& name : names) {
-    const auto size = std::min(prefix.size(), name.size());
-    const auto end = std::mismatch(
-        prefix.begin(), prefix.begin() + static_cast<std::ptrdiff_t>(size), name.begin());
-    prefix.resize(static_cast<size_t>(end.first - prefix.begin()));
-  }
-  const size_t dot = prefix.rfind('.');
-  return dot == std::string::npos ? "" : prefix.substr(0, dot + 1);
-}
-
-void match_names(Value& state_dict, const ModelRef& model) {
-  std::set<std::string> names;
-  for (const NamedTensor& item : model.tensors()) names.insert(item.name);
-  const std::vector<std::string> keys = keys_of(state_dict);
-  check_one_way(keys, names);
-  if (std::any_of(keys.begin(), keys.end(), [&](const auto& key) { return names.count(key); })) {
-    return;
-  }
-  std::vector<std::string> fitting;
-  for (std::string prefix = common_prefix(keys); prefix.size() > 1;
-       prefix.resize(prefix.rfind('.', prefix.size() - 2) + 1)) {
-    const bool fits = std::any_of(keys.begin(), keys.end(), [&](const std::string& key) {
-      return names.count(key.substr(prefix.size())) > 0;
-    });
-    if (fits) fitting.push_back(prefix);
-  }
-  if (fitting.empty()) return;
-  if (fitting.size() > 1) {
-    fail<CheckpointError>(
-        "state_dict fits the model without '{}' and without '{}' before its names; rename its "
-        "tensors",
-        fitting[0], fitting[1]);
-  }
-  for (auto& [key, value] : state_dict.entries()) {
-    key = Value(key.as_string().substr(fitting.front().size()));
-  }
-  log_info("the checkpoint's state_dict has '{}' before every name; it is removed",
-           fitting.front());
-}
-
 std::string shape_text(const at::Tensor& tensor) {
   return fmt::format("[{}]", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "));
 }
@@ -154,6 +95,21 @@ StateDifference compare_state_dict(const ModelRef& model, const Value& state_dic
     if (!names.count(key.as_string())) result.unexpected.push_back(key.as_string());
   }
   return result;
+}
+
+StateDifference check_state_dict(const ModelRef& model, const Value& state_dict, bool whole) {
+  StateDifference found = compare_state_dict(model, state_dict);
+  if (found.empty()) return found;
+  if (found.fitting == 0) {
+    fail<CheckpointError>("none of it fits the model; {}\n{}", found.text(),
+                          side_by_side(model, state_dict));
+  }
+  if (whole) fail<CheckpointError>("does not fit the model; {}", found.text());
+  if (!found.other_numbers.empty()) {
+    fail<CheckpointError>("has dtypes that do not fit the model; {}; convert them first",
+                          found.text());
+  }
+  return found;
 }
 
 void load_state_dict(const ModelRef& model, const Value& state_dict) {

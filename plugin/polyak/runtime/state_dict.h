@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -10,18 +12,6 @@
 #include "polyak/core/export.h"
 
 namespace polyak {
-
-/// Names for a message: the first few, and the number of the others.
-POLYAK_API std::string list_names(const std::vector<std::string>& names, size_t shown = 8);
-
-/// The longest prefix `a.b.` of all these names; "" for none.
-POLYAK_API std::string common_prefix(const std::vector<std::string>& names);
-
-/// Gives a state dict's tensors the names that the model has. Removes a prefix that all of them
-/// share (`module.`, `model.`), and logs that, if the names fit only without it.
-/// @throws CheckpointError for a key that is not a str, for one tensor with two names (`x` and
-///   `module.x`), for a prefix that only some have, and if more than one prefix fits
-void match_names(Value& state_dict, const ModelRef& model);
 
 /// How a state dict differs from a model.
 struct POLYAK_API StateDifference {
@@ -38,6 +28,12 @@ struct POLYAK_API StateDifference {
   std::string text() const;
 };
 POLYAK_API StateDifference compare_state_dict(const ModelRef& model, const Value& state_dict);
+
+/// Compares them, and refuses a state dict of which nothing fits, whose numbers are of another kind
+/// (float for int), or, with `whole`, that does not fit completely.
+/// @throws CheckpointError
+POLYAK_API StateDifference check_state_dict(const ModelRef& model, const Value& state_dict,
+                                            bool whole);
 
 /// Copies the tensors that fit into the model.
 POLYAK_API void load_state_dict(const ModelRef& model, const Value& state_dict);

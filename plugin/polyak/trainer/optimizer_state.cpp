@@ -10,7 +10,7 @@
 #include <set>
 #include <unordered_map>
 
-#include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 #include "polyak/trainer/saved_numbers.h"
 
 namespace polyak {

@@ -10,7 +10,7 @@
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/run_checkpoint.h"
-#include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 #include "polyak/trainer/optimizer_state.h"
 #include "polyak/trainer/saved_numbers.h"
 

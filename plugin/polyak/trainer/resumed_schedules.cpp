@@ -7,7 +7,7 @@
 #include <string>
 
 #include "polyak/core/log.h"
-#include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 #include "polyak/trainer/saved_numbers.h"
 
 namespace polyak {

@@ -3,7 +3,8 @@
 
 #include "polyak/core/log.h"
 #include "polyak/runtime/run_checkpoint.h"
-#include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
+#include "polyak/trainer/load_from.h"
 
 namespace polyak {
 
@@ -15,7 +16,9 @@ StartingPoint find_start(const Node& config, const TrainConfig& options,
                          const std::string& work_dir, bool training) {
   StartingPoint start;
   const bool resume = options.resume && training;
-  start.file = options.load_from.value_or("");
+  const LoadFromOptions from = read_load_from(options.load_from);
+  start.file = from.path;
+  start.names = from.rules();
   if (resume && start.file.empty()) {
     start.file = find_last_checkpoint(work_dir, out_dirs(config));
     if (start.file.empty()) {
@@ -23,7 +26,12 @@ StartingPoint find_start(const Node& config, const TrainConfig& options,
     }
   }
   if (start.file.empty()) return start;
-  start.checkpoint = read_checkpoint(start.file);
+  if (resume && (!from.key.empty() || !start.names.empty())) {
+    options.load_from.fail(
+        "key, prefix and exclude choose weights for a new run; a run is resumed from a whole "
+        "checkpoint of the same model, so remove them, or resume");
+  }
+  start.checkpoint = read_checkpoint(start.file, from.key);
   start.resuming = resume;
   if (!resume || is_resumable(*start.checkpoint)) return start;
   fail<CheckpointError>(

@@ -7,6 +7,7 @@
 #include "polyak/checkpoint/value.h"
 #include "polyak/config/node.h"
 #include "polyak/runtime/progress.h"
+#include "polyak/runtime/tensor_names.h"
 #include "polyak/trainer/train_config.h"
 
 namespace polyak {
@@ -15,6 +16,7 @@ namespace polyak {
 struct StartingPoint {
   std::string file;                 // from the config; empty: none
   std::optional<Value> checkpoint;  // read, but not loaded yet
+  NameRules names;                  // changes of the tensors' names
   bool resuming = false;            // the run is resumed from it, with its counters
 };
 

@@ -25,7 +25,8 @@ void TrainConfig::visit(OptionVisitor& visitor) {
   visitor.key("default_hooks", &default_hooks,
               "Replaces default hooks by name; null under a name removes that hook.");
   visitor.key("custom_hooks", &custom_hooks, "More hooks, a list.");
-  visitor.key("load_from", &load_from, "A checkpoint to start from.");
+  visitor.key("load_from", &load_from,
+              "A checkpoint to start from: a path, or {path, key, prefix: {strip, map}, exclude}.");
   visitor.key("resume", &resume, "Resume from load_from, or from the last checkpoint in work_dir.");
   visitor.choice("resume_options", &resume_options, {"checkpoint", "config"},
                  "Whose settings a resumed optimizer uses (lr, momentum, weight decay, ...).");

@@ -18,7 +18,7 @@ struct TrainConfig : Options {
   Node val_dataloader, val_cfg, val_evaluator;
   Node test_dataloader, test_cfg, test_evaluator;
   Node default_hooks, custom_hooks;
-  std::optional<std::string> load_from;
+  Node load_from;
   bool resume = false;
   std::string resume_options = "checkpoint";
   std::optional<std::string> work_dir;

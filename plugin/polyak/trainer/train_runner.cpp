@@ -138,6 +138,7 @@ void TrainRunner::set_up_model() {
     check(*data_.test->loader, options_.test_dataloader);
   }
   if (!start_.checkpoint) return;
+  apply_name_rules(start_.checkpoint->at("state_dict"), start_.names);
   fit_checkpoint(*start_.checkpoint, model(), resuming());
   check_fit(model(), start_.checkpoint->at("state_dict"), resuming() || purpose_ == Purpose::test,
             start_.file);
