@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/safetensors.h"
 
 // What writes stands apart from what reads (format_reader.cpp): the preloaded library of attach has
 // no reader.
@@ -19,7 +20,8 @@ struct Row {
   CheckpointFormat format;
 };
 
-constexpr Row kFormats[] = {{".pth", CheckpointFormat::pth}};
+constexpr Row kFormats[] = {{".pth", CheckpointFormat::pth},
+                            {".safetensors", CheckpointFormat::safetensors}};
 
 }  // namespace
 
@@ -48,6 +50,8 @@ void write_checkpoint_file(const std::string& path, const Value& value) {
   switch (*format) {
     case CheckpointFormat::pth:
       return write_pth(path, value);
+    case CheckpointFormat::safetensors:
+      return write_safetensors(path, value);
   }
 }
 

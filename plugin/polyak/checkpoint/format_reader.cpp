@@ -5,28 +5,39 @@
 
 #include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/safetensors.h"
+#include "polyak/checkpoint/safetensors_format.h"
 
 namespace polyak {
 namespace {
 
-/// Whether a file holds something that torch.save, of today or before PyTorch 1.6, did not write.
-/// Not for one that cannot be read or is empty: the reader says why.
-bool holds_something_else(const std::string& path) {
+/// The format that a file's first bytes show; nothing for those of no format. A file that cannot be
+/// read or is empty counts as `.pth`, whose reader says why.
+std::optional<CheckpointFormat> format_by_content(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  std::array<char, 4> start{};
+  std::array<char, 9> start{};
   file.read(start.data(), start.size());
   const std::string_view head(start.data(), static_cast<size_t>(file.gcount()));
-  return !head.empty() && head != "PK\x03\x04" && head.substr(0, 2) != "\x80\x02";
+  // What torch.save writes, today and before PyTorch 1.6.
+  if (head.empty() || head.substr(0, 4) == "PK\x03\x04" || head.substr(0, 2) == "\x80\x02") {
+    return CheckpointFormat::pth;
+  }
+  if (safetensors::is_start(head)) return CheckpointFormat::safetensors;
+  return std::nullopt;
 }
 
 }  // namespace
 
 Value read_checkpoint_file(const std::string& path) {
-  const std::optional<CheckpointFormat> format = checkpoint_format(path);
-  if (!format && holds_something_else(path)) fail_for_format(path, "reads");
-  switch (format.value_or(CheckpointFormat::pth)) {
+  if (safetensors::is_index(path)) return read_safetensors(path);
+  std::optional<CheckpointFormat> format = checkpoint_format(path);
+  if (!format) format = format_by_content(path);
+  if (!format) fail_for_format(path, "reads");
+  switch (*format) {
     case CheckpointFormat::pth:
       return read_pth(path);
+    case CheckpointFormat::safetensors:
+      return read_safetensors(path);
   }
   return Value();  // not reached: each format has a case
 }

@@ -5,10 +5,10 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <sstream>
 #include <unordered_map>
 
 #include "polyak/checkpoint/pickle_format.h"
+#include "polyak/checkpoint/savable.h"
 
 namespace polyak::pickle {
 namespace {
@@ -83,28 +83,12 @@ class Writer {
     const auto refuse = [&](const std::string& reason) {
       path_.fail_here("this tensor cannot be saved: " + reason);
     };
-    if (!tensor.defined()) refuse("it is undefined");
-    if (tensor.is_quantized()) refuse("it is quantized; save tensor.dequantize()");
-    if (tensor.is_sparse() || tensor.layout() != at::kStrided) {
-      refuse(fmt::format("its layout is {}; save tensor.to_dense()", layout_name(tensor)));
-    }
-    if (tensor.is_meta()) refuse("it is on the meta device and has no values");
-    if (tensor.is_nested() || !tensor.has_storage()) refuse("it has no storage");
+    if (const std::string reason = why_not_savable(tensor); !reason.empty()) refuse(reason);
     if (find_storage_type(tensor.scalar_type()) == nullptr) {
       refuse(fmt::format("the format does not support its dtype {}; convert it first",
                          c10::toString(tensor.scalar_type())));
     }
-    const auto needed = elements_needed(tensor.storage_offset(), tensor.sizes(), tensor.strides());
-    if (!needed || static_cast<size_t>(*needed) > elements_in_storage(tensor)) {
-      refuse("its storage is smaller than the tensor; was it freed?");
-    }
     ++uses_[tensor.storage().unsafeGetStorageImpl()];
-  }
-
-  static std::string layout_name(const at::Tensor& tensor) {
-    std::ostringstream text;
-    text << tensor.layout();
-    return text.str();
   }
 
   static size_t elements_in_storage(const at::Tensor& tensor) {

@@ -16,7 +16,7 @@ namespace polyak {
 namespace fs = std::filesystem;
 namespace {
 
-/// The files next to `file` that have names of checkpoints, newest first.
+/// The files next to `file` that have names of whole checkpoints, newest first.
 std::vector<std::string> files_beside(const std::string& file) {
   fs::path folder = fs::path(file).parent_path();
   if (folder.empty()) folder = ".";
@@ -24,7 +24,7 @@ std::vector<std::string> files_beside(const std::string& file) {
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     std::error_code ignored;
-    if (!checkpoint_format(entry.path().string())) continue;
+    if (checkpoint_format(entry.path().string()) != CheckpointFormat::pth) continue;
     if (fs::equivalent(entry.path(), file, ignored)) continue;
     found.emplace_back(entry.last_write_time(ignored), entry.path().lexically_normal().string());
   }

@@ -11,12 +11,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <sstream>
 
 #include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "support/own_folder.h"
+#include "unit/checkpoint/checkpoint_testing.h"
 
 namespace polyak {
 namespace {
@@ -26,17 +26,6 @@ using testing::AllOf;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-std::string read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-void write_bytes(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
 
 /// What the error says, "" for none.
 std::string damage_of(const std::function<void()>& action) {

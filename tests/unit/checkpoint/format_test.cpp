@@ -57,14 +57,15 @@ TEST_F(CheckpointFormats, TheExtensionDecides) {
 TEST_F(CheckpointFormats, AnUnknownExtensionIsRefusedWithTheListOfThoseThereAre) {
   const std::string written = file("a.npz");
   EXPECT_EQ(error_of([&] { write_checkpoint_file(written, Value::dict()); }),
-            written + ": unknown checkpoint format '.npz'; Polyak writes .pth");
+            written + ": unknown checkpoint format '.npz'; Polyak writes .pth, .safetensors");
   EXPECT_FALSE(fs::exists(written));
-  EXPECT_EQ(
-      error_of([&] { write_checkpoint_file(file("a"), Value::dict()); }),
-      file("a") + ": the name has no extension, so the format is unknown; Polyak writes .pth");
+  EXPECT_EQ(error_of([&] { write_checkpoint_file(file("a"), Value::dict()); }),
+            file("a") +
+                ": the name has no extension, so the format is unknown; Polyak writes .pth, "
+                ".safetensors");
   const std::string text = text_as("model.h5");
   EXPECT_EQ(error_of([&] { read_checkpoint_file(text); }),
-            text + ": unknown checkpoint format '.h5'; Polyak reads .pth");
+            text + ": unknown checkpoint format '.h5'; Polyak reads .pth, .safetensors");
 }
 
 TEST_F(CheckpointFormats, TorchSavesFilesAreReadUnderAnyName) {
