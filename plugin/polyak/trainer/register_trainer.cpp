@@ -61,8 +61,10 @@ void register_networks(Catalog& catalog) {
              ResNet::Stem::imagenet);
   add_resnet(backbones, "ResNet_CIFAR", "ResNet with a 3x3 stem, for images of about 32 pixels.",
              ResNet::Stem::cifar);
-  add_backbone<MoCoV3Vit, MoCoV3VitOptions>(backbones, "MoCoV3ViT",
-                                            "Vision transformer with a fixed position embedding.");
+  add_backbone<VisionTransformer, VisionTransformerOptions>(
+      backbones, "VisionTransformer", "Vision transformer with a learned position embedding.");
+  add_backbone<VisionTransformer, MoCoV3VitOptions>(
+      backbones, "MoCoV3ViT", "Vision transformer with a fixed position embedding.");
   add_backbone<Mlp, MlpOptions>(backbones, "MLP", "Fully connected layers with ReLU and dropout.");
 
   auto& losses = catalog.of<Loss>();

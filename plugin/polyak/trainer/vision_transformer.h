@@ -10,8 +10,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "polyak/config/options.h"
+#include "polyak/runtime/unseen_sizes.h"
 #include "polyak/trainer/network.h"
 
 namespace polyak {
@@ -26,6 +30,13 @@ struct TransformerOptions : Options {
   void validate() const override;
 };
 
+struct VisionTransformerOptions : Options {
+  Node arch = Node("base");
+  int64_t patch_size = 16;
+  bool qkv_bias = true;
+  void visit(OptionVisitor& visitor) override;
+};
+
 struct MoCoV3VitOptions : Options {
   Node arch = Node("mocov3-small");
   int64_t patch_size = 16;
@@ -36,7 +47,8 @@ struct MoCoV3VitOptions : Options {
 /// Multi-head self-attention. Tensors are named `qkv.*` and `proj.*`.
 class Attention : public torch::nn::Cloneable<Attention> {
  public:
-  Attention(int64_t embed_dims, int64_t num_heads);
+  /// @param qkv_bias whether `qkv` has a bias
+  Attention(int64_t embed_dims, int64_t num_heads, bool qkv_bias = true);
   void reset() override;
   /// @param tokens float [N, T, embed_dims], like the result
   at::Tensor forward(const at::Tensor& tokens);
@@ -44,6 +56,7 @@ class Attention : public torch::nn::Cloneable<Attention> {
  private:
   int64_t embed_dims_;
   int64_t num_heads_;
+  bool qkv_bias_;
   torch::nn::Linear qkv_{nullptr};
   torch::nn::Linear proj_{nullptr};
 };
@@ -65,13 +78,15 @@ class FeedForward : public torch::nn::Cloneable<FeedForward> {
 /// shortcut around both.
 class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
  public:
-  explicit TransformerLayer(TransformerOptions sizes);
+  /// @param qkv_bias of Attention
+  explicit TransformerLayer(TransformerOptions sizes, bool qkv_bias = true);
   void reset() override;
   /// @param tokens float [N, T, embed_dims], like the result
   at::Tensor forward(const at::Tensor& tokens);
 
  private:
   TransformerOptions sizes_;
+  bool qkv_bias_;
   torch::nn::LayerNorm ln1_{nullptr};
   std::shared_ptr<Attention> attn_;
   torch::nn::LayerNorm ln2_{nullptr};
@@ -95,21 +110,41 @@ class PatchEmbedding : public torch::nn::Cloneable<PatchEmbedding> {
   torch::nn::Conv2d projection_{nullptr};
 };
 
-/// The vision transformer of MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057): a fixed
-/// two-dimensional sine-cosine position embedding, a frozen patch embedding (`stop_grad_conv1`),
-/// and the class token as feature. Tensors are named as in mmpretrain's MoCoV3ViT.
-class MoCoV3Vit : public torch::nn::Cloneable<MoCoV3Vit>, public Backbone {
+/// A vision transformer with a class token, which is the feature after the last normalisation
+/// (epsilon 1e-6). It is made in two forms:
+/// - Dosovitskiy et al. 2021, arXiv:2010.11929: a learned position embedding. Tensors are named as
+///   in mmpretrain's VisionTransformer, and initialised as there, with the values of its configs
+///   (vit-base-p16) for the patch embedding; dropout and stochastic depth are not supported.
+/// - MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057): a fixed two-dimensional sine-cosine position
+///   embedding and a frozen patch embedding (`stop_grad_conv1`). Tensors are named as in
+///   mmpretrain's MoCoV3ViT.
+class VisionTransformer : public torch::nn::Cloneable<VisionTransformer>,
+                          public Backbone,
+                          public UnseenSizes {
  public:
   /// @throws ConfigError if the image size is not a multiple of patch_size, or a size is invalid
-  MoCoV3Vit(const MoCoV3VitOptions& options, ImageShape image);
+  VisionTransformer(const VisionTransformerOptions& options, ImageShape image);
+  VisionTransformer(const MoCoV3VitOptions& options, ImageShape image);
   void reset() override;
   at::Tensor forward(const at::Tensor& images) override;
-  int64_t features() const override { return sizes_.embed_dims; }
+  int64_t features() const override { return form_.sizes.embed_dims; }
+  /// `num_heads`.
+  std::vector<std::pair<std::string, int64_t>> unseen_sizes() const override;
 
  private:
-  TransformerOptions sizes_;
-  int64_t patch_size_;
-  bool stop_grad_conv1_;
+  struct Form {
+    TransformerOptions sizes;
+    int64_t patch_size = 16;
+    bool learned_positions = false;  // else sines and cosines
+    bool frozen_patches = false;
+    bool qkv_bias = true;
+  };
+  static Form form_of(const VisionTransformerOptions& options);
+  static Form form_of(const MoCoV3VitOptions& options);
+  VisionTransformer(const char* owner, Form form, ImageShape image);
+  void initialize_as_mmpretrain();
+
+  Form form_;
   ImageShape image_;
   at::Tensor cls_token_;
   at::Tensor pos_embed_;

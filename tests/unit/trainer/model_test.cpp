@@ -17,6 +17,7 @@
 namespace polyak {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
@@ -65,6 +66,9 @@ INSTANTIATE_TEST_SUITE_P(Backbones, Models,
                                            "{type: ResNet_CIFAR, depth: 34, base_channels: 2}",
                                            "{type: ResNet, depth: 18, base_channels: 4}",
                                            "{type: ResNet, depth: 50, base_channels: 2}",
+                                           "{type: VisionTransformer, patch_size: 8, arch:"
+                                           " {embed_dims: 6, num_layers: 2, num_heads: 3,"
+                                           " feedforward_channels: 8}}",
                                            "{type: MLP, hidden: [8, 6], dropout: 0.5}"));
 
 TEST_F(Models, ResNetHasMmpretrainsNames) {
@@ -163,8 +167,8 @@ TEST_F(Models, AFrozenBackboneKeepsWeightsAndStatisticsInCopiesToo) {
 
 class Transformers : public Models {
  protected:
-  std::shared_ptr<MoCoV3Vit> make_vit(const std::string& text) {
-    return std::dynamic_pointer_cast<MoCoV3Vit>(
+  std::shared_ptr<VisionTransformer> make_vit(const std::string& text) {
+    return std::dynamic_pointer_cast<VisionTransformer>(
         catalog_.of<Backbone>().build(parse_config(text), {{3, 16, 16}}));
   }
 };
@@ -191,10 +195,64 @@ TEST_F(Transformers, TrainAllButThePatchEmbeddingAndPositions) {
     EXPECT_THAT(names, Contains(name));
   }
   const torch::NoGradGuard no_grad;
-  const auto copy = std::dynamic_pointer_cast<MoCoV3Vit>(vit->clone());
+  const auto copy = std::dynamic_pointer_cast<VisionTransformer>(vit->clone());
   EXPECT_TRUE(at::equal(copy->forward(images), features));
   for (const at::Tensor& parameter : vit->parameters()) parameter.detach().zero_();
   EXPECT_TRUE(at::equal(copy->forward(images), features));
+}
+
+TEST_F(Transformers, WithLearnedPositionsTrainEveryTensor) {
+  const auto vit = make_vit(
+      "{type: VisionTransformer, patch_size: 4, qkv_bias: false, arch: {embed_dims: 16, num_layers:"
+      " 2, num_heads: 2, feedforward_channels: 32}}");
+  vit->forward(at::rand({2, 3, 16, 16})).pow(2).sum().backward();
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& item : vit->named_parameters()) {
+    EXPECT_TRUE(item.value().grad().defined()) << item.key();
+    shapes[item.key()] = item.value().sizes().vec();
+  }
+  EXPECT_EQ(shapes["pos_embed"], (std::vector<int64_t>{1, 17, 16}));
+  EXPECT_EQ(shapes["cls_token"], (std::vector<int64_t>{1, 1, 16}));
+  EXPECT_EQ(shapes["patch_embed.projection.weight"], (std::vector<int64_t>{16, 3, 4, 4}));
+  EXPECT_EQ(shapes["layers.1.attn.qkv.weight"], (std::vector<int64_t>{48, 16}));
+  EXPECT_FALSE(shapes.count("layers.1.attn.qkv.bias"));
+  EXPECT_TRUE(shapes.count("layers.1.attn.proj.bias"));
+  EXPECT_EQ(vit->unseen_sizes(), (std::vector<std::pair<std::string, int64_t>>{{"num_heads", 2}}));
+}
+
+TEST_F(Transformers, WithLearnedPositionsBeginAsMmpretrains) {
+  at::manual_seed(1);
+  const auto vit = make_vit("{type: VisionTransformer, arch: deit-tiny}");
+  const auto tensors = vit->named_parameters();
+  const auto deviation = [&](const char* name) { return tensors[name].std().item<double>(); };
+  const auto largest = [&](const char* name) { return tensors[name].abs().max().item<double>(); };
+  EXPECT_EQ(largest("cls_token"), 0);
+  EXPECT_NEAR(deviation("pos_embed"), 0.02, 0.003);
+  EXPECT_NEAR(deviation("patch_embed.projection.weight"), 1 / std::sqrt(3 * 16 * 16), 1e-3);
+  EXPECT_EQ(largest("patch_embed.projection.bias"), 0);
+  EXPECT_NEAR(largest("layers.0.attn.qkv.weight"), 1 / std::sqrt(192), 1e-3);
+  EXPECT_NEAR(largest("layers.0.attn.proj.bias"), 1 / std::sqrt(192), 1e-2);
+  EXPECT_NEAR(largest("layers.0.ffn.layers.0.0.weight"), std::sqrt(6.0 / (192 + 768)), 1e-3);
+  EXPECT_NEAR(deviation("layers.0.ffn.layers.1.bias"), 1e-6, 3e-7);
+}
+
+TEST_F(Transformers, HaveMmpretrainsSizes) {
+  struct Sizes {
+    const char* arch;
+    int64_t dims, heads, wide, layers;
+  };
+  for (const Sizes& sizes : {Sizes{"deit-tiny", 192, 3, 768, 12},
+                             {"deit-s", 384, 6, 1536, 12},
+                             {"small", 768, 8, 2304, 8}}) {
+    const auto vit = make_vit(fmt::format("{{type: VisionTransformer, arch: {}}}", sizes.arch));
+    EXPECT_EQ(vit->features(), sizes.dims);
+    EXPECT_EQ(vit->unseen_sizes().front().second, sizes.heads);
+    const auto tensors = vit->named_parameters();
+    const auto last = fmt::format("layers.{}.ffn.layers.0.0.weight", sizes.layers - 1);
+    ASSERT_TRUE(tensors.contains(last)) << sizes.arch;
+    EXPECT_EQ(tensors[last].size(0), sizes.wide);
+    EXPECT_FALSE(tensors.contains(fmt::format("layers.{}.ln1.weight", sizes.layers)));
+  }
 }
 
 TEST_F(Transformers, AttendAsLibTorchsOwnAttention) {
@@ -235,6 +293,20 @@ TEST_F(Transformers, SizesThatDoNotFitAreRefused) {
               ThrowsMessage<ConfigError>(HasSubstr("mocov3-small")));
   EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, arch: {embed_dims: 16, num_heads: 3}}"); },
               ThrowsMessage<ConfigError>(HasSubstr("multiple of num_heads")));
+  EXPECT_THAT([&] { make_vit("{type: MoCoV3ViT, arch: {embed_dims: 6, num_heads: 3}}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("multiple of 4, for the position embedding")));
+  EXPECT_THAT([&] { make_vit("{type: VisionTransformer, arch: mocov3-small}"); },
+              ThrowsMessage<ConfigError>(HasSubstr("deit-tiny")));
+  EXPECT_THAT([&] { make_vit("{type: VisionTransformer, patch_size: 5}"); },
+              ThrowsMessage<ConfigError>(
+                  AllOf(HasSubstr("VisionTransformer:"), HasSubstr("multiple of patch_size"))));
+  VisionTransformerOptions options;
+  options.patch_size = 0;
+  EXPECT_THAT(
+      [&] {
+        VisionTransformer(options, {3, 16, 16});
+      },
+      ThrowsMessage<ConfigError>(HasSubstr("patch_size")));
 }
 
 }  // namespace
