@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <iterator>
+#include <utility>
 
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/format.h"
@@ -60,6 +61,12 @@ bool same_path(const std::string& a, const std::string& b) {
   return !error && first == std::filesystem::weakly_canonical(b, error);
 }
 
+/// Where a checkpoint's weights are published, without the extension.
+std::string published_stem(const std::string& path) {
+  const std::filesystem::path file(path);
+  return (file.parent_path() / "published" / file.stem()).string();
+}
+
 CheckpointSource& source_of(Runner& runner) {
   CheckpointSource* source = runner.checkpoint_source();
   if (!source) {
@@ -79,7 +86,19 @@ CheckpointSource& source_of(Runner& runner) {
 
 CheckpointHook::CheckpointHook(CheckpointHookOptions options) : options_(std::move(options)) {
   check_options(options_, "CheckpointHook");
+  if (!options_.published().is_null()) {
+    read_options(options_.published(), published_.emplace(), "published");
+  }
 }
+
+/// A file to write, and what depends on it.
+struct CheckpointHook::Save {
+  std::string file;
+  Kind kind;
+  std::string weights;                  // "": what state_dict has by default
+  std::function<void()> restore;        // what this hook has recorded, if the file is not written
+  std::function<void()> after = [] {};  // once it is safe
+};
 
 bool CheckpointHook::by_epoch(const Runner& runner) const {
   return options_.by_epoch().value_or(runner.progress().by_epoch);
@@ -195,6 +214,7 @@ void CheckpointHook::before_train(Runner& runner) {
 
 void CheckpointHook::after_train_iter(Runner& runner, int64_t /*batch*/,
                                       const Scalars& /*outputs*/) {
+  if (writer_.done()) finish();
   if (by_epoch(runner)) return;
   if (every_n_train_iters(runner, options_.interval(), options_.save_begin()) ||
       (options_.save_last() && is_last_train_iter(runner))) {
@@ -215,6 +235,7 @@ void CheckpointHook::after_train_epoch(Runner& runner) {
 }
 
 void CheckpointHook::after_train(Runner& runner) {
+  for (CheckpointHook* peer : peers_of(runner, this)) peer->finish();
   const Progress& progress = runner.progress();
   const bool early = progress.max_iters <= 0 || progress.iter < progress.max_iters;
   if (!early) {
@@ -339,7 +360,11 @@ void CheckpointHook::remove_files(Runner& runner, const char* list) {
     const bool kept = std::any_of(peers.begin(), peers.end(),
                                   [&](CheckpointHook* peer) { return peer->keeps(runner, path); });
     std::error_code ignored;
-    if (!kept) std::filesystem::remove(path, ignored);
+    if (kept) continue;
+    std::filesystem::remove(path, ignored);
+    if (published_) {
+      std::filesystem::remove(published_path(published_stem(path), *published_), ignored);
+    }
   }
   record(runner).at(list).items().clear();
 }
@@ -364,15 +389,12 @@ void CheckpointHook::remove_stop(Runner& runner) {
 
 /// Best files have no optimizer and name the weights that were measured. The file of a stop has
 /// everything that resuming needs, except what a hook cannot add because of a signal.
-void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
-                           const std::string& weights) {
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);  // the write below reports a failure
+Value CheckpointHook::assemble(Runner& runner, Kind kind, const std::string& weights) {
   const bool resumable = kind != Kind::best;
   const bool stop = kind == Kind::stop;
-  CheckpointSource& source = source_of(runner);
-  Value checkpoint = source.make_checkpoint(stop || (resumable && options_.save_optimizer()),
-                                            stop || (resumable && options_.save_param_scheduler()));
+  Value checkpoint =
+      source_of(runner).make_checkpoint(stop || (resumable && options_.save_optimizer()),
+                                        stop || (resumable && options_.save_param_scheduler()));
   runner.hooks().call([&](Hook& hook) {
     try {
       hook.before_save_checkpoint(runner, checkpoint);
@@ -382,20 +404,88 @@ void CheckpointHook::write(Runner& runner, const std::string& file, Kind kind,
   });
   const bool averaged = checkpoint.contains("ema_state_dict");
   put_into_state_dict(checkpoint, !weights.empty() ? weights : averaged ? "averaged" : "raw");
+  return checkpoint;
+}
+
+void CheckpointHook::write_files(const Value& checkpoint, const std::string& file,
+                                 bool publish_it) const {
   write_checkpoint_file(path_of(file), checkpoint);
-  if (!resumable) return;
+  if (publish_it) publish(checkpoint, published_stem(path_of(file)), *published_);
+}
+
+bool CheckpointHook::is_last(const Runner& runner) const {
+  return by_epoch(runner) ? is_last_train_epoch(runner) : is_last_train_iter(runner);
+}
+
+/// Writes a file, or begins to. The caller has called finish().
+void CheckpointHook::write(Runner& runner, Save save) {
+  try {
+    std::error_code error;
+    std::filesystem::create_directories(folder_, error);  // the write below reports a failure
+    const bool publish_it =
+        published_ && (save.kind == Kind::best || (save.kind == Kind::regular && is_last(runner)));
+    if (publish_it) {
+      std::filesystem::create_directories(
+          std::filesystem::path(published_stem(path_of(save.file))).parent_path(), error);
+    }
+    const Value checkpoint = assemble(runner, save.kind, save.weights);
+    const bool can_resume =
+        save.kind != Kind::best && source_of(runner).can_resume_from(checkpoint);
+    const std::string file = save.file;
+    if (!options_.async_save() || save.kind == Kind::stop) {
+      write_files(checkpoint, file, publish_it);
+      commit(runner, save, can_resume);
+      return;
+    }
+    writer_.start(checkpoint, [this, file, publish_it](const Value& copy) {
+      write_files(copy, file, publish_it);
+    });
+    pending_ = [this, &runner, save, can_resume] {
+      try {
+        writer_.finish();
+        commit(runner, save, can_resume);
+      } catch (const CheckpointError& error) {
+        save.restore();
+        handle_error(error);
+      }
+    };
+  } catch (const CheckpointError& error) {
+    save.restore();
+    handle_error(error);
+  } catch (...) {
+    save.restore();
+    throw;
+  }
+}
+
+/// Waits for a file that is being written in the background.
+void CheckpointHook::finish() {
+  if (const auto pending = std::exchange(pending_, nullptr)) pending();
+}
+
+/// Called in a handler.
+void CheckpointHook::handle_error(const CheckpointError& error) const {
+  if (options_.on_save_error() == "stop") throw;
+  log_warning("CheckpointHook: {}; training goes on without this file (on_save_error: continue)",
+              error.what());
+}
+
+/// What follows when a file is safe.
+void CheckpointHook::commit(Runner& runner, const Save& save, bool can_resume) {
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
-  if (source.can_resume_from(checkpoint)) {
-    move_pointer(runner, file);
+  if (can_resume) {
+    move_pointer(runner, save.file);
     for (CheckpointHook* peer : peers) {
       peer->is_newest_ = peer == this;
       peer->remove_files(runner, kOutdated);
     }
-  } else if (std::none_of(peers.begin(), peers.end(), [](const CheckpointHook* peer) {
+  } else if (save.kind != Kind::best &&
+             std::none_of(peers.begin(), peers.end(), [](const CheckpointHook* peer) {
                return peer->options_.save_optimizer();
              })) {
     remove_files(runner, kOutdated);  // no run can resume from files of this one
   }
+  save.after();
 }
 
 std::string CheckpointHook::pointer_folder(const Runner& runner) const {
@@ -416,6 +506,7 @@ void CheckpointHook::move_pointer(const Runner& runner, const std::string& file)
 }
 
 void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters) {
+  finish();
   const std::string file = regular_file(runner, number);
   const Value before = record(runner);
   // Saved in the file, so that a run that resumes from it completes the removals.
@@ -435,19 +526,17 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
     mine.erase(kStop);
   }
   mine.erase(kOwed);
+  Save save{file, Kind::regular, "", [this, &runner, before] { record(runner) = before; }};
+  save.after = [this, &runner, iters] {
+    saved_at_ = iters;
+    // Not before the write, as the reference does: a full disk would lose both files.
+    remove_files(runner, kSurplus);
+  };
   try {
-    write(runner, file, Kind::regular, "");
+    write(runner, std::move(save));
   } catch (const Interrupted&) {  // the file of the stop records that this one is owed
-    record(runner) = before;
     record(runner).set(kOwed, number);
-    return;
-  } catch (...) {
-    record(runner) = before;
-    throw;
   }
-  saved_at_ = iters;
-  // Not before the write, as the reference does: a full disk would lose both files.
-  remove_files(runner, kSurplus);
 }
 
 /// The hooks that write a file if training stops early: one after a signal, to resume from;
@@ -497,14 +586,13 @@ void CheckpointHook::save_for_stop(Runner& runner) {
     theirs.set(kStop, files.back());
   }
   for (size_t i = 0; i < writers.size(); ++i) {
-    try {
-      writers[i]->write(runner, files[i], Kind::stop, "");
-    } catch (...) {
-      runner.run_info() = before;
-      throw;
-    }
-    writers[i]->saved_at_ = iters;
-    writers[i]->remove_files(runner, kSurplus);
+    CheckpointHook* const writer = writers[i];
+    Save save{files[i], Kind::stop, "", [&runner, before] { runner.run_info() = before; }};
+    save.after = [writer, &runner, iters] {
+      writer->saved_at_ = iters;
+      writer->remove_files(runner, kSurplus);
+    };
+    writer->write(runner, std::move(save));
   }
 }
 
@@ -528,17 +616,19 @@ void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
 /// have seen the metrics, the file to resume from is written again with the scores, so that a
 /// resumed run does not repeat the validation.
 void CheckpointHook::after_val(Runner& runner) {
+  finish();
   if (!measured_ || !is_newest_) return;
   const Progress& progress = runner.progress();
   const std::vector<Value>& kept = record(runner).at(kKept).items();
   const std::string present =
       regular_file(runner, by_epoch(runner) ? progress.epoch : progress.iter);
   if (saved_at_ != progress.iter || kept.empty() || kept.back().as_string() != present) return;
-  write(runner, present, Kind::regular, "");
+  write(runner, {present, Kind::regular, "", [] {}});
 }
 
 void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value,
                                   const std::string& weights) {
+  finish();
   const bool larger = options_.larger_is_better(metric);
   const Value before = record(runner);
   const Value* best = before.at(kBest).find(metric);
@@ -562,24 +652,30 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
   now.set("score", value);
   now.set("file", file);
   mine.at(kBest).set(metric, std::move(now));
-  const Value info_before = runner.run_info();
+  const Value info = runner.run_info();
+  const std::string name = ranks_several(runner) ? "_" + metric : "";
   if (ranks_first(runner, metric)) {  // where MMEngine expects it
-    const std::string name = ranks_several(runner) ? "_" + metric : "";
     runner.run_info().set("best_score" + name, value);
     runner.run_info().set("best_ckpt" + name, path_of(file));
   }
-  try {
-    write(runner, file, Kind::best, weights);
-  } catch (...) {
-    runner.run_info() = info_before;
+  const auto restore = [this, &runner, before, info, name] {
+    for (const std::string& key : {"best_score" + name, "best_ckpt" + name}) {
+      if (const Value* old = info.find(key)) {
+        runner.run_info().set(key, *old);
+      } else {
+        runner.run_info().erase(key);
+      }
+    }
     record(runner) = before;
-    throw;
-  }
-  log_info(
-      "The best checkpoint with {:.4f} {} at {} {} is saved to {}; its state_dict holds the {} "
-      "weights.",
-      value, metric, number, by_epoch(runner) ? "epoch" : "iter", file,
-      weights == "raw" || weights == "averaged" ? weights : fmt::format("'{}'", weights));
+  };
+  const auto report = [=, unit = by_epoch(runner) ? "epoch" : "iter"] {
+    log_info(
+        "The best checkpoint with {:.4f} {} at {} {} is saved to {}; its state_dict holds the {} "
+        "weights.",
+        value, metric, number, unit, file,
+        weights == "raw" || weights == "averaged" ? weights : fmt::format("'{}'", weights));
+  };
+  write(runner, {file, Kind::best, weights, restore, report});
 }
 
 }  // namespace polyak

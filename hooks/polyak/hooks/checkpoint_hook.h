@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "polyak/checkpoint/background_writer.h"
 #include "polyak/runtime/hook.h"
+#include "polyak/runtime/publish.h"
 
 namespace polyak {
 
@@ -38,6 +41,15 @@ struct POLYAK_API CheckpointHookOptions : Options {
     return rule_ = std::move(value), *this;
   }
   const std::vector<std::string>& rule() const { return rule_; }
+  CheckpointHookOptions& on_save_error(std::string value) {
+    return on_save_error_ = std::move(value), *this;
+  }
+  const std::string& on_save_error() const { return on_save_error_; }
+  CheckpointHookOptions& async_save(bool value) { return async_save_ = value, *this; }
+  bool async_save() const { return async_save_; }
+  /// A mapping of PublishOptions; null: no files.
+  CheckpointHookOptions& published(Node value) { return published_ = std::move(value), *this; }
+  const Node& published() const { return published_; }
   /// Whether larger values of a metric are better, by `rule` or by the metric's name.
   bool larger_is_better(const std::string& metric) const;
 
@@ -55,6 +67,9 @@ struct POLYAK_API CheckpointHookOptions : Options {
   int64_t save_begin_ = 0;
   std::vector<std::string> save_best_;
   std::vector<std::string> rule_;
+  std::string on_save_error_ = "stop";
+  bool async_save_ = false;
+  Node published_;
 };
 
 /// Writes checkpoints: `epoch_N.pth` or `iter_N.pth` every `interval`, and
@@ -64,6 +79,10 @@ struct POLYAK_API CheckpointHookOptions : Options {
 /// `last_checkpoint` in work_dir names the newest file that a run can be resumed from. If training
 /// stops early, an additional file is written for that, and removed after the next regular one.
 /// The `state_dict` of a best file holds the weights that were measured (Hook::measured_weights).
+///
+/// With `async_save`, a thread writes each file from a copy of the values, and training goes on;
+/// the next file waits for it. With `published`, best files and the last one are also written for
+/// deployment, into the folder `published`.
 ///
 /// A run may have several of these hooks. The record of each is in `checkpoint_hooks` of the
 /// runner's run_info, by folder and pattern of file names. A file is removed when no hook keeps it.
@@ -109,17 +128,27 @@ class POLYAK_API CheckpointHook : public Hook {
   void save_if_best(Runner& runner, const std::string& metric, double value,
                     const std::string& weights);
   std::string weights_of(Runner& runner, const std::string& metric, const Scalars& metrics) const;
-  void write(Runner& runner, const std::string& file, Kind kind, const std::string& weights);
+  struct Save;
+  Value assemble(Runner& runner, Kind kind, const std::string& weights);
+  void write(Runner& runner, Save save);
+  void write_files(const Value& checkpoint, const std::string& file, bool publish_it) const;
+  void finish();
+  void commit(Runner& runner, const Save& save, bool can_resume);
+  void handle_error(const CheckpointError& error) const;
+  bool is_last(const Runner& runner) const;
   std::string pointer_folder(const Runner& runner) const;
   void move_pointer(const Runner& runner, const std::string& file) const;
   void remove_files(Runner& runner, const char* list);
   void remove_stop(Runner& runner);
 
   CheckpointHookOptions options_;
+  std::optional<PublishOptions> published_;
   std::string folder_;
-  int64_t saved_at_ = -1;   // finished iterations at the newest save; -1: none yet
-  bool is_newest_ = false;  // last_checkpoint names this hook's newest file
-  bool measured_ = false;   // the validation that is ending was not interrupted
+  BackgroundWriter writer_;
+  std::function<void()> pending_;  // waits for the writer, and does what follows
+  int64_t saved_at_ = -1;          // finished iterations at the newest save; -1: none yet
+  bool is_newest_ = false;         // last_checkpoint names this hook's newest file
+  bool measured_ = false;          // the validation that is ending was not interrupted
 };
 
 }  // namespace polyak

@@ -5,6 +5,7 @@
 
 #include "polyak/core/text.h"
 #include "polyak/hooks/checkpoint_hook.h"
+#include "polyak/runtime/publish.h"
 
 namespace polyak {
 namespace {
@@ -40,9 +41,22 @@ void CheckpointHookOptions::visit(OptionVisitor& visitor) {
               "Metrics whose best checkpoints are kept; 'auto': the first metric.");
   visitor.key("rule", &rule_,
               "'greater' or 'less' for each of save_best; empty: inferred from the name.");
+  visitor.choice(
+      "on_save_error", &on_save_error_, {"stop", "continue"},
+      "What follows if a file cannot be written, for example on a full disk; continue: a "
+      "warning.");
+  visitor.key("async_save", &async_save_,
+              "Write files in a thread, from a copy of the values, while training goes on.");
+  visitor.key("published", &published_,
+              "Also write best files and the last one for deployment, into the folder published: "
+              "{format: safetensors or pth, weights: averaged, raw or a name, dtype, keys}.");
 }
 
 void CheckpointHookOptions::validate() const {
+  if (!published_.is_null()) {
+    PublishOptions published;
+    read_options(published_, published, "published");
+  }
   if (interval_ == 0 || interval_ < -1) {
     fail_option("interval", "must be at least 1, or -1 for only the last, got {}", interval_);
   }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 
 #include <filesystem>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +20,8 @@
 #include "polyak/cli/streams.h"
 #include "polyak/core/error.h"
 #include "polyak/runtime/file_weights.h"
+#include "polyak/runtime/key_maps.h"
+#include "polyak/runtime/publish.h"
 #include "polyak/runtime/run_checkpoint.h"
 
 namespace polyak::cli {
@@ -32,12 +34,8 @@ struct ConvertArguments {
   std::string weights;
   std::string key;
   std::string dtype;
+  std::string map;
 };
-
-const std::map<std::string, at::ScalarType> kDtypes{{"float64", at::kDouble},
-                                                    {"float32", at::kFloat},
-                                                    {"float16", at::kHalf},
-                                                    {"bfloat16", at::kBFloat16}};
 
 /// The checkpoint whose state_dict is what the arguments choose.
 Value read_chosen(const ConvertArguments& arguments) {
@@ -52,23 +50,6 @@ Value read_chosen(const ConvertArguments& arguments) {
   return chosen;
 }
 
-/// The tensors, in another floating-point dtype if one is given. Tensors that are tied stay so.
-Value converted(const Value& state_dict, const std::string& dtype) {
-  Value tensors = Value::dict({}, /*ordered=*/true);
-  std::map<std::pair<void*, int64_t>, at::Tensor> made;
-  for (const auto& [key, value] : state_dict.entries()) {
-    if (!value.is_tensor() || key.kind() != Value::Kind::string) continue;
-    at::Tensor tensor = value.as_tensor();
-    if (!dtype.empty() && tensor.is_floating_point()) {
-      at::Tensor& other = made[{tensor.data_ptr(), tensor.numel()}];
-      if (!other.defined() || other.sizes() != tensor.sizes()) other = tensor.to(kDtypes.at(dtype));
-      tensor = other;
-    }
-    tensors.set(key, tensor);
-  }
-  return tensors;
-}
-
 void write(const ConvertArguments& arguments, const Value& tensors) {
   if (arguments.format == "archive") {
     write_libtorch_archive(arguments.out, tensors);
@@ -77,6 +58,37 @@ void write(const ConvertArguments& arguments, const Value& tensors) {
   } else {
     write_checkpoint_file(arguments.out, tensors);
   }
+}
+
+/// Renames the tensors by a key map, a file or one of those that come with Polyak.
+void apply_map(Value& tensors, const std::string& wanted) {
+  std::error_code error;
+  std::vector<std::string> names;
+  std::optional<KeyMap> map;
+  if (std::filesystem::exists(wanted, error)) {
+    map = read_key_map(wanted);
+  } else {
+    for (KeyMap& known : shipped_key_maps()) {
+      names.push_back(known.name);
+      if (known.name == wanted) map = std::move(known);
+    }
+  }
+  if (!map) {
+    fail<ConfigError>("--map {}: is neither a file nor a key map of Polyak; those are {}", wanted,
+                      fmt::join(names, ", "));
+  }
+  size_t changed = 0;
+  Value renamed = Value::dict({}, /*ordered=*/true);
+  for (const auto& [key, value] : tensors.entries()) {
+    std::string name = map->renamed(key.as_string());
+    changed += name != key.as_string() ? 1 : 0;
+    if (renamed.contains(name)) {
+      fail<CheckpointError>("--map {}: two tensors get the name '{}'", wanted, name);
+    }
+    renamed.set(name, value);
+  }
+  if (changed == 0) fail<CheckpointError>("--map {}: renames none of the file's tensors", wanted);
+  tensors = std::move(renamed);
 }
 
 /// Before anything is read: a name that says nothing of the format.
@@ -102,8 +114,9 @@ int convert(ConvertArguments arguments) {
                       arguments.in);
   }
   const Value checkpoint = read_chosen(arguments);
-  const Value tensors = converted(checkpoint.at("state_dict"), arguments.dtype);
+  Value tensors = cast_tensors(checkpoint.at("state_dict"), arguments.dtype);
   if (tensors.entries().empty()) fail<CheckpointError>("{}: holds no tensors", arguments.in);
+  if (!arguments.map.empty()) apply_map(tensors, arguments.map);
   write(arguments, tensors);
   const auto size = static_cast<int64_t>(std::filesystem::file_size(arguments.out, error));
   print("{}: {} tensors, {}\n", arguments.out, tensors.entries().size(), size_text(size));
@@ -130,6 +143,8 @@ void add_convert(CLI::App& app, int& status) {
       ->add_option("--dtype", arguments->dtype,
                    "float64, float32, float16 or bfloat16, for floating-point tensors")
       ->check(CLI::IsMember({"float64", "float32", "float16", "bfloat16"}));
+  command->add_option("--map", arguments->map,
+                      "A key map (YAML) or the name of one of Polyak's, such as timm_vit");
   command->callback([arguments, &status] { status = convert(*arguments); });
 }
 

@@ -17,7 +17,7 @@
 #include "polyak/config/load.h"
 #include "polyak/config/options.h"
 #include "polyak/core/log.h"
-#include "polyak/runtime/state_dict.h"
+#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace fs = std::filesystem;

@@ -9,8 +9,11 @@
 #include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/core/log.h"
+#include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/file_weights.h"
+#include "polyak/runtime/key_maps.h"
 #include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace fs = std::filesystem;
@@ -92,6 +95,20 @@ Value read_checkpoint(const std::string& file, const std::string& key) {
     }
   });
   return checkpoint;
+}
+
+void fit_names(Value& state_dict, const ModelRef& model) {
+  remove_wrapper_names(state_dict);
+  apply_key_map(state_dict, model);
+  match_names(state_dict, model);
+}
+
+void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool resuming) {
+  Value& state_dict = checkpoint.at("state_dict");
+  // A run that is resumed has its optimizer's state and its averages by the model's own names.
+  resuming ? match_names(state_dict, model) : fit_names(state_dict, model);
+  match_average_names(checkpoint);
+  if (resuming) check_raw_weights(checkpoint);
 }
 
 }  // namespace polyak

@@ -18,7 +18,6 @@
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/runner.h"
 #include "polyak/runtime/state_dict.h"
-#include "polyak/runtime/tensor_names.h"
 #include "polyak/version.h"
 
 namespace polyak {
@@ -165,12 +164,6 @@ void name_file_in_errors(const std::string& file, const std::function<void()>& a
 }
 
 // ---- what a resumed run restores
-
-void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool resuming) {
-  match_names(checkpoint.at("state_dict"), model);
-  match_average_names(checkpoint);
-  if (resuming) check_raw_weights(checkpoint);
-}
 
 bool is_polyaks(const Value& checkpoint) {
   return checkpoint.contains("polyak");

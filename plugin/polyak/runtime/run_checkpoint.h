@@ -54,8 +54,13 @@ POLYAK_API Value read_checkpoint(const std::string& file, const std::string& key
 /// Calls `action`, and adds the name of the file to a CheckpointError.
 POLYAK_API void name_file_in_errors(const std::string& file, const std::function<void()>& action);
 
-/// Renames a checkpoint's entries to the names in the model (match_names(), match_average_names()),
-/// and ensures that a resumed run gets its raw weights.
+/// Gives the tensors of other libraries' files the names that the model has: by a key map
+/// (apply_key_map()), then by match_names().
+/// @throws CheckpointError
+void fit_names(Value& state_dict, const ModelRef& model);
+
+/// Renames a checkpoint's entries to the names in the model (fit_names(), or only match_names() to
+/// resume; match_average_names()), and ensures that a resumed run gets its raw weights.
 /// @throws CheckpointError before anything is loaded
 POLYAK_API void fit_checkpoint(Value& checkpoint, const ModelRef& model, bool resuming);
 

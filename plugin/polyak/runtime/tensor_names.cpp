@@ -271,7 +271,7 @@ void apply_name_rules(Value& state_dict, const NameRules& rules) {
   check_used("exclude", left_out, [&](size_t i) { return rules.exclude[i]; });
 }
 
-std::vector<std::string> remove_wrapper_names(Value& dict) {
+void remove_wrapper_names(Value& dict) {
   std::set<std::string> found;
   const auto without = [&](std::string name) {
     for (const std::string_view wrapper : kWrappers) {
@@ -289,10 +289,10 @@ std::vector<std::string> remove_wrapper_names(Value& dict) {
   for (const auto& [key, value] : dict.entries()) {
     if (key.kind() == Value::Kind::string) without(key.as_string());
   }
-  if (!found.empty()) {
-    rename_keys(dict, [&](const std::string& key) { return std::optional(without(key)); });
-  }
-  return {found.begin(), found.end()};
+  if (found.empty()) return;
+  rename_keys(dict, [&](const std::string& key) { return std::optional(without(key)); });
+  log_info("the names of the checkpoint's tensors contain '{}'; it is removed",
+           fmt::join(found, "' and '"));
 }
 
 void match_names(Value& state_dict, const ModelRef& model) {
@@ -302,13 +302,9 @@ void match_names(Value& state_dict, const ModelRef& model) {
   const auto fits = [&](const std::string& key) { return names.count(key) > 0; };
   check_one_way(keys, names);
   if (std::any_of(keys.begin(), keys.end(), fits)) return;
-  const std::vector<std::string> wrappers = remove_wrapper_names(state_dict);
-  if (!wrappers.empty()) {
-    log_info("the names of the checkpoint's tensors contain '{}'; it is removed",
-             fmt::join(wrappers, "' and '"));
-    keys = keys_of(state_dict);
-    check_one_way(keys, names);
-  }
+  remove_wrapper_names(state_dict);
+  keys = keys_of(state_dict);
+  check_one_way(keys, names);
   if (std::none_of(keys.begin(), keys.end(), fits)) {
     const std::vector<Exchange> exchanges = find_exchanges(keys, names);
     // Two tensors of a hundred that have common names, such as `norm.weight`, say nothing.

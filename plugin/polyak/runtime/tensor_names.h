@@ -33,10 +33,10 @@ struct NameRules {
 POLYAK_API void apply_name_rules(Value& state_dict, const NameRules& rules);
 
 /// Removes the parts that PyTorch's wrappers of modules add anywhere in names (`_orig_mod.` of
-/// torch.compile, `_fsdp_wrapped_module.`, `_checkpoint_wrapped_module.`) from a dict's names.
-/// @return those that were found
+/// torch.compile, `_fsdp_wrapped_module.`, `_checkpoint_wrapped_module.`) from a dict's names, and
+/// logs that.
 /// @throws CheckpointError if two tensors get one name
-std::vector<std::string> remove_wrapper_names(Value& dict);
+void remove_wrapper_names(Value& dict);
 
 /// Gives a state dict's tensors the names that the model has, and logs what it changed. Unless some
 /// names fit as they are, wrappers' names are removed, and the prefix that makes the most names fit

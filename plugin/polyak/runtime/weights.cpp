@@ -26,7 +26,7 @@ WeightsReport load_weights(const ModelRef& model, const std::string& path,
   name_file_in_errors(path, [&] {
     Value& state_dict = checkpoint.at("state_dict");
     apply_name_rules(state_dict, {options.strip(), options.map(), options.exclude()});
-    match_names(state_dict, model);
+    fit_names(state_dict, model);
     const StateDifference found = check_state_dict(model, state_dict, options.strict());
     load_state_dict(model, state_dict);
     report.loaded = found.fitting;

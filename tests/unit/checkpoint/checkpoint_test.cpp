@@ -387,8 +387,7 @@ TEST_F(PthTest, TellsWhyAFileIsNoCheckpoint) {
       writer.writeRecord(record, "x", 1);
       writer.writeEndOfFile();
     }
-    EXPECT_THAT(failure("a.pth"),
-                HasSubstr(record == std::string("other") ? "without data.pkl" : "TorchScript"));
+    EXPECT_THAT(failure("a.pth"), HasSubstr("without data.pkl"));
   }
 }
 
