@@ -1,15 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C++ side of checkpoint_interop.py: `checkpoint_tool write OUT` writes a sample of every kind
-// of value; `checkpoint_tool read FILE` prints what a file holds as JSON that Python can compare.
+// The C++ side of checkpoint_interop.py and safetensors_interop.py. A file is a .pth file or, by
+// its name, a .safetensors file or an index of them.
+//   checkpoint_tool write OUT      writes a sample of every kind of value, or of tensor
+//   checkpoint_tool read FILE      prints what a file holds as JSON that Python can compare
+//   checkpoint_tool copy FILE OUT  writes what it reads
+//   checkpoint_tool check FILE...  prints `ok` or the error for each, one a line
+//   checkpoint_tool version        prints LibTorch's version
 #include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
 
+#include <torch/version.h>
+
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/safetensors.h"
 
 namespace {
 
@@ -44,6 +56,75 @@ Value sample() {
        Value::list({Value::list(), Value::tuple(), Value::dict(), Value::dict({}, true)})},
       {"by_int", Value::dict({{0, "zero"}, {1, "one"}})},
   });
+}
+
+/// Every dtype that .safetensors has and this LibTorch too, under its name in C++; each byte is
+/// another, so that one out of place shows. And every shape.
+Value tensor_sample() {
+  constexpr std::array<std::string_view, 19> kNames{"Bool",
+                                                    "Byte",
+                                                    "Char",
+                                                    "Short",
+                                                    "Int",
+                                                    "Long",
+                                                    "Half",
+                                                    "BFloat16",
+                                                    "Float",
+                                                    "Double",
+                                                    "UInt16",
+                                                    "UInt32",
+                                                    "UInt64",
+                                                    "ComplexFloat",
+                                                    "Float8_e4m3fn",
+                                                    "Float8_e5m2",
+                                                    "Float8_e4m3fnuz",
+                                                    "Float8_e5m2fnuz",
+                                                    "Float8_e8m0fnu"};
+  Value tensors = Value::dict({}, true);
+  for (int i = 0; i < static_cast<int>(at::ScalarType::Undefined); ++i) {
+    const auto dtype = static_cast<at::ScalarType>(i);
+    const std::string name = c10::toString(dtype);
+    if (std::find(kNames.begin(), kNames.end(), name) == kNames.end()) continue;
+    const at::Tensor tensor = at::empty({2, 3}, at::TensorOptions().dtype(dtype));
+    auto* const bytes = static_cast<unsigned char*>(tensor.data_ptr());
+    for (size_t k = 0; k < tensor.nbytes(); ++k) {
+      bytes[k] = static_cast<unsigned char>(dtype == at::kBool ? k % 2 : k * 37 + 11);
+    }
+    tensors.set(name, tensor);
+  }
+  const auto weight = at::arange(12, at::kFloat).reshape({3, 4});
+  tensors.set("scalar", at::scalar_tensor(2.5));
+  tensors.set("empty", at::empty({0, 3}));
+  tensors.set("Grüße \"世界\"\n", at::ones({1}));
+  tensors.set("tied", weight);
+  tensors.set("tied_too", weight);
+  tensors.set("transposed", weight.t());
+  tensors.set("row", weight[1]);
+  return tensors;
+}
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+Value read(const std::string& path) {
+  return ends_with(path, ".safetensors") || ends_with(path, ".json")
+             ? polyak::read_safetensors(path)
+             : polyak::read_pth(path);
+}
+
+void write(const std::string& path, const Value& value) {
+  ends_with(path, ".safetensors") ? polyak::write_safetensors(path, value)
+                                  : polyak::write_pth(path, value);
+}
+
+std::string check(const std::string& path) {
+  try {
+    read(path);
+    return "ok";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
 }
 
 json describe(const Value& value);
@@ -110,14 +191,21 @@ json describe(const Value& value) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string action = argc == 3 ? argv[1] : "";
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const std::string action = arguments.empty() ? "" : arguments[0];
   try {
-    if (action == "write") {
-      polyak::write_pth(argv[2], sample());
-    } else if (action == "read") {
-      fmt::print("{}\n", describe(polyak::read_pth(argv[2])).dump());
+    if (action == "write" && argc == 3) {
+      write(arguments[1], ends_with(arguments[1], ".safetensors") ? tensor_sample() : sample());
+    } else if (action == "read" && argc == 3) {
+      fmt::print("{}\n", describe(read(arguments[1])).dump());
+    } else if (action == "copy" && argc == 4) {
+      write(arguments[2], read(arguments[1]));
+    } else if (action == "check") {
+      for (size_t i = 1; i < arguments.size(); ++i) fmt::print("{}\n", check(arguments[i]));
+    } else if (action == "version") {
+      fmt::print("{}\n", TORCH_VERSION);
     } else {
-      fmt::print(stderr, "usage: checkpoint_tool write|read FILE\n");
+      fmt::print(stderr, "usage: checkpoint_tool write|read|copy|check|version FILE...\n");
       return 2;
     }
   } catch (const std::exception& error) {
