@@ -134,6 +134,10 @@ void check_is_tensors(const Value& value) {
                             key.as_int());
     }
     const std::string& name = key.as_string();
+    if (item.is_opaque()) {
+      fail<CheckpointError>("{}: an object that only Python can read, {}, cannot be saved",
+                            pickle::printable(name), item.type_name());
+    }
     if (!item.is_tensor()) {
       fail<CheckpointError>(
           "{}: is of the kind {}, and a .safetensors file holds only tensors under names; write a "
