@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 
 import numpy
@@ -250,11 +251,45 @@ def check_polyak_reads_foreign_objects(tool, folder):
         check(len(found) == len(objects), "the number of keys")
 
 
-def check_polyak_refuses_the_format_before_1_6(tool, folder):
+class OldTensor:
+    """Pickles as tensors did before PyTorch 0.4."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __reduce__(self):
+        with warnings.catch_warnings():  # PyTorch 2 would rather have storages without a dtype
+            warnings.simplefilter("ignore")
+            storage = self.tensor.storage()
+        return (torch._utils._rebuild_tensor, (storage, self.tensor.storage_offset(), tuple(self.tensor.shape),
+                                               self.tensor.stride()))
+
+
+def check_polyak_reads_the_format_before_1_6(tool, folder):
     path = os.path.join(folder, "legacy.pth")
-    torch.save({"a": 1}, path, _use_new_zipfile_serialization=False)
-    done = subprocess.run([tool, "read", path], capture_output=True, text=True)
-    check("before 1.6" in done.stderr, done.stderr)
+    checkpoint = python_checkpoint()
+    for protocol in (2, 4):
+        torch.save(checkpoint, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+        check(polyak_reads(tool, path) == describe(checkpoint), f"the format before 1.6 by protocol {protocol}")
+    numbers = torch.arange(12.0)
+    torch.save([numbers, OldTensor(numbers[3:9].view(2, 3))], path, _use_new_zipfile_serialization=False)
+    check(polyak_reads(tool, path) == describe([numbers, numbers[3:9].view(2, 3)]), "a tensor before PyTorch 0.4")
+    # Objects of other programs, a whole module with the source of its classes among them.
+    objects = foreign_objects()
+    for name in ("conj", "neg", "torch.uint16", "torch.float8_e4m3fn", "bytearray"):
+        objects.pop(name, None)
+    torch.save({name: value for name, (value, _) in objects.items()}, path, pickle_protocol=4,
+               _use_new_zipfile_serialization=False)
+    found = {key["value"]: item for key, item in polyak_reads(tool, path)["entries"]}
+    for name, (_, wanted) in objects.items():
+        check(found[name] == wanted, f"{name} before 1.6: found {found[name]}, wanted {wanted}")
+    # Cut off, also within the tensors.
+    whole = open(path, "rb").read()
+    for size in (1, 10, 100, len(whole) // 2, len(whole) - 1):
+        with open(path, "wb") as file:
+            file.write(whole[:size])
+        done = subprocess.run([tool, "read", path], capture_output=True, text=True)
+        check(done.returncode == 1 and path in done.stderr, f"{size} bytes of {len(whole)}: {done.stderr}")
 
 
 def main():
@@ -264,7 +299,7 @@ def main():
         check_polyak_reads_python(tool, folder)
         check_polyak_compares_checksums(tool, folder)
         check_polyak_reads_foreign_objects(tool, folder)
-        check_polyak_refuses_the_format_before_1_6(tool, folder)
+        check_polyak_reads_the_format_before_1_6(tool, folder)
     print(f"checkpoints agree with torch {torch.__version__}")
 
 

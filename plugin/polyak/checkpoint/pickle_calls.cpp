@@ -55,16 +55,17 @@ at::Tensor strided(const StoredElements& stored, c10::ScalarType dtype,
   const auto sizes = ints(items[2]);
   const auto strides = ints(items[3]);
   const auto needed = elements_needed(offset, sizes, strides);
-  const size_t held = stored.storage.nbytes() / c10::elementSize(dtype);
+  const auto [first, held] = stored.part.value_or(std::pair<int64_t, int64_t>(
+      0, static_cast<int64_t>(stored.storage.nbytes() / c10::elementSize(dtype))));
   if (!needed) {
     fail<CheckpointError>("a tensor of impossible shape: size [{}], stride [{}], offset {}",
                           fmt::join(sizes, ", "), fmt::join(strides, ", "), offset);
   }
-  if (static_cast<size_t>(*needed) > held) {
+  if (*needed > held) {
     fail<CheckpointError>("a tensor needs {} elements, but its storage has {}", *needed, held);
   }
   return at::empty({0}, at::TensorOptions().dtype(dtype))
-      .set_(stored.storage, offset, sizes, strides);
+      .set_(stored.storage, first + offset, sizes, strides);
 }
 
 /// The entry of a dict, if that is a dict itself.
@@ -135,6 +136,8 @@ Node* Calls::call(Node* callable, Node* argument_tuple) {
       return make_bytes(items);
     case Name::bytes:
       return make(Bytes{});
+    case Name::rebuild_tensor_v1:
+      return make_first_tensor(items);
     case Name::rebuild_tensor:
     case Name::rebuild_tensor_v3:
       return make_tensor(items, function->name == Name::rebuild_tensor_v3);
@@ -287,6 +290,15 @@ Node* Calls::make_size(const std::vector<int64_t>& sizes) {
   return make(std::move(sequence));
 }
 
+/// (storage, offset, size, stride), before PyTorch 0.4.
+Node* Calls::make_first_tensor(const Arguments& items) {
+  auto* const stored = items.size() != 4 ? nullptr : items[0]->as<StoredElements>();
+  if (stored == nullptr || !stored->dtype || c10::isQIntType(*stored->dtype)) {
+    damaged("an invalid tensor");
+  }
+  return make(strided(*stored, *stored->dtype, items));
+}
+
 /// (storage, offset, size, stride, requires_grad, hooks[, dtype][, metadata]), the dtype for
 /// those that have no storage class.
 Node* Calls::make_tensor(const Arguments& items, bool has_dtype) {
@@ -298,12 +310,12 @@ Node* Calls::make_tensor(const Arguments& items, bool has_dtype) {
   std::optional<c10::ScalarType> dtype = stored->dtype;
   if (has_dtype) {
     const auto* const global = items[6]->as<Global>();
-    if (global == nullptr) damaged("a tensor without a dtype");
+    if (global == nullptr || stored->part) damaged("a tensor without a dtype");
     const std::string_view dotted = global->dotted;
     dtype = find_dtype(dotted.substr(dotted.rfind('.') + 1));
     if (!dtype) return make(Opaque{fmt::format("a tensor of dtype {}", dotted)});
   }
-  if (!dtype) damaged("a tensor without a dtype");
+  if (!dtype || c10::isQIntType(*dtype)) damaged("a tensor without a dtype");
   at::Tensor tensor = strided(*stored, *dtype, items);
   if (items.size() > least) {
     if (has_flag(*items[least], "conj")) tensor = tensor.conj();  // a view: copies nothing

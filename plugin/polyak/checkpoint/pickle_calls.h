@@ -39,6 +39,7 @@ class Calls {
   Node* make_numpy_scalar(const Arguments& arguments);
   Node* make_numpy_real(const std::string& data);
   Node* make_size(const std::vector<int64_t>& sizes);
+  Node* make_first_tensor(const Arguments& items);
   Node* make_tensor(const Arguments& items, bool has_dtype);
 
   Nodes& nodes_;

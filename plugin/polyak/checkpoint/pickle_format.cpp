@@ -28,20 +28,30 @@ constexpr std::array<StorageType, 12> kStorageTypes{{
     {c10::ScalarType::ComplexDouble, "ComplexDoubleStorage"},
 }};
 
-template <class Match>
-const StorageType* find_type(Match match) {
-  const auto found = std::find_if(kStorageTypes.begin(), kStorageTypes.end(), match);
-  return found == kStorageTypes.end() ? nullptr : &*found;
+constexpr std::array<StorageType, 5> kQuantizedTypes{{
+    {c10::ScalarType::QInt8, "QInt8Storage"},
+    {c10::ScalarType::QUInt8, "QUInt8Storage"},
+    {c10::ScalarType::QInt32, "QInt32Storage"},
+    {c10::ScalarType::QUInt4x2, "QUInt4x2Storage"},
+    {c10::ScalarType::QUInt2x4, "QUInt2x4Storage"},
+}};
+
+template <class Types, class Match>
+const StorageType* find_type(const Types& types, Match match) {
+  const auto found = std::find_if(types.begin(), types.end(), match);
+  return found == types.end() ? nullptr : &*found;
 }
 
 }  // namespace
 
 const StorageType* find_storage_type(c10::ScalarType dtype) {
-  return find_type([&](const StorageType& type) { return type.dtype == dtype; });
+  return find_type(kStorageTypes, [&](const StorageType& type) { return type.dtype == dtype; });
 }
 
 const StorageType* find_storage_type(std::string_view name) {
-  return find_type([&](const StorageType& type) { return type.name == name; });
+  const auto has_name = [&](const StorageType& type) { return type.name == name; };
+  const StorageType* const found = find_type(kStorageTypes, has_name);
+  return found != nullptr ? found : find_type(kQuantizedTypes, has_name);
 }
 
 std::optional<c10::ScalarType> find_dtype(std::string_view name) {

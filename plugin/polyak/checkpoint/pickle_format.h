@@ -87,7 +87,8 @@ struct StorageType {
   c10::ScalarType dtype;
   const char* name;
 };
-/// nullptr if the format has no such type.
+/// nullptr if the format has no such type. By a name, also those of quantized elements, which the
+/// writer does not write and of which the reader makes no tensor.
 const StorageType* find_storage_type(c10::ScalarType dtype);
 const StorageType* find_storage_type(std::string_view name);
 

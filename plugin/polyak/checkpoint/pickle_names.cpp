@@ -23,6 +23,7 @@ constexpr KnownName kKnownNames[] = {
     {"_codecs.encode", Name::encode},
     {"__builtin__.bytes", Name::bytes},
     {"builtins.bytes", Name::bytes},
+    {"torch._utils._rebuild_tensor", Name::rebuild_tensor_v1},
     {"torch._utils._rebuild_tensor_v2", Name::rebuild_tensor},
     {"torch._utils._rebuild_tensor_v3", Name::rebuild_tensor_v3},
     {"torch._utils._rebuild_parameter", Name::rebuild_parameter},

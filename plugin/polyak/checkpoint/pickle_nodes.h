@@ -28,6 +28,7 @@ enum class Name {
   set,
   encode,
   bytes,
+  rebuild_tensor_v1,
   rebuild_tensor,
   rebuild_tensor_v3,
   rebuild_parameter,
@@ -47,7 +48,8 @@ struct Global {
 
 struct StoredElements {
   c10::Storage storage;
-  std::optional<c10::ScalarType> dtype;  // empty: the tensor says it
+  std::optional<c10::ScalarType> dtype;             // empty: the tensor says it
+  std::optional<std::pair<int64_t, int64_t>> part;  // the first element and how many; empty: all
 };
 
 struct Bytes {
@@ -113,7 +115,8 @@ struct Damage {
 /// files do so for a few small objects; this limits what a hostile one can expand to.
 class Budget {
  public:
-  explicit Budget(size_t pickle_size) : left_(kFree + kPerByte * pickle_size) {}
+  /// For so many bytes of the pickle.
+  void earn(size_t bytes) { left_ += kPerByte * bytes; }
 
   /// Whether so many copies, of objects or bytes, may still be made.
   bool spend(size_t copies) {
@@ -125,7 +128,7 @@ class Budget {
  private:
   static constexpr size_t kFree = 1 << 20;
   static constexpr size_t kPerByte = 16;
-  size_t left_;
+  size_t left_ = kFree;
 };
 
 constexpr const char* kTooManyCopies = "the same objects are repeated too many times";

@@ -6,6 +6,7 @@
 
 #include "polyak/checkpoint/pickle_calls.h"
 #include "polyak/checkpoint/pickle_format.h"
+#include "polyak/checkpoint/pickle_input.h"
 #include "polyak/checkpoint/pickle_nodes.h"
 #include "polyak/checkpoint/pickle_values.h"
 #include "polyak/checkpoint/pth.h"
@@ -15,11 +16,8 @@ namespace {
 
 class Reader {
  public:
-  Reader(std::string_view bytes, const StorageLoader& load_storage)
-      : bytes_(bytes),
-        load_storage_(load_storage),
-        budget_(bytes.size()),
-        calls_(nodes_, budget_) {}
+  Reader(Input& input, const StorageLoader& load_storage)
+      : input_(input), load_storage_(load_storage), calls_(nodes_, budget_) {}
 
   Value run() {
     try {
@@ -39,16 +37,21 @@ class Reader {
 
  private:
   [[noreturn]] void damaged(const char* what) const {
-    fail<CheckpointError>("the pickle is damaged at byte {}: {}", position_, what);
+    fail<DamagedCheckpointError>("the pickle is damaged at byte {}: {}", input_.position(), what);
   }
 
   // Bytes.
 
-  std::string_view take(size_t count) {
-    if (count > bytes_.size() - position_) damaged("it ends unexpectedly");
-    const auto taken = bytes_.substr(position_, count);
-    position_ += count;
+  std::string_view take(uint64_t count) {
+    const auto taken = input_.take(count);
+    budget_.earn(count);
     return taken;
+  }
+
+  std::string_view line() {
+    const auto text = input_.line();
+    budget_.earn(text.size());
+    return text;
   }
 
   template <class T>
@@ -56,14 +59,6 @@ class Reader {
     T value;
     std::memcpy(&value, take(sizeof(value)).data(), sizeof(value));
     return value;
-  }
-
-  std::string_view line() {
-    const size_t end = bytes_.find('\n', position_);
-    if (end == std::string_view::npos) damaged("a name is not terminated");
-    const auto text = take(end - position_);
-    ++position_;
-    return text;
   }
 
   // The stack. A mark is the height of the stack when it was set; objects below it are out of
@@ -227,7 +222,7 @@ class Reader {
         set_items(pop_to_mark());
         break;
       case Op::global: {
-        const auto module = line();
+        const std::string module(line());
         push(find_global(module, line()));
         break;
       }
@@ -253,7 +248,7 @@ class Reader {
         break;
       }
       case Op::bin_persid:
-        push(stored_elements());
+        push_persistent();
         break;
       case Op::bin_put:
         remember(number<uint8_t>());
@@ -287,10 +282,9 @@ class Reader {
         recall(number<uint32_t>());
         break;
       default:
-        --position_;
         fail<CheckpointError>(
             "the pickle has opcode 0x{:02x} at byte {}, which this reader does not support", code,
-            position_);
+            input_.position() - 1);
     }
     return true;
   }
@@ -351,18 +345,28 @@ class Reader {
     stack_.push_back(calls_.call(pop(), arguments));
   }
 
-  /// ('storage', torch.FloatStorage, key, location, number of elements)
-  StoredElements stored_elements() {
+  /// An object that the pickle refers to by a tuple. In the format before PyTorch 1.6 that may also
+  /// be a class of a module with its source: ('module', class, file, source).
+  void push_persistent() {
     const auto* const id = pop()->as<Sequence>();
-    if (id == nullptr || id->kind != Value::Kind::tuple || id->items.size() != 5) {
-      damaged("a storage is missing");
+    if (id == nullptr || id->kind != Value::Kind::tuple) damaged("a storage is missing");
+    const auto* const tag = id->items.empty() ? nullptr : id->items[0]->as<std::string>();
+    if (tag != nullptr && *tag == "module" && id->items.size() == 4 &&
+        id->items[1]->as<Global>() != nullptr) {
+      stack_.push_back(id->items[1]);
+      return;
     }
-    const auto* const tag = id->items[0]->as<std::string>();
-    const auto* const global = id->items[1]->as<Global>();
-    const auto* const key = id->items[2]->as<std::string>();
-    const int64_t elements = integer(id->items[4]);
-    if (tag == nullptr || *tag != "storage" || global == nullptr || key == nullptr ||
-        global->name != Name::storage) {
+    if (tag == nullptr || *tag != "storage") damaged("a storage is missing");
+    push(stored_elements(id->items));
+  }
+
+  /// ('storage', torch.FloatStorage, key, location, number of elements[, view])
+  StoredElements stored_elements(const std::vector<Node*>& id) {
+    if (id.size() != 5 && id.size() != 6) damaged("a storage is missing");
+    const auto* const global = id[1]->as<Global>();
+    const auto* const key = id[2]->as<std::string>();
+    const int64_t elements = integer(id[4]);
+    if (global == nullptr || key == nullptr || global->name != Name::storage) {
       damaged("a storage is missing");
     }
     const size_t element_size = global->type == nullptr ? 1 : c10::elementSize(global->type->dtype);
@@ -371,9 +375,26 @@ class Reader {
         __builtin_mul_overflow(static_cast<size_t>(elements), element_size, &bytes)) {
       fail<CheckpointError>("an impossible storage of {} elements", elements);
     }
-    StoredElements stored{load_storage_(*key, bytes), std::nullopt};
+    StoredElements stored{load_storage_(*key, bytes, element_size), std::nullopt, std::nullopt};
     if (global->type != nullptr) stored.dtype = global->type->dtype;
+    if (id.size() == 6 && id[5]->as<std::monostate>() == nullptr) {
+      stored.part = part_of_storage(id[5], elements);
+    }
     return stored;
+  }
+
+  /// (key, offset, number of elements): in PyTorch's first versions, a storage that was a part of
+  /// another.
+  std::pair<int64_t, int64_t> part_of_storage(Node* node, int64_t elements) const {
+    const auto* const view = node->as<Sequence>();
+    if (view == nullptr || view->items.size() != 3) damaged("a part of a storage is missing");
+    const int64_t offset = integer(view->items[1]);
+    const int64_t size = integer(view->items[2]);
+    if (offset < 0 || size < 0 || offset > elements || size > elements - offset) {
+      fail<CheckpointError>("{} elements from the element {} of a storage that has {}", size,
+                            offset, elements);
+    }
+    return {offset, size};
   }
 
   /// The keys of the objects that are being created, for error messages.
@@ -392,9 +413,8 @@ class Reader {
     return path.text();
   }
 
-  std::string_view bytes_;
+  Input& input_;
   const StorageLoader& load_storage_;
-  size_t position_ = 0;
   Nodes nodes_;
   Budget budget_;
   Calls calls_;
@@ -405,8 +425,8 @@ class Reader {
 
 }  // namespace
 
-Value read(std::string_view bytes, const StorageLoader& load_storage) {
-  return Reader(bytes, load_storage).run();
+Value read(Input& input, const StorageLoader& load_storage) {
+  return Reader(input, load_storage).run();
 }
 
 }  // namespace polyak::pickle

@@ -7,12 +7,12 @@
 #include <sys/stat.h>
 #include <zlib.h>
 
-#include <array>
 #include <cerrno>
-#include <fstream>
 #include <system_error>
 #include <unordered_map>
 
+#include "polyak/checkpoint/foreign_file.h"
+#include "polyak/checkpoint/legacy_pth_reader.h"
 #include "polyak/checkpoint/pickle_format.h"
 #include "polyak/checkpoint/pickle_reader.h"
 #include "polyak/checkpoint/pth.h"
@@ -24,8 +24,8 @@ namespace {
 
 using caffe2::serialize::PyTorchStreamReader;
 
-/// Distinguishes, before LibTorch opens the file, errors that its zip reader would not explain.
-void check_is_zip(const std::string& path) {
+/// The first bytes of a file that can be read.
+std::string checked_head(const std::string& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
     fail<CheckpointError>("cannot be read: {}", std::generic_category().message(errno));
@@ -33,19 +33,22 @@ void check_is_zip(const std::string& path) {
   if (S_ISDIR(status.st_mode)) fail<CheckpointError>("is a folder, not a checkpoint");
   if (!S_ISREG(status.st_mode)) fail<CheckpointError>("is not a regular file");
   if (status.st_size == 0) fail<DamagedCheckpointError>("is empty");
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail<CheckpointError>("cannot be read: {}", std::generic_category().message(errno));
-  std::array<char, 4> start{};
-  file.read(start.data(), start.size());
-  const std::string_view head(start.data(), static_cast<size_t>(file.gcount()));
-  if (head.substr(0, 2) == "\x80\x02") {
-    fail<CheckpointError>(
-        "is in the format of PyTorch before 1.6; load and save it again in a newer Python torch");
+  errno = 0;
+  std::string head = head_of(path);
+  if (head.empty()) {
+    fail<CheckpointError>("cannot be read: {}", std::generic_category().message(errno));
   }
-  if (head != "PK\x03\x04") {
-    fail<DamagedCheckpointError>(
-        "is not a checkpoint: a .pth file is a zip archive, and this file is not");
-  }
+  return head;
+}
+
+/// Distinguishes, before LibTorch opens the file, errors that its zip reader would not explain.
+void check_is_zip(const std::string& head) {
+  if (head.compare(0, 4, "PK\x03\x04") == 0) return;
+  std::string sentence = foreign_format(head);
+  if (sentence.empty()) sentence = foreign_text(head);
+  if (!sentence.empty()) fail<CheckpointError>("{}", sentence);
+  fail<DamagedCheckpointError>(
+      "is not a checkpoint: a .pth file is a zip archive, and this file is not");
 }
 
 void check_is_checkpoint(const ZipDirectory& directory) {
@@ -100,15 +103,17 @@ class Archive {
   PyTorchStreamReader reader_;
 };
 
-Value read_archive(const std::string& path) {
-  check_is_zip(path);
+Value read_file(const std::string& path) {
+  const std::string head = checked_head(path);
+  if (is_legacy_pth(head)) return read_legacy_pth(path);
+  check_is_zip(head);
   Archive archive(path);
   if (archive.has("byteorder") && archive.read_text("byteorder") != "little") {
     fail<CheckpointError>(
         "was written on a big-endian machine, which this reader does not support");
   }
   std::unordered_map<std::string, c10::Storage> storages;
-  const auto load = [&](const std::string& key, size_t bytes) {
+  const auto load = [&](const std::string& key, size_t bytes, size_t /*element_size*/) {
     auto found = storages.find(key);
     if (found == storages.end()) {
       const std::string record = "data/" + key;
@@ -126,7 +131,9 @@ Value read_archive(const std::string& path) {
     }
     return found->second;
   };
-  return pickle::read(archive.read_text("data.pkl"), load);
+  const std::string object = archive.read_text("data.pkl");
+  pickle::Input input(object);
+  return pickle::read(input, load);
 }
 
 }  // namespace
@@ -135,7 +142,7 @@ DamagedCheckpointError::~DamagedCheckpointError() = default;
 
 Value read_pth(const std::string& path) {
   try {
-    return read_archive(path);
+    return read_file(path);
   } catch (const DamagedCheckpointError& error) {
     fail<DamagedCheckpointError>("{}: {}", path, error.what());
   } catch (const CheckpointError& error) {

@@ -14,6 +14,7 @@
 #include <caffe2/serialize/inline_container.h>
 
 #include "polyak/checkpoint/file.h"
+#include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/checkpoint/value.h"
 #include "unit/checkpoint/checkpoint_testing.h"
@@ -376,11 +377,12 @@ TEST_F(PthTest, TellsWhyAFileIsNoCheckpoint) {
   write_bytes(file("empty"), "");
   EXPECT_EQ(failure("empty"), file("empty") + ": is empty");
   write_bytes(file("text"), "model:\n  type: LeNet\n");
+  EXPECT_EQ(failure("text"),
+            file("text") + ": is a text file that begins with 'model:', not a checkpoint");
+  write_bytes(file("bytes"), "\x01\x02\x03\x04");
   EXPECT_EQ(
-      failure("text"),
-      file("text") + ": is not a checkpoint: a .pth file is a zip archive, and this file is not");
-  write_bytes(file("old"), "\x80\x02\x8a\nl\xfc\x9c");
-  EXPECT_THAT(failure("old"), HasSubstr("PyTorch before 1.6"));
+      failure("bytes"),
+      file("bytes") + ": is not a checkpoint: a .pth file is a zip archive, and this file is not");
   for (const char* record : {"constants.pkl", "other"}) {
     {
       caffe2::serialize::PyTorchStreamWriter writer(file());
@@ -389,6 +391,44 @@ TEST_F(PthTest, TellsWhyAFileIsNoCheckpoint) {
     }
     EXPECT_THAT(failure("a.pth"), HasSubstr("without data.pkl"));
   }
+}
+
+TEST_F(PthTest, TellsWhatAFileOfAnotherProgramIs) {
+  using namespace std::string_literals;
+  const auto failure = [&](const std::string& bytes) {
+    write_bytes(file(), bytes);
+    const std::string error = error_of([&] { read_pth(file()); });
+    write_bytes(file("model.pt"), bytes);  // the same by a name that says nothing
+    EXPECT_THAT(error_of([&] { read_checkpoint_file(file("model.pt")); }),
+                testing::EndsWith(error.substr(file().size())));
+    return error.substr(file().size());
+  };
+  EXPECT_EQ(failure("version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 5\n"),
+            ": is a pointer of Git LFS to a checkpoint; fetch the file itself with `git lfs pull`");
+  for (const char* page :
+       {"<!DOCTYPE html>\n<html>", "\n\n  <html lang='en'>", "\xef\xbb\xbf<HTML>",
+        "<?xml version='1.0'?><Error><Code>AccessDenied"}) {
+    EXPECT_THAT(failure(page), HasSubstr("is a web page, not a checkpoint: the server sent it in "
+                                         "place of the file; download that again"));
+  }
+  EXPECT_THAT(failure("\x1f\x8b\x08\0"s), HasSubstr("is compressed by gzip"));
+  EXPECT_THAT(failure("\x28\xb5\x2f\xfd\0"s), HasSubstr("is compressed by zstd"));
+  EXPECT_THAT(failure("PK\x05\x06"s + std::string(18, '\0')), HasSubstr("an empty zip archive"));
+  EXPECT_THAT(failure("\x89HDF\r\n\x1a\n\0"s), HasSubstr("is an HDF5 file"));
+  EXPECT_THAT(failure("sys_info" + std::string(249, '\0') + "ustar\0\x30\x30"s),
+              HasSubstr("is a tar archive; if PyTorch before 0.1.10 wrote it, load it in Python"));
+}
+
+TEST_F(PthTest, QuotesATextFileInOneShortLine) {
+  const auto failure = [&](const std::string& text) {
+    write_bytes(file(), text);
+    return error_of([&] { read_pth(file()); });
+  };
+  EXPECT_THAT(failure("Grüße, 世界\r\nand more"), HasSubstr("begins with 'Grüße, 世界', not"));
+  std::string wide;
+  for (int i = 0; i < 300; ++i) wide += "世";  // the first 512 bytes end within a character
+  EXPECT_THAT(failure(wide), HasSubstr("世世...', not a checkpoint"));
+  EXPECT_THAT(failure("\xff\xfe text"), HasSubstr("this file is not"));
 }
 
 }  // namespace

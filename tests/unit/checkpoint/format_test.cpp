@@ -84,7 +84,7 @@ TEST_F(CheckpointFormats, AFileThatCannotBeReadSaysWhyWhateverItsName) {
   fs::create_directory(file("folder.h5"));
   EXPECT_THAT(error_of([&] { read_checkpoint_file(file("folder.h5")); }), HasSubstr("is a folder"));
   EXPECT_THAT(error_of([&] { read_checkpoint_file(text_as("text.pth")); }),
-              HasSubstr("is not a checkpoint"));
+              HasSubstr("is a text file"));
 }
 
 }  // namespace
