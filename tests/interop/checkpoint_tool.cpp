@@ -6,13 +6,18 @@
 //   checkpoint_tool copy FILE OUT  writes what it reads
 //   checkpoint_tool check FILE...  prints `ok` or the error for each, one a line
 //   checkpoint_tool version        prints LibTorch's version
+// And that of foreign_files.py:
+//   checkpoint_tool load FILE...   prints a line for each file that it loads as a run does, with a
+//                                  checksum for the values of a tensor, or the error
 #include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
+#include <zlib.h>
 
 #include <torch/version.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -22,6 +27,7 @@
 
 #include "polyak/checkpoint/pth.h"
 #include "polyak/checkpoint/safetensors.h"
+#include "polyak/runtime/run_checkpoint.h"
 
 namespace {
 
@@ -127,29 +133,41 @@ std::string check(const std::string& path) {
   }
 }
 
-json describe(const Value& value);
-
-json describe(const at::Tensor& lazy) {
-  const at::Tensor tensor = lazy.resolve_conj().resolve_neg();
+json values_of(const at::Tensor& tensor) {
   json values = json::array();
   const auto real = tensor.is_complex() ? at::view_as_real(tensor) : tensor;
   const auto flat = real.to(at::kDouble).contiguous().view({-1});
   for (int64_t i = 0; i < flat.numel(); ++i) values.push_back(flat.data_ptr<double>()[i]);
-  return {{"kind", "Tensor"},
-          {"dtype", c10::toString(tensor.scalar_type())},
-          {"size", tensor.sizes().vec()},
-          {"stride", tensor.strides().vec()},
-          {"offset", tensor.storage_offset()},
-          {"values", values}};
+  return values;
 }
 
-json describe_items(const std::vector<Value>& items) {
+json checksum_of(const at::Tensor& tensor) {
+  const auto whole = tensor.contiguous();
+  return crc32_z(0, static_cast<const unsigned char*>(whole.data_ptr()), whole.nbytes());
+}
+
+/// What stands for the values of a tensor.
+using Contents = json (*)(const at::Tensor&);
+
+json describe(const at::Tensor& lazy, Contents contents) {
+  const at::Tensor tensor = lazy.resolve_conj().resolve_neg();
+  return {{"kind", "Tensor"},
+          {"dtype", c10::toString(tensor.scalar_type())},
+          {"size", lazy.sizes().vec()},
+          {"stride", lazy.strides().vec()},
+          {"offset", lazy.storage_offset()},
+          {"values", contents(tensor)}};
+}
+
+json describe(const Value& value, Contents contents);
+
+json describe_items(const std::vector<Value>& items, Contents contents) {
   json described = json::array();
-  for (const auto& item : items) described.push_back(describe(item));
+  for (const auto& item : items) described.push_back(describe(item, contents));
   return described;
 }
 
-json describe(const Value& value) {
+json describe(const Value& value, Contents contents) {
   json described = {{"kind", value.kind_name()}};
   switch (value.kind()) {
     case Value::Kind::none:
@@ -162,16 +180,19 @@ json describe(const Value& value) {
       break;
     case Value::Kind::real:
       described["value"] = value.as_real();
+      if (!std::isfinite(value.as_real())) {  // JSON has no such number
+        described["value"] = fmt::format("{}", value.as_real());
+      }
       break;
     case Value::Kind::string:
       described["value"] = value.as_string();
       break;
     case Value::Kind::tensor:
-      return describe(value.as_tensor());
+      return describe(value.as_tensor(), contents);
     case Value::Kind::list:
     case Value::Kind::tuple:
     case Value::Kind::set:
-      described["items"] = describe_items(value.items());
+      described["items"] = describe_items(value.items(), contents);
       break;
     case Value::Kind::opaque:
       described["kind"] = "opaque";
@@ -181,11 +202,25 @@ json describe(const Value& value) {
       described["kind"] = value.ordered() ? "OrderedDict" : "dict";
       described["entries"] = json::array();
       for (const auto& [key, item] : value.entries()) {
-        described["entries"].push_back({describe(key), describe(item)});
+        described["entries"].push_back({describe(key, contents), describe(item, contents)});
       }
       break;
   }
   return described;
+}
+
+/// One line for one file.
+json loaded(const std::string& file) {
+  try {
+    return {{"value", describe(polyak::read_checkpoint(file), checksum_of)}};
+  } catch (const polyak::CheckpointError& error) {
+    return {{"error", error.what()}};
+  }
+}
+
+void print(const json& line) {
+  // Python's str may hold what UTF-8 cannot.
+  fmt::print("{}\n", line.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 }  // namespace
@@ -197,15 +232,17 @@ int main(int argc, char** argv) {
     if (action == "write" && argc == 3) {
       write(arguments[1], ends_with(arguments[1], ".safetensors") ? tensor_sample() : sample());
     } else if (action == "read" && argc == 3) {
-      fmt::print("{}\n", describe(read(arguments[1])).dump());
+      print(describe(read(arguments[1]), values_of));
     } else if (action == "copy" && argc == 4) {
       write(arguments[2], read(arguments[1]));
     } else if (action == "check") {
       for (size_t i = 1; i < arguments.size(); ++i) fmt::print("{}\n", check(arguments[i]));
+    } else if (action == "load") {
+      for (size_t i = 1; i < arguments.size(); ++i) print(loaded(arguments[i]));
     } else if (action == "version") {
       fmt::print("{}\n", TORCH_VERSION);
     } else {
-      fmt::print(stderr, "usage: checkpoint_tool write|read|copy|check|version FILE...\n");
+      fmt::print(stderr, "usage: checkpoint_tool write|read|copy|check|load|version FILE...\n");
       return 2;
     }
   } catch (const std::exception& error) {

@@ -124,6 +124,8 @@ Node* Calls::call(Node* callable, Node* argument_tuple) {
   switch (function->name) {
     case Name::foreign:
       return make(Opaque{class_of(*function, items)});
+    case Name::maker:
+      return make(Opaque{function->dotted});
     case Name::ordered_dict:
       return make_ordered_dict(items);
     case Name::counter:

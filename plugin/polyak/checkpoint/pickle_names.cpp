@@ -41,6 +41,7 @@ constexpr std::pair<std::string_view, const char*> kClassOfFunction[] = {
     {"numpy.core.numeric._frombuffer", "numpy.ndarray"},
     {"numpy._core.numeric._frombuffer", "numpy.ndarray"},
     {"torch._utils._rebuild_sparse_tensor", "a sparse torch.Tensor"},
+    {"torch._utils._rebuild_nested_tensor", "a nested torch.Tensor"},
     {"torch._utils._rebuild_qtensor", "a quantized torch.Tensor"},
     {"torch._utils._rebuild_meta_tensor_no_storage", "a torch.Tensor on the meta device"},
 };
@@ -58,7 +59,7 @@ Global find_global(std::string_view module, std::string_view name) {
     }
   }
   for (const auto& [function, class_name] : kClassOfFunction) {
-    if (function == dotted) return {Name::foreign, class_name};
+    if (function == dotted) return {Name::maker, class_name};
   }
   return {Name::foreign,
           printable(dotted)};  // short: a pickle may create many objects of one class

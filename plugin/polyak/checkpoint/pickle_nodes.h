@@ -22,6 +22,7 @@ namespace polyak::pickle {
 /// The Python names that have a meaning here. All others are foreign.
 enum class Name {
   foreign,
+  maker,  // of objects of the class that the name says
   ordered_dict,
   counter,
   default_dict,

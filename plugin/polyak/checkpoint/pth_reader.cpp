@@ -5,6 +5,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <caffe2/serialize/inline_container.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <cerrno>
@@ -30,7 +31,14 @@ std::string checked_head(const std::string& path) {
   if (::stat(path.c_str(), &status) != 0) {
     fail<CheckpointError>("cannot be read: {}", std::generic_category().message(errno));
   }
-  if (S_ISDIR(status.st_mode)) fail<CheckpointError>("is a folder, not a checkpoint");
+  if (S_ISDIR(status.st_mode)) {
+    if (::access((path + "/.metadata").c_str(), F_OK) == 0) {
+      fail<CheckpointError>(
+          "is a folder of torch.distributed.checkpoint; make one file of it with Python's "
+          "torch.distributed.checkpoint.format_utils.dcp_to_torch_save");
+    }
+    fail<CheckpointError>("is a folder, not a checkpoint");
+  }
   if (!S_ISREG(status.st_mode)) fail<CheckpointError>("is not a regular file");
   if (status.st_size == 0) fail<DamagedCheckpointError>("is empty");
   errno = 0;
@@ -52,6 +60,16 @@ void check_is_zip(const std::string& head) {
 }
 
 void check_is_checkpoint(const ZipDirectory& directory) {
+  if (directory.find("archive_format")) {
+    fail<CheckpointError>(
+        "is a program of torch.export, not a checkpoint; in Python, save the state_dict of "
+        "torch.export.load(path) with torch.save");
+  }
+  if (directory.find(".data/extern_modules")) {
+    fail<CheckpointError>(
+        "is an archive of torch.package, not a checkpoint; in Python, save the state_dict of its "
+        "model with torch.save");
+  }
   if (!directory.find("data.pkl")) {
     fail<CheckpointError>("is a zip archive without data.pkl, not a checkpoint");
   }

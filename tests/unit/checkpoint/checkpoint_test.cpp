@@ -383,14 +383,21 @@ TEST_F(PthTest, TellsWhyAFileIsNoCheckpoint) {
   EXPECT_EQ(
       failure("bytes"),
       file("bytes") + ": is not a checkpoint: a .pth file is a zip archive, and this file is not");
-  for (const char* record : {"constants.pkl", "other"}) {
+  const std::pair<const char*, const char*> records[] = {
+      {"constants.pkl", "without data.pkl"},
+      {"archive_format", "is a program of torch.export"},
+      {".data/extern_modules", "is an archive of torch.package"},
+      {"other", "is a zip archive without data.pkl"}};
+  for (const auto& [record, sentence] : records) {
     {
       caffe2::serialize::PyTorchStreamWriter writer(file());
       writer.writeRecord(record, "x", 1);
       writer.writeEndOfFile();
     }
-    EXPECT_THAT(failure("a.pth"), HasSubstr("without data.pkl"));
+    EXPECT_THAT(failure("a.pth"), HasSubstr(sentence));
   }
+  write_bytes(file("folder/.metadata"), "");
+  EXPECT_THAT(failure("folder"), HasSubstr("is a folder of torch.distributed.checkpoint"));
 }
 
 TEST_F(PthTest, TellsWhatAFileOfAnotherProgramIs) {

@@ -144,6 +144,8 @@ TEST_F(HostileTest, WhatIsNoValueIsOpaque) {
   EXPECT_EQ(class_of("ca\nB\n)\x81."), "a.B");
   EXPECT_EQ(class_of("ca\nB\n)}\x92."), "a.B");
   EXPECT_EQ(class_of("ca\nB\n)R)R."), "a.B");
+  EXPECT_EQ(class_of("ctorch._utils\n_rebuild_meta_tensor_no_storage\nctorch\nfloat32\n\x85R."),
+            "a torch.Tensor on the meta device");
 }
 
 TEST_F(HostileTest, RefusesArgumentsThatDoNotFit) {
