@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kLargestFile = int64_t{1}
                                  << 33;  // far more than any such dataset: the header is damaged
+constexpr int64_t kMostDeflated = 1032;  // the largest ratio of deflate
 
 /// A file that may be compressed; zlib also reads uncompressed ones.
 class IdxStream {
@@ -25,6 +26,17 @@ class IdxStream {
   explicit IdxStream(const std::string& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
     if (!file_) fail<DataError>("{}: cannot be opened: {}", path, std::strerror(errno));
     gzbuffer(file_.get(), 1 << 17);
+    std::error_code error;
+    const auto size = std::filesystem::file_size(path, error);
+    if (!error) size_ = static_cast<int64_t>(size);
+  }
+
+  bool compressed() const { return gzdirect(file_.get()) == 0; }
+
+  /// The most bytes that may follow what was read.
+  int64_t most_left() const {
+    if (size_ < 0 || size_ > kLargestFile) return kLargestFile;
+    return compressed() ? kMostDeflated * size_ : size_ - gztell(file_.get());
   }
 
   /// Reads up to `size` bytes; fewer at the end of the file.
@@ -51,6 +63,7 @@ class IdxStream {
   };
   std::string path_;
   std::unique_ptr<std::remove_pointer_t<gzFile>, Close> file_;
+  int64_t size_ = -1;  // of the file; less than 0 for a pipe
 };
 
 uint32_t big_endian(const unsigned char* bytes) {
@@ -112,14 +125,23 @@ at::Tensor read_idx(const std::string& path, int dimensions) {
     }
     total *= sizes.back();
   }
-  at::Tensor data = at::empty(sizes, at::kByte);
-  const int64_t found = stream.read(data.data_ptr<uint8_t>(), total);
-  if (found < total) {
+  const auto fail_truncated = [&](int64_t found) {
     fail<DataError>(
         "{}: truncated: expected {} bytes of data according to the header, found {}; download the "
         "file again",
         path, total, found);
+  };
+  // Before memory is taken for what a header claims.
+  if (const int64_t most = stream.most_left(); total > most) {
+    if (!stream.compressed()) fail_truncated(most);
+    fail<DataError>(
+        "{}: damaged: the dimensions in the header need {} bytes, and a compressed file of this "
+        "size holds at most {}; download the file again",
+        path, total, most);
   }
+  at::Tensor data = at::empty(sizes, at::kByte);
+  const int64_t found = stream.read(data.data_ptr<uint8_t>(), total);
+  if (found < total) fail_truncated(found);
   unsigned char extra = 0;
   if (stream.read(&extra, 1) != 0) {
     fail<DataError>(

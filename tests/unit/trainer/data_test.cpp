@@ -84,6 +84,12 @@ TEST_F(ImageFiles, NamesTheFileAndWhatIsWrongWithIt) {
   expect(kImages + "x", 3, "more data than the 12 bytes");
   expect(bytes({0, 0, 8, 1, 0, 0, 0, 0}), 1, "dimension 0 is 0");
   expect(bytes({0, 0, 8, 3, 255, 0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0}), 3, "the file is damaged");
+  // A header that claims 2 GB takes no memory.
+  const std::string claim = bytes({0, 0, 8, 1, 127, 255, 255, 255});
+  expect(claim, 1, "expected 2147483647 bytes of data according to the header, found 0");
+  EXPECT_THAT([&] { read_idx(write_gz("bad.gz", claim), 1); },
+              ThrowsMessage<DataError>(HasSubstr("need 2147483647 bytes, and a compressed file of "
+                                                 "this size holds at most")));
   EXPECT_THAT([&] { read_idx((folder_ / "none").string(), 1); },
               ThrowsMessage<DataError>(HasSubstr("No such file")));
 }
