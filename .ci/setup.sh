@@ -6,8 +6,7 @@
 POLYAK_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 POLYAK_PIP_TORCH=2.15.0
 POLYAK_PIP_PACKAGES=(numpy==2.2.6 pillow==13.0.0)
-# What the tests of checkpoints that change sides need: MMEngine, mmpretrain, timm, Lightning, safetensors, and what those
-# import.
+# What the tests against other libraries need: MMEngine, mmpretrain, timm, Lightning, safetensors, and what those import.
 # Without their dependencies, which would bring matplotlib and a second OpenCV. And torchvision, of the version that the wheel takes:
 # 0.29.2 for the pinned one.
 POLYAK_PIP_TORCHVISION=0.29.2

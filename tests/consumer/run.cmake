@@ -16,6 +16,11 @@ function(run)
 endfunction()
 
 run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${work}/prefix)
+foreach(file IN ITEMS configs/fashion_mnist_cosine_ema.yaml key_maps/torchvision_resnet.yaml)
+  if(NOT EXISTS ${work}/prefix/share/polyak/${file})
+    message(FATAL_ERROR "share/polyak/${file} is not installed")
+  endif()
+endforeach()
 run(${CMAKE_COMMAND} -S ${SOURCE_DIR} -B ${work}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${CXX}
     "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${work}/prefix ${flags})
 run(${CMAKE_COMMAND} --build ${work}/build)
