@@ -195,7 +195,19 @@ std::vector<Placed> place_tensors(const Value& value, SafetensorsMetadata& metad
   return placed;
 }
 
+void check_header_size(uint64_t size, size_t tensors) {
+  if (size <= kLongestHeader) return;
+  fail<CheckpointError>(
+      "the names and the metadata of {} tensors take more than the {} bytes that the format "
+      "allows; "
+      "write a .pth file",
+      tensors, kLongestHeader);
+}
+
 std::string header_of(const std::vector<Placed>& placed, const SafetensorsMetadata& metadata) {
+  uint64_t least = 0;  // a text that is far too long is not turned into JSON first
+  for (const auto& [name, text] : metadata) least += name.size() + text.size();
+  check_header_size(least, placed.size());
   std::string header = fmt::format("{{\"{}\":{{", kMetadataKey);
   bool first = true;
   for (const auto& [name, text] : metadata) {
@@ -214,12 +226,7 @@ std::string header_of(const std::vector<Placed>& placed, const SafetensorsMetada
   }
   header += "}";
   header.resize((header.size() + kLengthSize - 1) / kLengthSize * kLengthSize, ' ');
-  if (header.size() > kLongestHeader) {
-    fail<CheckpointError>(
-        "the names and the metadata of {} tensors take {} bytes, and the format allows {}; write a "
-        ".pth file",
-        placed.size(), header.size(), kLongestHeader);
-  }
+  check_header_size(header.size(), placed.size());
   return header;
 }
 

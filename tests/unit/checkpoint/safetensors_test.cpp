@@ -370,9 +370,10 @@ TEST_F(SafetensorsTest, RefusesWhatIsNoDictOfNames) {
 }
 
 TEST_F(SafetensorsTest, RefusesAHeaderThatNoReaderWouldTake) {
-  const std::string error = write_error(Value::dict(), {{"x", std::string(100'000'000, 'x')}});
-  EXPECT_THAT(error, AllOf(StartsWith(file() + ": the names and the metadata of 0 tensors take "),
-                           EndsWith("the format allows 100000000; write a .pth file")));
+  EXPECT_EQ(write_error(Value::dict(), {{"x", std::string(100'000'000, 'x')}}),
+            file() +
+                ": the names and the metadata of 0 tensors take more than the 100000000 bytes that "
+                "the format allows; write a .pth file");
 }
 
 TEST_F(SafetensorsTest, ReplacesAFileAsAWhole) {
