@@ -67,6 +67,29 @@ std::string published_stem(const std::string& path) {
   return (file.parent_path() / "published" / file.stem()).string();
 }
 
+void check_published_keys(const PublishOptions& options, const Value& checkpoint) {
+  for (const std::string& key : options.keys) {
+    // What other hooks add is not there yet.
+    if (checkpoint.contains(key) || key.rfind("ema_state_dict", 0) == 0) continue;
+    std::vector<std::string> keys;
+    for (const auto& [name, value] : checkpoint.entries()) keys.push_back(name.as_string());
+    fail<ConfigError>("CheckpointHook: published.keys: a checkpoint has no '{}'; it has {}", key,
+                      fmt::join(keys, ", "));
+  }
+}
+
+void check_published_weights(const PublishOptions& options, Runner& runner) {
+  if (!options.weights || *options.weights == "raw") return;
+  const std::string name = *options.weights == "averaged" ? "" : *options.weights;
+  std::vector<std::string> kinds{"raw"};
+  for (const NamedAverage& item : runner.averages()) {
+    if (item.name == name) return;
+    kinds.push_back(item.name.empty() ? "averaged" : item.name);
+  }
+  fail<ConfigError>("CheckpointHook: published.weights is '{}', but the run only has: {}",
+                    *options.weights, fmt::join(kinds, ", "));
+}
+
 CheckpointSource& source_of(Runner& runner) {
   CheckpointSource* source = runner.checkpoint_source();
   if (!source) {
@@ -140,7 +163,9 @@ void CheckpointHook::check_run(Runner& runner) {
     }
   }
   // If the optimizer cannot be saved, fail now and not after hours.
-  source_of(runner).make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
+  const Value checkpoint =
+      source_of(runner).make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
+  if (published_) check_published_keys(*published_, checkpoint);
   std::vector<std::string> names = runner.metric_names();
   if (names.empty()) return;
   const std::vector<std::string> plain = names;
@@ -187,6 +212,7 @@ void CheckpointHook::before_run(Runner& runner) {
 
 void CheckpointHook::before_train(Runner& runner) {
   folder_ = folder(runner);
+  if (published_) check_published_weights(*published_, runner);
   if (runner.resuming()) {
     saved_at_ = runner.progress().iter;
     const std::vector<Value>& kept = record(runner).at(kKept).items();

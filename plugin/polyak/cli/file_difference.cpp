@@ -24,20 +24,24 @@ struct Item {
   at::Tensor tensor;
 };
 
-/// The tensors under their names, without a prefix that all of them have.
+/// The tensors under their names, without a prefix.
 std::vector<Item> items_of(const Value& state_dict, const std::string& prefix) {
   std::vector<Item> items;
   for (const auto& [key, value] : state_dict.entries()) {
     if (key.kind() != Value::Kind::string || !value.is_tensor()) continue;
-    items.push_back({key.as_string().substr(prefix.size()), value.as_tensor()});
+    const std::string& name = key.as_string();
+    const bool has_prefix = name.compare(0, prefix.size(), prefix) == 0;
+    items.push_back({has_prefix ? name.substr(prefix.size()) : name, value.as_tensor()});
   }
   return items;
 }
 
+/// The prefix of all names with a dot: the counter of an average has none.
 std::string prefix_of(const Value& state_dict) {
   std::vector<std::string> names;
   for (const auto& [key, value] : state_dict.entries()) {
-    if (key.kind() == Value::Kind::string && value.is_tensor()) names.push_back(key.as_string());
+    if (key.kind() != Value::Kind::string || !value.is_tensor()) continue;
+    if (key.as_string().find('.') != std::string::npos) names.push_back(key.as_string());
   }
   return common_prefix(names);
 }

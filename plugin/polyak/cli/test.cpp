@@ -28,7 +28,7 @@ void add_test(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand("test", "Evaluate a checkpoint on the config's test data");
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
-  command->add_option("checkpoint", arguments->checkpoint, "A .pth file")->required();
+  command->add_option("checkpoint", arguments->checkpoint, "A file of weights")->required();
   command->add_option("--work-dir", arguments->work_dir, "Folder for logs");
   command->callback([arguments, &status] { status = test(*arguments); });
 }

@@ -14,6 +14,7 @@
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/trainer/class_names.h"
+#include "polyak/trainer/environment.h"
 #include "polyak/trainer/model_checks.h"
 #include "polyak/trainer/torch_script.h"
 
@@ -218,6 +219,7 @@ bool TrainRunner::load_checkpoint() {
     if (training()) model_->after_load(resuming());
   });
   log_start(start_, checkpoint, progress());
+  if (resuming()) log_environment_differences(checkpoint, environment());
   return resuming() && may_lack_validation(checkpoint, progress(), is_validated(*this));
 }
 
@@ -351,6 +353,10 @@ bool TrainRunner::can_resume_from(const Value& checkpoint) const {
   return is_resumable(checkpoint);
 }
 
+Value TrainRunner::environment() const {
+  return environment_of(device_, data_.train ? data_.train->dataset().size() : 0);
+}
+
 Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedules) {
   CheckpointParts parts;
   parts.config = config_.dump();
@@ -364,6 +370,7 @@ Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedules) {
   meta.set("seed", static_cast<int64_t>(randomness_.seed()));
   meta.set("experiment_name", name_ + "_" + timestamp_);
   if (!data_.classes.empty()) meta.set("dataset_meta", make_dataset_meta(data_.classes));
+  meta.set("environment", environment());
   if (with_schedules && optimization_ && optimization_->has_schedules()) {
     checkpoint.set("param_schedulers", optimization_->schedules_state());
   }

@@ -103,6 +103,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
 
   void start_run();
   bool load_checkpoint();
+  Value environment() const;
   void check_interrupted() const;
   void train_epochs();
   void train_iterations();

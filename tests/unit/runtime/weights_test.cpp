@@ -108,7 +108,7 @@ TEST_F(Weights, AreFoundWhereLibrariesKeepThem) {
   expect_loads(state);
   for (const std::string key : {"state_dict", "model", "model_state_dict", "module", "net",
                                 "params", "ema", "state_dict_ema", "model_ema", "something_else"}) {
-    expect_loads(Value::dict({{"epoch", 3}, {key, state}, {"args", Value::opaque("a.Namespace")}}));
+    expect_loads(Value::dict({{"epoch", 3}, {key, state}, {"best", 0.5}}));
   }
   expect_loads(Value::dict({{"ema", Value::dict({{"module", state}, {"decay", 0.99}})}}));
 }
