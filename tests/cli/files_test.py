@@ -67,8 +67,7 @@ class Files(CommandTest):
         # A run starts from them, and the accuracy of a test is that of the checkpoint.
         accuracy = self.run_polyak("test", self.config, self.file).stdout.splitlines()[0]
         self.assertEqual(self.run_polyak("test", self.config, "a.safetensors").stdout.splitlines()[0], accuracy)
-        more = BASE + ("load_from: {path: a.safetensors, prefix: {map: {'backbone.': 'net.', 'head.': 'backbone.'}}, "
-                       "exclude: ['head.*']}\n")
+        more = BASE + "load_from: {path: a.safetensors, prefix: {map: {'backbone.': a_, 'head.': b_}}}\n"
         self.assertIn("none of it fits the model",
                       self.refuse_with_lines("train", self.write(more, "wrong.yaml"), "--work-dir", "other"))
         more = BASE + "load_from: {path: a.safetensors, exclude: ['head.*']}\n"
