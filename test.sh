@@ -52,7 +52,8 @@ else
 fi
 if [[ $torch == pip || $torch == pip==* ]]; then
   install_mmengine "$(wheel_version "$torch")"
-  options+=(-DPOLYAK_MMENGINE_TESTS=ON)
+  # Benchmarks measure the same kernels as with the system's LibTorch: to compile them once is enough for a test.
+  options+=(-DPOLYAK_MMENGINE_TESTS=ON -DPOLYAK_BENCHMARKS=OFF)
 fi
 if [[ -n $sanitize ]]; then
   folder=${sanitize//,/-}-$torch_name

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
@@ -125,16 +126,32 @@ FileSink::~FileSink() {
 }
 
 void FileSink::write(const void* data, size_t size) noexcept {
+  constexpr size_t kPiece = size_t{16} << 20;  // so that the disk can begin
   const char* next = static_cast<const char*>(data);
   while (size > 0 && error_ == 0) {
-    const ssize_t written = ::write(descriptor_, next, size);
+    const ssize_t written = ::write(descriptor_, next, std::min(size, kPiece));
     if (written >= 0) {
       next += written;
       size -= static_cast<size_t>(written);
+      written_ += static_cast<size_t>(written);
+      begin_flush();
     } else if (errno != EINTR) {
       error_ = errno;
     }
   }
+}
+
+/// The disk works while the next bytes are made: else it would only begin when the file is flushed.
+void FileSink::begin_flush() noexcept {
+  constexpr size_t kChunk = size_t{16} << 20;
+  if (written_ - begun_ < kChunk) return;
+#ifdef SYNC_FILE_RANGE_WRITE
+  // A hint: whether it worked shows when the file is flushed.
+  static_cast<void>(::sync_file_range(descriptor_, static_cast<off_t>(begun_),
+                                      static_cast<off_t>(written_ - begun_),
+                                      SYNC_FILE_RANGE_WRITE));
+#endif
+  begun_ = written_;
 }
 
 void FileSink::check() const {

@@ -40,9 +40,13 @@ class FileSink {
   void check() const;
 
  private:
+  void begin_flush() noexcept;
+
   std::string path_;
   int descriptor_;
   int error_ = 0;
+  size_t written_ = 0;  // bytes
+  size_t begun_ = 0;    // of these, those that the system was asked to write to the disk
 };
 
 }  // namespace polyak
