@@ -4,9 +4,13 @@
 Usage: examples_test.py POLYAK EXAMPLES BUILT [unittest arguments]: the command, docs/examples, and where its programs
 and plugins were built.
 """
+import array
+import json
+import math
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -104,6 +108,32 @@ class Examples(unittest.TestCase):
         done = self.run_program(BUILT / "target_network")
         self.assertRegex(done.stdout, r"^loss \d+\.\d+ after 101 updates of the target$")
         self.assertEqual(done.stderr, "")
+
+    def write_safetensors(self, name, shapes):
+        """A file as other tools write it, of 1, 2, 3, ..."""
+        header, data = {}, b""
+        for tensor, shape in shapes.items():
+            values = array.array("f", range(1, math.prod(shape) + 1)).tobytes()
+            header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+            data += values
+        text = json.dumps(header).encode()
+        (self.folder / name).write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+    def test_weights_go_both_ways(self):
+        program = BUILT / "weights_both_ways"
+        shapes = {"conv1.weight": [8, 3, 3, 3], "conv1.bias": [8], "fc.weight": [10, 8], "fc.bias": [10]}
+        self.write_safetensors("in.safetensors", {f"module.{name}": shape for name, shape in shapes.items()})
+        for name in ("out.pth", "out.safetensors"):
+            done = self.run_program(program, "in.safetensors", name)
+            self.assertIn("4 tensors were loaded", done.stdout)
+            self.assertIn("'module.' before every name", done.stderr)
+            compared = self.run_program(POLYAK, "inspect", "in.safetensors", name)
+            self.assertEqual(compared.stdout, "4 tensors are equal, bit by bit; there are no others.\n")
+        self.write_safetensors("other.safetensors", {"encoder.w": [3]})
+        refused = self.run_program(program, "other.safetensors", "none.pth", status=1)
+        self.assertIn("none of it fits the model", refused.stderr)
+        self.assertRegex(refused.stderr, r"encoder\.w \[3\] +conv1\.weight \[8, 3, 3, 3\]")
+        self.assertFalse((self.folder / "none.pth").exists())
 
 
 if __name__ == "__main__":

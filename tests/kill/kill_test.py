@@ -45,7 +45,8 @@ default_hooks:
   checkpoint: {type: CheckpointHook, interval: 1, max_keep_ckpts: 2, save_best: [accuracy, accuracy_origin]}
 """
 
-# Saves between the iterations of an optimizer step, two hooks that save, statistics that are estimated at a save.
+# Saves between the iterations of an optimizer step, two hooks that save, one of them in the background, statistics that
+# are estimated at a save.
 ITERATIONS = BASE + """
 train_cfg: {by_epoch: true, max_epochs: 5}
 optim_wrapper: {optimizer: {type: AdamW, lr: 0.01}, accumulative_counts: 2}
@@ -54,7 +55,8 @@ custom_hooks:
   - {type: EMAHook, ema_type: StochasticWeightAverage, evaluate_on_origin: true}
   - {type: EMAHook, name: slow, momentum: 0.1}
   - {type: PreciseBNHook, num_samples: 64}
-  - {type: CheckpointHook, by_epoch: false, interval: 3, max_keep_ckpts: 2, save_best: accuracy_slow, out_dir: often}
+  - {type: CheckpointHook, by_epoch: false, interval: 3, max_keep_ckpts: 2, save_best: accuracy_slow, out_dir: often,
+     async_save: true}
 default_hooks:
   logger: {type: LoggerHook, interval: 4}
   checkpoint: {type: CheckpointHook, interval: 2, save_best: accuracy}
