@@ -261,7 +261,7 @@ void CheckpointHook::after_train_epoch(Runner& runner) {
 }
 
 void CheckpointHook::after_train(Runner& runner) {
-  for (CheckpointHook* peer : peers_of(runner, this)) peer->finish();
+  finish_all(runner);
   const Progress& progress = runner.progress();
   const bool early = progress.max_iters <= 0 || progress.iter < progress.max_iters;
   if (!early) {
@@ -443,7 +443,7 @@ bool CheckpointHook::is_last(const Runner& runner) const {
   return by_epoch(runner) ? is_last_train_epoch(runner) : is_last_train_iter(runner);
 }
 
-/// Writes a file, or begins to. The caller has called finish().
+/// Writes a file, or begins to. The caller has called finish_all().
 void CheckpointHook::write(Runner& runner, Save save) {
   try {
     std::error_code error;
@@ -489,6 +489,12 @@ void CheckpointHook::finish() {
   if (const auto pending = std::exchange(pending_, nullptr)) pending();
 }
 
+/// Before a file is assembled: it has the records of all hooks, which must not depend on how fast a
+/// thread was.
+void CheckpointHook::finish_all(Runner& runner) {
+  for (CheckpointHook* peer : peers_of(runner, this)) peer->finish();
+}
+
 /// Called in a handler.
 void CheckpointHook::handle_error(const CheckpointError& error) const {
   if (options_.on_save_error() == "stop") throw;
@@ -532,7 +538,7 @@ void CheckpointHook::move_pointer(const Runner& runner, const std::string& file)
 }
 
 void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters) {
-  finish();
+  finish_all(runner);
   const std::string file = regular_file(runner, number);
   const Value before = record(runner);
   // Saved in the file, so that a run that resumes from it completes the removals.
@@ -642,7 +648,7 @@ void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
 /// have seen the metrics, the file to resume from is written again with the scores, so that a
 /// resumed run does not repeat the validation.
 void CheckpointHook::after_val(Runner& runner) {
-  finish();
+  finish_all(runner);
   if (!measured_ || !is_newest_) return;
   const Progress& progress = runner.progress();
   const std::vector<Value>& kept = record(runner).at(kKept).items();
@@ -654,7 +660,7 @@ void CheckpointHook::after_val(Runner& runner) {
 
 void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, double value,
                                   const std::string& weights) {
-  finish();
+  finish_all(runner);
   const bool larger = options_.larger_is_better(metric);
   const Value before = record(runner);
   const Value* best = before.at(kBest).find(metric);

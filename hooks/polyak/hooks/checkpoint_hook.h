@@ -133,6 +133,7 @@ class POLYAK_API CheckpointHook : public Hook {
   void write(Runner& runner, Save save);
   void write_files(const Value& checkpoint, const std::string& file, bool publish_it) const;
   void finish();
+  void finish_all(Runner& runner);
   void commit(Runner& runner, const Save& save, bool can_resume);
   void handle_error(const CheckpointError& error) const;
   bool is_last(const Runner& runner) const;
