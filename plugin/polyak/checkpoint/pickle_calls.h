@@ -12,10 +12,10 @@ class Calls {
   /// Both outlive this object.
   Calls(Nodes& nodes, Budget& budget) : nodes_(nodes), budget_(budget) {}
 
-  /// The result of `callable(*arguments)`.
+  /// The result of `callable(*argument_tuple)`.
   /// @throws Damage if the arguments do not fit a function that it knows
   /// @throws CheckpointError for a tensor that cannot be
-  Node* call(Node* callable, Node* arguments);
+  Node* call(Node* callable, Node* argument_tuple);
 
   /// Gives an object its attributes. Those of modules are their tensors; of others, nothing but
   /// numpy's byte order is needed.
