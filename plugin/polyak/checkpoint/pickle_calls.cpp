@@ -77,6 +77,15 @@ Mapping* find_mapping(Mapping& mapping, std::string_view name) {
   return nullptr;
 }
 
+/// How many entries as_module() looks at.
+size_t size_of_state(const Mapping& attributes) {
+  size_t size = attributes.entries.size();
+  for (const auto& [key, value] : attributes.entries) {
+    if (const auto* const members = value->as<Mapping>()) size += members->entries.size();
+  }
+  return size;
+}
+
 /// The state of an object, if it is that of a module: nothing else has these attributes.
 std::optional<Module> as_module(const std::string& class_name, Node* state) {
   auto* const attributes = state->as<Mapping>();
@@ -169,6 +178,8 @@ Node* Calls::call(Node* callable, Node* argument_tuple) {
 
 void Calls::build(Node* object, Node* state) {
   if (const auto* const opaque = object->as<Opaque>()) {
+    // Many objects may have one state.
+    if (const auto* const attributes = state->as<Mapping>()) spend(size_of_state(*attributes));
     if (std::optional<Module> module = as_module(opaque->class_name, state)) {
       object->data = std::move(*module);
     }

@@ -20,7 +20,7 @@ class Calls {
   /// Gives an object its attributes. Those of modules are their tensors; of others, nothing but
   /// numpy's byte order is needed.
   /// @throws Damage if it cannot have any
-  static void build(Node* object, Node* state);
+  void build(Node* object, Node* state);
 
  private:
   using Arguments = std::vector<Node*>;

@@ -244,7 +244,7 @@ class Reader {
         break;
       case Op::build: {
         Node* const state = pop();
-        Calls::build(top(), state);
+        calls_.build(top(), state);
         break;
       }
       case Op::bin_persid:

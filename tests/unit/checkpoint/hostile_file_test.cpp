@@ -160,6 +160,10 @@ TEST_F(HostileTest, RefusesArgumentsThatDoNotFit) {
   }
 }
 
+std::string raw_bytes(int32_t value) {
+  return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
 TEST_F(HostileTest, BoundsDepthCyclesAndRepetition) {
   const std::string deep = std::string(1000000, ']') + std::string(999999, 'a') + ".";
   EXPECT_THAT(pickle_error(kStart + deep), HasSubstr("nested more than 100 deep"));
@@ -174,6 +178,12 @@ TEST_F(HostileTest, BoundsDepthCyclesAndRepetition) {
   std::string sets = "]q"s + '\0' + "(" + std::string(100000, 'N') + "e0(";
   for (int i = 0; i < 100000; ++i) sets += "cbuiltins\nset\nh\0\x85R"s;
   EXPECT_THAT(pickle_error(kStart + sets + "t."), HasSubstr("repeated too many times"));
+  // A large state, of object after object.
+  std::string objects = "}q"s + '\0' + "(";
+  for (int i = 0; i < 100000; ++i) objects += "J" + raw_bytes(i) + "N";
+  objects += "u0]";
+  for (int i = 0; i < 100000; ++i) objects += "ca\nB\n)\x81h\0ba"s;
+  EXPECT_THAT(pickle_error(kStart + objects + "."), HasSubstr("repeated too many times"));
 }
 
 /// A pickled tensor, with its numbers as opcodes.
