@@ -17,6 +17,7 @@
 #include "polyak/checkpoint/pickle_format.h"
 #include "polyak/checkpoint/pickle_reader.h"
 #include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/safetensors_format.h"
 #include "polyak/checkpoint/zip_directory.h"
 #include "polyak/core/log.h"
 
@@ -52,6 +53,9 @@ std::string checked_head(const std::string& path) {
 /// Distinguishes, before LibTorch opens the file, errors that its zip reader would not explain.
 void check_is_zip(const std::string& head) {
   if (head.compare(0, 4, "PK\x03\x04") == 0) return;
+  if (safetensors::is_start(head)) {
+    fail<CheckpointError>("is a .safetensors file; give it a name that ends so");
+  }
   std::string sentence = foreign_format(head);
   if (sentence.empty()) sentence = foreign_text(head);
   if (!sentence.empty()) fail<CheckpointError>("{}", sentence);

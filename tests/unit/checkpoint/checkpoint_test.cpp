@@ -16,6 +16,7 @@
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
+#include "polyak/checkpoint/safetensors.h"
 #include "polyak/checkpoint/value.h"
 #include "unit/checkpoint/checkpoint_testing.h"
 
@@ -424,6 +425,13 @@ TEST_F(PthTest, TellsWhatAFileOfAnotherProgramIs) {
   EXPECT_THAT(failure("\x89HDF\r\n\x1a\n\0"s), HasSubstr("is an HDF5 file"));
   EXPECT_THAT(failure("sys_info" + std::string(249, '\0') + "ustar\0\x30\x30"s),
               HasSubstr("is a tar archive; if PyTorch before 0.1.10 wrote it, load it in Python"));
+}
+
+TEST_F(PthTest, NamesTheFormatOfASafetensorsFile) {
+  write_safetensors(file("a.safetensors"), Value::dict({{"w", at::ones(2)}}));
+  fs::rename(file("a.safetensors"), file());
+  EXPECT_EQ(error_of([&] { read_pth(file()); }),
+            file() + ": is a .safetensors file; give it a name that ends so");
 }
 
 TEST_F(PthTest, QuotesATextFileInOneShortLine) {
