@@ -182,6 +182,7 @@ def foreign_objects():
     complex_numbers = torch.tensor([1 + 2j, 3 - 4j])
     marked = torch.ones(2)
     marked.mark = "an attribute"
+    module = torch.nn.Linear(1, 1)
     objects = {
         "counter": (collections.Counter({3: 1, 5: 2}), describe({3: 1, 5: 2})),
         "defaultdict": (collections.defaultdict(list, {"a": [1]}), describe({"a": [1]})),
@@ -198,7 +199,7 @@ def foreign_objects():
         "path": (pathlib.PurePosixPath("a/b"), opaque("pathlib.PurePosixPath")),
         "deque": (collections.deque([1, 2]), opaque("collections.deque")),
         "slice": (slice(1, 2), opaque("builtins.slice")),
-        "module": (torch.nn.Linear(1, 1), opaque("torch.nn.modules.linear.Linear")),
+        "module": (module, describe(module.state_dict())),
         "array": (numpy.arange(3), opaque("numpy.ndarray")),
         "bytes": (b"x\xff", opaque("bytes")),
         "empty bytes": (b"", opaque("bytes")),

@@ -7,8 +7,9 @@
 //   checkpoint_tool check FILE...  prints `ok` or the error for each, one a line
 //   checkpoint_tool version        prints LibTorch's version
 // And that of foreign_files.py:
-//   checkpoint_tool load FILE...   prints a line for each file that it loads as a run does, with a
-//                                  checksum for the values of a tensor, or the error
+//   checkpoint_tool load FILE...   prints a line for each file: what it holds, with a checksum for
+//                                  the values of a tensor, and where a run finds weights in it, or
+//                                  the error of a run
 #include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
 #include <zlib.h>
@@ -25,8 +26,10 @@
 #include <string_view>
 #include <vector>
 
+#include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/checkpoint/safetensors.h"
+#include "polyak/runtime/file_weights.h"
 #include "polyak/runtime/run_checkpoint.h"
 
 namespace {
@@ -211,11 +214,16 @@ json describe(const Value& value, Contents contents) {
 
 /// One line for one file.
 json loaded(const std::string& file) {
+  json line;
   try {
-    return {{"value", describe(polyak::read_checkpoint(file), checksum_of)}};
+    polyak::read_checkpoint(file);
+    const Value value = polyak::read_checkpoint_file(file);
+    line["weights"] = polyak::find_weights(value);
+    line["value"] = describe(value, checksum_of);
   } catch (const polyak::CheckpointError& error) {
-    return {{"error", error.what()}};
+    line["error"] = error.what();
   }
+  return line;
 }
 
 void print(const json& line) {

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of other programs: each is read, and holds what was saved, or is refused by a sentence that says what it is and
-what to do. The real libraries write them: torch, torchvision, timm, MMEngine, mmpretrain, Lightning; layouts of
-programs that are not installed are copied from their sources.
+"""Files of other programs: each is read, holds what was saved, and a run finds the weights in it; or it is refused by a
+sentence that says what it is and what to do. The real libraries write them: torch, torchvision, timm, MMEngine,
+mmpretrain, Lightning, safetensors; layouts of programs that are not installed are copied from their sources.
 
-Usage: foreign_files.py CHECKPOINT_TOOL. What needs a library that cannot be imported is named and left out, and the exit
-status is 77, by which ctest counts the test as skipped.
+Usage: foreign_files.py CHECKPOINT_TOOL. What needs a library that cannot be imported is named and left out, and the
+exit status is 77, by which ctest counts the test as skipped.
 """
 import _compat_pickle
 import argparse
@@ -102,17 +102,19 @@ def describe(value, protocol=2):
         return opaque("bytes")
     if isinstance(value, torch.dtype):
         return opaque(str(value))
+    if isinstance(value, nn.Module):
+        return again(collections.OrderedDict(module_tensors(value)))
     if isinstance(value, (type, types.FunctionType)):
         return opaque(dotted(value.__module__, value.__qualname__, protocol))
     return opaque(dotted(type(value).__module__, type(value).__qualname__, protocol))
 
 
-def described_file(value, protocol=2):
-    """read_checkpoint's: a file without a state_dict is one."""
-    described = describe(value, protocol)
-    if "state_dict" in value:
-        return described
-    return {"kind": "dict", "entries": [[describe("state_dict"), described]]}
+def module_tensors(module, prefix=""):
+    """Those of its state dict, which it is read as."""
+    for members in (module._parameters, module._buffers):
+        yield from ((prefix + name, tensor) for name, tensor in members.items() if tensor is not None)
+    for name, child in module._modules.items():
+        yield from module_tensors(child, f"{prefix}{name}.")
 
 
 def difference(found, wanted, path=""):
@@ -135,7 +137,8 @@ def difference(found, wanted, path=""):
 
 
 class Files:
-    """Files to come, each with what must come of it: a description, or the sentence of its refusal as a pattern."""
+    """Files, each with what must come of it: what it holds and where its weights are, or the sentence of its refusal as
+    a pattern."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -145,16 +148,21 @@ class Files:
     def path(self, name):
         return os.path.join(self.folder, name)
 
-    def loads(self, name, value):
-        """A file that is there already and holds `value`."""
-        self.cases.append((name, described_file(value)))
+    def loads(self, name, value, weights=None, protocol=2):
+        """A file that is there already and holds `value`.
+
+        weights: the key path of what a run loads; "" for the whole file, which is the default if it has no state_dict.
+        """
+        if weights is None:
+            weights = "state_dict" if isinstance(value, dict) and "state_dict" in value else ""
+        self.cases.append((name, (describe(value, protocol), weights)))
 
     def refused(self, name, pattern):
         self.cases.append((name, pattern))
 
-    def save(self, name, value, protocol=2, **keys):
+    def save(self, name, value, protocol=2, weights=None, **keys):
         torch.save(value, self.path(name), pickle_protocol=protocol, **keys)
-        self.cases.append((name, described_file(value, protocol)))
+        self.loads(name, value, weights, protocol)
 
     def write(self, name, data, pattern):
         with open(self.path(name), "wb") as file:
@@ -236,7 +244,7 @@ def torch_files(files):
     files.save("compiled.pth", torch.compile(net).state_dict())
     files.save("data_parallel.pth", nn.DataParallel(net).state_dict())
     files.save("fsdp.pth", {"model": prefixed("_fsdp_wrapped_module.block._checkpoint_wrapped_module.", net),
-                            "flat": {"_flat_param": torch.arange(9.0)}})
+                            "flat": {"_flat_param": torch.arange(9.0)}}, weights="model")
 
 
 class Color(enum.Enum):
@@ -317,11 +325,13 @@ def layout_files(files):
     scaler = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000,
               "_growth_tracker": 3}
     files.save("deit.pth", {"model": weights, "optimizer": optimizer, "lr_scheduler": {"base_values": [0.1]},
-                            "epoch": 3, "model_ema": prefixed("", other), "scaler": scaler, "args": namespace()})
+                            "epoch": 3, "model_ema": prefixed("", other), "scaler": scaler, "args": namespace()},
+               weights="model")
     files.save("dino.pth", {"student": prefixed("module.backbone.", net), "teacher": prefixed("backbone.", other),
                             "optimizer": optimizer, "epoch": 3, "args": namespace(),
-                            "dino_loss": {"center": torch.zeros(1, 4)}, "fp16_scaler": None})
-    files.save("mae.pth", {"model": weights, "optimizer": optimizer, "epoch": 3, "scaler": scaler, "args": namespace()})
+                            "dino_loss": {"center": torch.zeros(1, 4)}, "fp16_scaler": None}, weights="student")
+    files.save("mae.pth", {"model": weights, "optimizer": optimizer, "epoch": 3, "scaler": scaler, "args": namespace()},
+               weights="model")
     moco = {**prefixed("module.encoder_q.", net), **prefixed("module.encoder_k.", other),
             "module.queue": torch.ones(4, 8), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
     files.save("moco.pth.tar", {"epoch": 3, "arch": "resnet50", "state_dict": collections.OrderedDict(moco),
@@ -332,10 +342,12 @@ def layout_files(files):
         "optimizer_history": [{"criterion_name": "CrossEntropy", "optimizer_name": "FairseqAdam", "lr_scheduler_state":
                                {"best": None}, "num_updates": 100}],
         "last_optimizer_state": optimizer, "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 2}, "val_loss": 0.5}})
-    files.save("basicsr.pth", {"params": weights, "params_ema": other.state_dict()})
-    files.save("basicsr.state", {"epoch": 2, "iter": 1000, "optimizers": [optimizer],
-                                 "schedulers": [{"milestones": collections.Counter({250: 1}), "last_epoch": 3}]})
+        "extra_state": {"train_iterator": {"epoch": 2}, "val_loss": 0.5}}, weights="model")
+    files.save("basicsr.pth", {"params": weights, "params_ema": other.state_dict()}, weights="params")
+    files.write("basicsr.state", saved({
+        "epoch": 2, "iter": 1000, "optimizers": [optimizer],
+        "schedulers": [{"milestones": collections.Counter({250: 1}), "last_epoch": 3}]}),
+        "holds no weights: no entry is a dict of tensors; its keys are")
     files.save("ema_pytorch.pt", {**prefixed("online_model.", net), **prefixed("ema_model.", other),
                                   "initted": torch.tensor(True), "step": torch.tensor(7)})
     files.save("torch_ema.pth", {"state_dict": weights, "ema": {
@@ -346,14 +358,17 @@ def layout_files(files):
     files.save("mp_rank_00_model_states.pt", {
         "module": weights, "buffer_names": ["1.running_mean"], "optimizer": None, "lr_scheduler": None,
         "skipped_steps": 0, "sparse_tensor_module_names": set(), "ds_config": {"zero": {"stage": 1}},
-        "ds_version": "0.14.0", "param_shapes": [collections.OrderedDict(w=torch.Size([2, 3]))], "dp_world_size": 1, "global_steps": 3})
-    files.save("detectron2.pth", {"model": {name: value.numpy() for name, value in weights.items()},
-                                  "__author__": "zoo", "matching_heuristics": True})
+        "ds_version": "0.14.0", "param_shapes": [collections.OrderedDict(w=torch.Size([2, 3]))], "dp_world_size": 1,
+        "global_steps": 3}, weights="module")
+    files.write("detectron2.pth", saved({"model": {name: value.numpy() for name, value in weights.items()},
+                                         "__author__": "zoo", "matching_heuristics": True}),
+                "holds no weights: no entry is a dict of tensors; its keys are")
     files.save("yolo.pt", {"epoch": -1, "best_fitness": numpy.float64(0.5), "model": copy.deepcopy(net).half(),
                            "ema": None, "updates": 7, "optimizer": None, "train_args": {"imgsz": 640, "amp": True},
-                           "date": datetime.datetime(2024, 1, 2).isoformat(), "version": "8.0"})
-    files.save("horovod.pth.tar", {"model": weights, "optimizer": optimizer})
-    files.save("rllib.pt", {"weights": weights, "policy_spec": namespace(), "global_timestep": 10**12})
+                           "date": datetime.datetime(2024, 1, 2).isoformat(), "version": "8.0"}, weights="model")
+    files.save("horovod.pth.tar", {"model": weights, "optimizer": optimizer}, weights="model")
+    files.save("rllib.pt", {"weights": weights, "policy_spec": namespace(), "global_timestep": 10**12},
+               weights="weights")
 
 
 def torchvision_files(files):
@@ -368,7 +383,7 @@ def torchvision_files(files):
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 30)
     files.save("torchvision_reference.pth", {
         "model": net.state_dict(), "optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict(),
-        "epoch": 1, "args": namespace(), "model_ema": ema.state_dict()})
+        "epoch": 1, "args": namespace(), "model_ema": ema.state_dict()}, weights="model")
 
 
 def timm_files(files):
@@ -481,18 +496,17 @@ class Script(nn.Module):
 def foreign_kinds(files):
     """What is no checkpoint, or one that only Python can read."""
     net = small_net()
-    whole = ("holds a whole Python object, torch.nn.modules.container.Sequential, which only Python can read; "
-             "save its state_dict")
-    torch.save(net, files.path("module.pth"))
-    files.refused("module.pth", whole)
-    torch.save(net, files.path("legacy_module.pth"), _use_new_zipfile_serialization=False)
-    files.refused("legacy_module.pth", whole)
+    files.save("module.pth", net)
+    files.save("legacy_module.pth", net, _use_new_zipfile_serialization=False)
+    files.save("module_and_epoch.pth", {"model": net, "epoch": 3}, weights="model")
+    files.save("weights_module.pth", {"state_dict": net})
+    files.write("namespace.pth", saved(namespace(seed=1)),
+                "holds a whole Python object, argparse.Namespace, which only Python can read; save its state_dict")
     files.write("list.pth", saved([torch.ones(2)]), "holds a list, expected a dict")
     files.write("tensor.pth", saved(torch.ones(2)), "holds a Tensor, expected a dict")
-    files.write("weights_module.pth", saved({"state_dict": net}),
-                "its 'state_dict' is a torch.nn.modules.*, expected a dict")
-    torch.jit.script(Script()).save(files.path("script.pt"))
-    files.refused("script.pt", "is a TorchScript archive, not a checkpoint; load it with torch::jit::load")
+    script = Script()
+    torch.jit.script(script).save(files.path("script.pt"))
+    files.loads("script.pt", script)
     with torch.package.PackageExporter(files.path("package.pt")) as exporter:
         exporter.save_pickle("model", "model.pkl", {"w": torch.ones(2)})
     files.refused("package.pt", "is an archive of torch.package, not a checkpoint; in Python, save the state_dict")
@@ -569,15 +583,36 @@ def other_files(files):
                 "unknown checkpoint format '.onnx'; Polyak reads")
 
 
+def safetensors_files(files):
+    import safetensors.torch
+    weights = {name: tensor.contiguous() for name, tensor in small_net().state_dict().items()}
+    safetensors.torch.save_file(weights, files.path("model.safetensors"), metadata={"format": "pt"})
+    loaded = safetensors.torch.load_file(files.path("model.safetensors"))
+    files.loads("model.safetensors", collections.OrderedDict(loaded))
+    data = safetensors.torch.save(weights)
+    with open(files.path("safetensors.bin"), "wb") as file:
+        file.write(data)
+    files.loads("safetensors.bin", collections.OrderedDict(loaded))
+    files.write("cut.safetensors", data[:-1], "is truncated: tensor '.*' ends at byte [0-9]+ of the data, which has")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    files.write("pointer.safetensors", pointer, "is only Git LFS's pointer to a file; fetch the file by 'git lfs pull'")
+    files.write("page.safetensors", b"<!DOCTYPE html>\n<html></html>\n",
+                "is a web page, not a checkpoint; download the file")
+    files.write("zip.safetensors", saved({"w": torch.ones(2)}),
+                "is a zip archive, as torch.save writes it; rename it to .pth")
+    files.write("safetensors.pth", data, "is a .safetensors file; give it a name that ends so")
+
+
 GROUPS = {"torch": torch_files, "values": value_files, "layouts": layout_files, "torchvision": torchvision_files,
           "timm": timm_files, "mmengine": mmengine_files, "mmpretrain": mmpretrain_files, "lightning": lightning_files,
+          "safetensors": safetensors_files,
           "kinds": foreign_kinds, "damaged": damaged_files, "other": other_files}
 
 
 def failure_of(case, line):
     """What is wrong with what came of a file; None if nothing is."""
     name, wanted = case
-    if isinstance(wanted, str):
+    if isinstance(wanted, str):  # a refusal
         if "error" not in line:
             return f"was read, and should be refused with: {wanted}"
         if re.search(wanted, line["error"]):
@@ -585,7 +620,10 @@ def failure_of(case, line):
         return f"refused with: {line['error']}\nand should be with: {wanted}"
     if "error" in line:
         return f"refused with: {line['error']}"
-    return difference(line["value"], wanted)
+    value, weights = wanted
+    if line["weights"] != weights:
+        return f"its weights are found at '{line['weights']}', not at '{weights}'"
+    return difference(line["value"], value)
 
 
 def main():
