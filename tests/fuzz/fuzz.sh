@@ -25,7 +25,7 @@ done
 for number in runs seconds jobs; do
   [[ ${!number} =~ ^[0-9]+$ ]] || usage_error "--$number takes a number, not '${!number}'"
 done
-all_targets=(pickle pth legacy config override dataset image)
+all_targets=(pickle pth legacy safetensors safetensors_index config override dataset image)
 (( ${#targets[@]} )) || targets=("${all_targets[@]}")
 for target in "${targets[@]}"; do
   [[ " ${all_targets[*]} " == *" $target "* ]] ||
@@ -62,7 +62,7 @@ for target in "${targets[@]}"; do
   executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
   [[ -n $executions ]] || executions=$(sed -n 's/^#\([0-9]*\).*/\1/p' "$log" | tail -n 1)
   covered=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
-  say "$(printf '%-9s %10s executions in %d s, %s edges, %d findings' "$target" "${executions:-0}" \
+  say "$(printf '%-17s %10s executions in %d s, %s edges, %d findings' "$target" "${executions:-0}" \
     $((SECONDS - start)) "${covered:-0}" "$found")"
   if (( found )); then
     status=1

@@ -7,6 +7,7 @@ import argparse
 import collections
 import gzip
 import io
+import json
 import pathlib
 import struct
 import sys
@@ -33,12 +34,14 @@ def objects():
     marked.mark = 1
     yield "weights", {"state_dict": collections.OrderedDict(w=weight, tied=weight.t(), h=torch.ones(2).half())}, 2
     yield "values", {"none": None, "numbers": [True, 1, 300, 70000, 2**40, 2**70, 0.5], "text": "ü",
-                     "tuple": (1, (2, 3)), "set": {1}, "counter": collections.Counter([3]), "default": collections.defaultdict(list, a=[1]),
+                     "tuple": (1, (2, 3)), "set": {1}, "counter": collections.Counter([3]),
+                     "default": collections.defaultdict(list, a=[1]),
                      "bytes": b"\xff", 4: {}}, 4
     yield "numpy", {"a": numpy.float32(0.5), "b": numpy.int64(-3), "c": numpy.bool_(True), "d": numpy.arange(2)}, 2
     yield "objects", {"args": argparse.Namespace(lr=0.1), "device": torch.device("cpu"), "dtype": torch.float16,
                       "size": torch.Size([2, 3]), "marked": marked, "parameter": torch.nn.Parameter(torch.ones(1)),
                       "sparse": torch.eye(2).to_sparse()}, 5
+    yield "module", {"model": torch.nn.Linear(1, 1), "epoch": 3}, 4
     yield "conj", {"c": torch.tensor([1 + 2j]).conj(),
                    "q": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, 3
 
@@ -67,7 +70,8 @@ def checkpoints():
             with zipfile.ZipFile(small, "w", compressed) as archive:
                 for record, data in records.items():
                     if not record.endswith(("serialization_id", ".format_version", ".storage_alignment")):
-                        archive.writestr("a/" + record.partition("/")[2], data)
+                        entry = zipfile.ZipInfo("a/" + record.partition("/")[2])  # of no date
+                        archive.writestr(entry, data, compressed)
             if method == "stored" or name == "weights":
                 write("pth", f"{name}_{method}", without_checksums(small.getvalue()))
         if name == "weights":
@@ -93,6 +97,22 @@ def part_of_a_storage():
     keys = b"\x80\2](" + text(b"7") + b"e."
     write("legacy", "part", pickled + keys + struct.pack("<q5f", 5, *range(5)))
     write("pickle", "part", pickled)
+
+
+def safetensors():
+    def file(header, data):
+        text = json.dumps(header, separators=(",", ":"))
+        text += " " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text.encode() + data
+    write("safetensors", "two", file({
+        "w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "n": {"dtype": "I64", "shape": [], "data_offsets": [24, 32]}}, bytes(32)))
+    write("safetensors", "tied", file({
+        "__metadata__": {"format": "pt", "b": "a"}, "a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]},
+        "f8": {"dtype": "F8_E5M2", "shape": [2], "data_offsets": [2, 4]},
+        "none": {"dtype": "BOOL", "shape": [0], "data_offsets": [4, 4]}}, bytes(4)))
+    write("safetensors_index", "both", json.dumps({
+        "metadata": {"total_size": 16, "format": "pt"}, "weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}))
 
 
 def configs():
@@ -142,6 +162,7 @@ def main():
     torch.manual_seed(1)
     checkpoints()
     part_of_a_storage()
+    safetensors()
     configs()
     datasets()
     images()
