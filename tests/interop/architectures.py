@@ -29,6 +29,13 @@ def check(condition, message):
         raise AssertionError(message)
 
 
+def bare(build, *arguments, **options):
+    """A network whose tensors hold anything: what its own initialisation would do takes most of the time."""
+    with torch.device("meta"):
+        network = build(*arguments, **options)
+    return network.to_empty(device="cpu")
+
+
 def randomize(network):
     """Weights with which every tensor matters, statistics too."""
     torch.manual_seed(7)
@@ -94,9 +101,9 @@ def build_mmpretrain(backbone, head):
 def check_resnets(folder):
     for depth in (18, 34, 50, 101, 152):
         ours = f"{{type: ResNet, depth: {depth}}}"
-        network = getattr(torchvision.models, f"resnet{depth}")(num_classes=CLASSES)
+        network = bare(getattr(torchvision.models, f"resnet{depth}"), num_classes=CLASSES)
         compare(folder, f"torchvision's resnet{depth}", network, 64, ours, "torchvision_resnet")
-        network = timm.create_model(f"resnet{depth}", num_classes=CLASSES)
+        network = bare(timm.create_model, f"resnet{depth}", num_classes=CLASSES)
         compare(folder, f"timm's resnet{depth}", network, 64, ours, "torchvision_resnet")
     network = torch.nn.Sequential(build_mmpretrain({"type": "ResNet", "depth": 50}, {
         "type": "LinearClsHead", "in_channels": 2048}))[0]
@@ -108,9 +115,9 @@ def check_resnets(folder):
 
 def check_transformers(folder):
     for name, arch in (("vit_small_patch16_224", "deit-small"), ("vit_base_patch16_224", "base")):
-        compare(folder, f"timm's {name}", timm.create_model(name, num_classes=CLASSES), 224,
+        compare(folder, f"timm's {name}", bare(timm.create_model, name, num_classes=CLASSES), 224,
                 f"{{type: VisionTransformer, arch: {arch}}}", "timm_vit")
-    compare(folder, "torchvision's vit_b_16", torchvision.models.vit_b_16(num_classes=CLASSES), 224,
+    compare(folder, "torchvision's vit_b_16", bare(torchvision.models.vit_b_16, num_classes=CLASSES), 224,
             "{type: VisionTransformer, arch: base}", "torchvision_vit")
     for arch, width in (("deit-small", 384), ("base", 768)):
         network = build_mmpretrain({"type": "VisionTransformer", "arch": arch},
@@ -122,8 +129,8 @@ def check_transformers(folder):
 
 def check_wrong_heads(folder):
     """All tensors of timm's vit_small fit a network of 12 heads, and mean something else there: the log says so."""
-    network = randomize(timm.create_model("vit_small_patch16_224", num_classes=CLASSES))
-    images = save(folder, {"model": network.state_dict()}["model"], 224)
+    network = randomize(bare(timm.create_model, "vit_small_patch16_224", num_classes=CLASSES))
+    images = save(folder, network.state_dict(), 224)
     with torch.no_grad():
         theirs = network(images)
     for backbone in ("{type: MoCoV3ViT, arch: mocov3-small}",

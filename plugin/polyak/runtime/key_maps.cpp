@@ -154,28 +154,35 @@ std::optional<std::vector<std::string>> names_in(const Value& state_dict) {
   return names;
 }
 
-/// "" and each prefix `a.b.` that all names share.
+// Each prefix is tried with each map, so a file or a model must not have any number of them.
+constexpr size_t kMostPrefixes = 16;
+
+/// "" and the prefixes `a.`, `a.b.`, ... that all names share.
 std::vector<std::string> shared_prefixes(const std::vector<std::string>& names) {
   std::vector<std::string> prefixes{""};
-  for (std::string prefix = common_prefix(names); prefix.size() > 1;
-       prefix.resize(prefix.rfind('.', prefix.size() - 2) + 1)) {
-    prefixes.push_back(prefix);
+  const std::string all = common_prefix(names);
+  for (size_t dot = all.find('.'); dot != std::string::npos && prefixes.size() < kMostPrefixes;
+       dot = all.find('.', dot + 1)) {
+    prefixes.push_back(all.substr(0, dot + 1));
   }
   return prefixes;
 }
 
-/// The shapes of a model's tensors, and how many of a state dict fit them.
+/// The shapes of a model's tensors, and how many of a state dict fit them. Single numbers are left
+/// out: the counter of a BatchNorm fits that of any network.
 class Shapes {
  public:
   explicit Shapes(const ModelRef& model) {
     for (const NamedTensor& item : model.tensors()) {
+      if (item.tensor.dim() == 0) continue;
       shapes_.emplace(item.name, item.tensor.sizes().vec());
       const size_t dot = item.name.find('.');
       if (dot != std::string::npos) prefixes_.insert(item.name.substr(0, dot + 1));
     }
+    if (prefixes_.size() > kMostPrefixes) prefixes_ = {""};
   }
   size_t count() const { return shapes_.size(); }
-  /// "" and the first parts of the names.
+  /// "" and the first parts of the names; of many, only "".
   const std::set<std::string>& prefixes() const { return prefixes_; }
   /// How many tensors fit by these names and with `prefix` before them. The names are in the order
   /// of the state dict.
@@ -341,10 +348,13 @@ std::string key_maps_folder() {
 }
 
 std::vector<KeyMap> shipped_key_maps() {
+  const std::string folder = key_maps_folder();
   std::vector<std::string> files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(key_maps_folder())) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".yaml") files.push_back(entry.path().string());
   }
+  if (error) fail<Error>("{}: cannot be read: {}", folder, error.message());
   std::sort(files.begin(), files.end());
   std::vector<KeyMap> maps;
   for (const std::string& file : files) maps.push_back(read_key_map(file));
@@ -363,7 +373,7 @@ std::optional<std::string> apply_best(Value& state_dict, const ModelRef& model,
   for (auto& [key, value] : state_dict.entries()) key = Value(best.prefix + best.names[i++]);
   log_info(
       "the checkpoint's tensors are named as in {}; they are renamed by the key map {}: {} of the "
-      "model's {} tensors fit now, {} did before",
+      "model's {} tensors fit now, {} did before (single numbers are not counted)",
       best.map->source, best.map->name, best.fitting, shapes.count(), before);
   for (const KeyMap::Unseen& unseen : best.map->unseen) {
     const Value* value = state_dict.find(best.prefix + unseen.of);

@@ -139,6 +139,11 @@ TEST_F(KeyMaps, OtherFilesStayAsTheyAre) {
   expect_unchanged(file, as_theirs);
   expect_unchanged(theirs(), {{"backbone.conv.weight", at::zeros({7, 7})}});  // other shapes
 
+  Value counter = theirs();  // which every network with BatchNorm has
+  counter.set("stem.bias", at::zeros({}, at::kLong));
+  expect_unchanged(counter, {{"backbone.conv.bias", at::zeros({}, at::kLong)},
+                             {"backbone.conv.weight", at::zeros({7, 7})}});
+
   Value twice = theirs();
   twice.set("backbone.conv.weight", at::zeros({2, 6}));  // so would stem.weight be named
   expect_unchanged(twice, ours());
@@ -166,6 +171,17 @@ TEST_F(KeyMaps, WhatIsNotATensorAndHugeNamesDoNoHarm) {
   EXPECT_TRUE(apply_key_map(state_dict, ModelRef(ours()), {read(kMap)}));
   EXPECT_THAT(notes_, HasSubstr("3 of the model's 4"));
   EXPECT_TRUE(state_dict.contains("blocks." + huge));
+
+  std::string many;  // prefixes that all names share
+  for (int i = 0; i < 1 << 20; ++i) many += "a.";
+  Value deep = theirs(many);
+  EXPECT_EQ(apply_key_map(deep, ModelRef(ours()), {read(kMap)}), std::nullopt);
+  std::vector<NamedTensor> wide = ours();
+  for (int i = 0; i < 10000; ++i) wide.push_back({fmt::format("part{}.w", i), at::zeros({1})});
+  Value file = theirs();
+  for (int i = 0; i < 10000; ++i)
+    file.entries().emplace_back(fmt::format("w{}", i), at::zeros({1}));
+  EXPECT_TRUE(apply_key_map(file, ModelRef(wide), {read(kMap)}));
 }
 
 /// A model that knows its number of heads.
