@@ -45,7 +45,7 @@ void match_names_of(Value& ema_state, const std::string& entry, const Value& sta
   if (keys.empty()) return;
   std::vector<std::string> fitting;
   std::string prefix = common_prefix(keys);
-  while (true) {
+  for (int parts = 0; parts < 16; ++parts) {  // a hostile file could have a million
     const bool fits = std::all_of(keys.begin(), keys.end(), [&](const std::string& key) {
       return state_dict.contains(key.substr(prefix.size()));
     });

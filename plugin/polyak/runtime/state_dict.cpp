@@ -30,7 +30,7 @@ std::string side_by_side(const ModelRef& model, const Value& state_dict) {
   const std::vector<std::string> theirs =
       lines_of(state_dict.entries(), [](const Value::Entry& entry) {
         const Value& value = entry.second;
-        return fmt::format("{} {}", entry.first.as_string(),
+        return fmt::format("{} {}", shortened(entry.first.as_string()),
                            value.is_tensor() ? shape_text(value.as_tensor()) : value.kind_name());
       });
   const std::vector<std::string> mine = lines_of(model.tensors(), [](const NamedTensor& item) {

@@ -27,6 +27,10 @@ constexpr std::string_view kWrappers[] = {"_orig_mod.", "_fsdp_wrapped_module.",
 // What averages of other libraries count in their state dicts, beside the tensors.
 constexpr std::string_view kCounters[] = {"n_averaged", "steps", "num_updates", "step", "initted"};
 
+// No prefix has more parts, and no name is longer: a hostile file could make others take long.
+constexpr int kMostParts = 16;
+constexpr size_t kLongestName = 1000;
+
 bool begins_with(const std::string& text, std::string_view prefix) {
   return text.compare(0, prefix.size(), prefix) == 0;
 }
@@ -75,7 +79,10 @@ void check_one_way(const std::vector<std::string>& keys,
   std::vector<std::string> bare, prefixed;
   for (const std::string& key : keys) {
     std::string name = key;
-    while (begins_with(name, prefix) && !names.count(name)) name = name.substr(prefix.size());
+    for (int parts = 0; parts < kMostParts && begins_with(name, prefix) && !names.count(name);
+         ++parts) {
+      name = name.substr(prefix.size());
+    }
     if (!names.count(name)) continue;
     const auto [known, is_new] = key_of.emplace(name, key);
     if (!is_new) {
@@ -118,8 +125,9 @@ struct Exchange {
 /// Calls `use(prefix, rest)` for each way to divide a name at a dot, the whole name as rest first.
 template <class Use>
 void divide(const std::string& name, const Use& use) {
+  if (name.size() > kLongestName) return;
   size_t at = 0;
-  while (true) {
+  for (int parts = 0; parts <= kMostParts; ++parts) {
     use(name.substr(0, at), name.substr(at));
     const size_t dot = name.find('.', at);
     if (dot == std::string::npos) return;
@@ -219,9 +227,18 @@ bool excluded(const std::vector<std::string>& patterns, const std::string& name,
 }  // namespace
 
 std::string list_names(const std::vector<std::string>& names, size_t shown) {
-  const auto end = names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), shown));
-  const std::string text = fmt::format("{}", fmt::join(names.begin(), end, ", "));
+  std::vector<std::string> first;
+  for (const std::string& name : names) {
+    if (first.size() == shown) break;
+    first.push_back(shortened(name));
+  }
+  const std::string text = fmt::format("{}", fmt::join(first, ", "));
   return names.size() > shown ? fmt::format("{} and {} more", text, names.size() - shown) : text;
+}
+
+std::string shortened(const std::string& name) {
+  constexpr size_t kLongest = 120;
+  return name.size() <= kLongest ? name : name.substr(0, kLongest) + "...";
 }
 
 std::string common_prefix(const std::vector<std::string>& names) {
@@ -274,6 +291,7 @@ void apply_name_rules(Value& state_dict, const NameRules& rules) {
 void remove_wrapper_names(Value& dict) {
   std::set<std::string> found;
   const auto without = [&](std::string name) {
+    if (name.size() > kLongestName) return name;
     for (const std::string_view wrapper : kWrappers) {
       for (size_t at = name.find(wrapper); at != std::string::npos; at = name.find(wrapper, at)) {
         if (at > 0 && name[at - 1] != '.') {

@@ -151,8 +151,9 @@ TEST_F(Weights, WrappersAndCommonPrefixesAreRemovedWithALine) {
     expect_loads(state_of(source_, prefix));
     EXPECT_THAT(messages_, HasSubstr("it is removed")) << prefix;
   }
+  const Value state = state_of(source_);
   Value inside = Value::dict({}, true);
-  for (const auto& [key, value] : state_of(source_).entries()) {
+  for (const auto& [key, value] : state.entries()) {
     std::string name = key.as_string();
     if (name.rfind("backbone.", 0) == 0) name.insert(9, "_orig_mod.");
     inside.set(name, value);
@@ -197,8 +198,9 @@ TEST_F(Weights, TwoNetworksOfTheSameNamesNeedAChoice) {
 }
 
 TEST_F(Weights, RulesRenameAndLeaveOut) {
+  const Value own = state_of(source_);
   Value state = Value::dict({}, true);
-  for (const auto& [key, value] : state_of(source_).entries()) {
+  for (const auto& [key, value] : own.entries()) {
     std::string name = key.as_string();
     name = name.rfind("head.", 0) == 0 ? "fc" + name.substr(4) : "enc" + name.substr(8);
     state.set("net." + name, value);
@@ -215,6 +217,14 @@ TEST_F(Weights, RulesRenameAndLeaveOut) {
   EXPECT_THAT(refusal(state, LoadWeightsOptions().map(
                                  {{"net.fc.weight", "head.bias"}, {"net.fc.bias", "head.bias"}})),
               HasSubstr("holds both 'net.fc.weight' and 'net.fc.bias'"));
+}
+
+TEST_F(Weights, OfHostileNamesAreRefusedInShortTime) {
+  std::string deep, modules;
+  for (int i = 0; i < 200'000; ++i) deep += "a.";
+  for (int i = 0; i < 100'000; ++i) modules += "module.";
+  const Value file = Value::dict({{deep + "w", at::ones({1})}, {modules + "w", at::ones({1})}});
+  EXPECT_THAT(refusal(file), HasSubstr("none of it fits the model"));
 }
 
 TEST_F(Weights, NamesOfBothSidesAreShownWhereNothingFits) {
