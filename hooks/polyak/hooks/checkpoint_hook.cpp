@@ -9,12 +9,15 @@
 #include <iterator>
 #include <utility>
 
+#include "polyak/checkpoint/background_writer.h"
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/format.h"
 #include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
+#include "polyak/hooks/checkpoint_records.h"
 #include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/publish.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/runner.h"
@@ -22,72 +25,11 @@
 namespace polyak {
 namespace {
 
-// Keys of a hook's record in the run_info.
-constexpr const char* kRecords = "checkpoint_hooks";
-constexpr const char* kKept = "kept";          // regular files, oldest first
-constexpr const char* kSurplus = "surplus";    // to remove once the file of this record is complete
-constexpr const char* kOutdated = "outdated";  // best files to remove once a run can resume from it
-constexpr const char* kStop = "stop";          // the file of a run that was stopped
-constexpr const char* kOwed = "owed";          // number of a regular file that a signal prevented
-constexpr const char* kBest = "best";          // {metric: {score, file}}
-
 void remove_name(Value& record, const char* list, const std::string& file) {
   std::vector<Value>& names = record.at(list).items();
   names.erase(std::remove_if(names.begin(), names.end(),
                              [&](const Value& name) { return name.as_string() == file; }),
               names.end());
-}
-
-Value new_record() {
-  Value record = Value::dict();
-  for (const char* list : {kKept, kSurplus, kOutdated}) record.set(list, Value::list());
-  record.set(kBest, Value::dict());
-  return record;
-}
-
-/// The hooks of this kind in the order of their calls; only `self` if the host has no list.
-std::vector<CheckpointHook*> peers_of(Runner& runner, CheckpointHook* self) {
-  std::vector<CheckpointHook*> peers;
-  runner.hooks().call([&](Hook& hook) {
-    if (auto* peer = dynamic_cast<CheckpointHook*>(&hook)) peers.push_back(peer);
-  });
-  if (!std::count(peers.begin(), peers.end(), self)) peers = {self};
-  return peers;
-}
-
-bool same_path(const std::string& a, const std::string& b) {
-  std::error_code error;
-  const auto first = std::filesystem::weakly_canonical(a, error);
-  return !error && first == std::filesystem::weakly_canonical(b, error);
-}
-
-/// Where a checkpoint's weights are published, without the extension.
-std::string published_stem(const std::string& path) {
-  const std::filesystem::path file(path);
-  return (file.parent_path() / "published" / file.stem()).string();
-}
-
-void check_published_keys(const PublishOptions& options, const Value& checkpoint) {
-  for (const std::string& key : options.keys) {
-    // What other hooks add is not there yet.
-    if (checkpoint.contains(key) || key.rfind("ema_state_dict", 0) == 0) continue;
-    std::vector<std::string> keys;
-    for (const auto& [name, value] : checkpoint.entries()) keys.push_back(name.as_string());
-    fail<ConfigError>("CheckpointHook: published.keys: a checkpoint has no '{}'; it has {}", key,
-                      fmt::join(keys, ", "));
-  }
-}
-
-void check_published_weights(const PublishOptions& options, Runner& runner) {
-  if (!options.weights || *options.weights == "raw") return;
-  const std::string name = *options.weights == "averaged" ? "" : *options.weights;
-  std::vector<std::string> kinds{"raw"};
-  for (const NamedAverage& item : runner.averages()) {
-    if (item.name == name) return;
-    kinds.push_back(item.name.empty() ? "averaged" : item.name);
-  }
-  fail<ConfigError>("CheckpointHook: published.weights is '{}', but the run only has: {}",
-                    *options.weights, fmt::join(kinds, ", "));
 }
 
 CheckpointSource& source_of(Runner& runner) {
@@ -107,12 +49,15 @@ CheckpointSource& source_of(Runner& runner) {
 
 }  // namespace
 
-CheckpointHook::CheckpointHook(CheckpointHookOptions options) : options_(std::move(options)) {
+CheckpointHook::CheckpointHook(CheckpointHookOptions options)
+    : options_(std::move(options)), writer_(std::make_unique<BackgroundWriter>()) {
   check_options(options_, "CheckpointHook");
-  if (!options_.published().is_null()) {
-    read_options(options_.published(), published_.emplace(), "published");
-  }
+  if (options_.published().is_null()) return;
+  published_ = std::make_unique<PublishOptions>();
+  read_options(options_.published(), *published_, "published");
 }
+
+CheckpointHook::~CheckpointHook() = default;
 
 /// A file to write, and what depends on it.
 struct CheckpointHook::Save {
@@ -212,7 +157,7 @@ void CheckpointHook::before_run(Runner& runner) {
 
 void CheckpointHook::before_train(Runner& runner) {
   folder_ = folder(runner);
-  if (published_) check_published_weights(*published_, runner);
+  if (published_) check_published_weights(*published_, runner.averages());
   if (runner.resuming()) {
     saved_at_ = runner.progress().iter;
     const std::vector<Value>& kept = record(runner).at(kKept).items();
@@ -240,7 +185,7 @@ void CheckpointHook::before_train(Runner& runner) {
 
 void CheckpointHook::after_train_iter(Runner& runner, int64_t /*batch*/,
                                       const Scalars& /*outputs*/) {
-  if (writer_.done()) finish();
+  if (writer_->done()) finish();
   if (by_epoch(runner)) return;
   if (every_n_train_iters(runner, options_.interval(), options_.save_begin()) ||
       (options_.save_last() && is_last_train_iter(runner))) {
@@ -269,145 +214,6 @@ void CheckpointHook::after_train(Runner& runner) {
     remove_stop(runner);
   } else if (progress.iter > 0 && peers_of(runner, this).front() == this) {
     save_for_stop(runner);
-  }
-}
-
-// ---- what this hook keeps
-
-/// Whether last_checkpoint names this file.
-bool CheckpointHook::is_named(const Runner& runner, const std::string& file) const {
-  try {
-    return same_path(path_of(file), named_checkpoint(runner.work_dir(), {folder_}));
-  } catch (const CheckpointError&) {  // it names a missing file; the run resumed from another
-    return false;
-  }
-}
-
-std::string CheckpointHook::record_key(Runner& runner) {
-  const auto key = [&](const CheckpointHook& hook) {
-    const auto& out_dir = hook.options_.out_dir();
-    return (out_dir ? *out_dir + "/" : "") + hook.pattern(runner);
-  };
-  int place = 1;
-  for (const CheckpointHook* peer : peers_of(runner, this)) {
-    if (peer == this) break;
-    if (key(*peer) == key(*this)) ++place;
-  }
-  return place == 1 ? key(*this) : fmt::format("{} #{}", key(*this), place);
-}
-
-Value& CheckpointHook::record(Runner& runner) {
-  Value& info = runner.run_info();
-  if (!info.contains(kRecords)) {
-    info.set(kRecords, Value::dict());
-    for (CheckpointHook* peer : peers_of(runner, this)) peer->take_first_version(runner);
-    info.erase("kept_checkpoints");
-  }
-  Value& records = info.at(kRecords);
-  const std::string key = record_key(runner);
-  if (!records.contains(key)) records.set(key, new_record());
-  return records.at(key);
-}
-
-/// Creates the record from a file without records. 0.1 saved the names of regular files. It and
-/// MMEngine saved the score of each metric, MMEngine without the metric's name if there is only
-/// one.
-void CheckpointHook::take_first_version(Runner& runner) {
-  Value& info = runner.run_info();
-  Value mine = new_record();
-  if (const Value* kept = info.find("kept_checkpoints")) {
-    const std::string prefix = by_epoch(runner) ? "epoch_" : "iter_";
-    for (const Value& name : kept->items()) {
-      if (name.as_string().rfind(prefix, 0) == 0) mine.at(kKept).items().push_back(name);
-    }
-  }
-  std::vector<std::string> ranked = options_.save_best();
-  const std::vector<std::string> names = runner.metric_names();
-  if (!names.empty()) {
-    std::replace(ranked.begin(), ranked.end(), std::string("auto"),
-                 *std::min_element(names.begin(), names.end()));
-  }
-  for (const std::string& metric : ranked) {
-    if (!ranks_first(runner, metric)) continue;
-    const std::string name = info.contains("best_score_" + metric) ? "_" + metric : "";
-    const Value* score = info.find("best_score" + name);
-    if (!score || (name.empty() && ranks_several(runner))) continue;
-    Value best = Value::dict();
-    best.set("score", score->as_real());
-    for (const char* key : {"best_checkpoint", "best_ckpt"}) {
-      const Value* path = info.find(key + name);
-      if (!path || path->kind() != Value::Kind::string) continue;
-      const std::string file = std::filesystem::path(path->as_string()).filename().string();
-      std::error_code ignored;
-      if (std::filesystem::exists(path_of(file), ignored)) best.set("file", file);
-    }
-    mine.at(kBest).set(metric, std::move(best));
-  }
-  info.at(kRecords).set(record_key(runner), std::move(mine));
-}
-
-/// Whether this run ranks more than one metric. MMEngine's keys then contain the metric.
-bool CheckpointHook::ranks_several(Runner& runner) {
-  size_t metrics = 0;
-  for (const CheckpointHook* peer : peers_of(runner, this)) {
-    metrics += peer->options_.save_best().size();
-  }
-  return metrics > 1;
-}
-
-bool CheckpointHook::ranks_first(Runner& runner, const std::string& metric) {
-  for (const CheckpointHook* peer : peers_of(runner, this)) {
-    const auto& wanted = peer->options_.save_best();
-    const bool ranks = std::count(wanted.begin(), wanted.end(), metric) ||
-                       std::count(wanted.begin(), wanted.end(), "auto");
-    if (ranks) return peer == this;
-  }
-  return false;
-}
-
-bool CheckpointHook::keeps(Runner& runner, const std::string& path) {
-  const Value& mine = record(runner);
-  std::vector<std::string> files;
-  for (const Value& name : mine.at(kKept).items()) files.push_back(name.as_string());
-  if (const Value* stop = mine.find(kStop)) files.push_back(stop->as_string());
-  for (const auto& [metric, best] : mine.at(kBest).entries()) {
-    if (const Value* file = best.find("file")) files.push_back(file->as_string());
-  }
-  return std::any_of(files.begin(), files.end(),
-                     [&](const std::string& file) { return same_path(path_of(file), path); });
-}
-
-/// Removes the files of a list, except those that a hook keeps, and clears the list.
-void CheckpointHook::remove_files(Runner& runner, const char* list) {
-  const Value names = record(runner).at(list);
-  const std::vector<CheckpointHook*> peers = peers_of(runner, this);
-  for (const Value& name : names.items()) {
-    const std::string path = path_of(name.as_string());
-    const bool kept = std::any_of(peers.begin(), peers.end(),
-                                  [&](CheckpointHook* peer) { return peer->keeps(runner, path); });
-    std::error_code ignored;
-    if (kept) continue;
-    std::filesystem::remove(path, ignored);
-    if (published_) {
-      std::filesystem::remove(published_path(published_stem(path), *published_), ignored);
-    }
-  }
-  record(runner).at(list).items().clear();
-}
-
-/// For the end of a run whose files have no optimizer: the file of the stop is not needed any more.
-void CheckpointHook::remove_stop(Runner& runner) {
-  Value& mine = record(runner);
-  const Value* stop = mine.find(kStop);
-  if (!stop) return;
-  const std::string file = stop->as_string();
-  const bool named = is_named(runner, file);
-  mine.at(kSurplus).items().emplace_back(file);
-  mine.erase(kStop);
-  remove_files(runner, kSurplus);
-  std::error_code ignored;
-  if (named && !std::filesystem::exists(path_of(file), ignored)) {
-    std::filesystem::remove(pointer_folder(runner) + "/last_checkpoint", ignored);
   }
 }
 
@@ -463,12 +269,12 @@ void CheckpointHook::write(Runner& runner, Save save) {
       commit(runner, save, can_resume);
       return;
     }
-    writer_.start(checkpoint, [this, file, publish_it](const Value& copy) {
+    writer_->start(checkpoint, [this, file, publish_it](const Value& copy) {
       write_files(copy, file, publish_it);
     });
     pending_ = [this, &runner, save, can_resume] {
       try {
-        writer_.finish();
+        writer_->finish();
         commit(runner, save, can_resume);
       } catch (const CheckpointError& error) {
         save.restore();

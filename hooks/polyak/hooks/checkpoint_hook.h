@@ -2,15 +2,17 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "polyak/checkpoint/background_writer.h"
 #include "polyak/runtime/hook.h"
-#include "polyak/runtime/publish.h"
 
 namespace polyak {
+
+class BackgroundWriter;
+struct PublishOptions;
 
 struct POLYAK_API CheckpointHookOptions : Options {
   CheckpointHookOptions& interval(int64_t value) { return interval_ = value, *this; }
@@ -90,6 +92,8 @@ class POLYAK_API CheckpointHook : public Hook {
  public:
   /// @throws ConfigError
   explicit CheckpointHook(CheckpointHookOptions options = {});
+  /// Waits for a file that is being written.
+  ~CheckpointHook() override;
 
   std::string name() const override { return "CheckpointHook"; }
   int priority() const override { return kVeryLow; }
@@ -143,9 +147,9 @@ class POLYAK_API CheckpointHook : public Hook {
   void remove_stop(Runner& runner);
 
   CheckpointHookOptions options_;
-  std::optional<PublishOptions> published_;
+  std::unique_ptr<PublishOptions> published_;
   std::string folder_;
-  BackgroundWriter writer_;
+  std::unique_ptr<BackgroundWriter> writer_;
   std::function<void()> pending_;  // waits for the writer, and does what follows
   int64_t saved_at_ = -1;          // finished iterations at the newest save; -1: none yet
   bool is_newest_ = false;         // last_checkpoint names this hook's newest file

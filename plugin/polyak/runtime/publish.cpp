@@ -2,6 +2,7 @@
 #include "polyak/runtime/publish.h"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -85,6 +86,29 @@ Value cast_tensors(const Value& state_dict, const std::string& dtype) {
     tensors.set(key, std::move(tensor));
   }
   return tensors;
+}
+
+void check_published_keys(const PublishOptions& options, const Value& checkpoint) {
+  for (const std::string& key : options.keys) {
+    // What other hooks add is not there yet.
+    if (checkpoint.contains(key) || key.rfind("ema_state_dict", 0) == 0) continue;
+    std::vector<std::string> keys;
+    for (const auto& [name, value] : checkpoint.entries()) keys.push_back(name.as_string());
+    fail<ConfigError>("CheckpointHook: published.keys: a checkpoint has no '{}'; it has {}", key,
+                      fmt::join(keys, ", "));
+  }
+}
+
+void check_published_weights(const PublishOptions& options, const AverageSet& averages) {
+  if (!options.weights || *options.weights == "raw") return;
+  const std::string name = *options.weights == "averaged" ? "" : *options.weights;
+  std::vector<std::string> kinds{"raw"};
+  for (const NamedAverage& item : averages) {
+    if (item.name == name) return;
+    kinds.push_back(item.name.empty() ? "averaged" : item.name);
+  }
+  fail<ConfigError>("CheckpointHook: published.weights is '{}', but the run only has: {}",
+                    *options.weights, fmt::join(kinds, ", "));
 }
 
 std::string published_path(const std::string& stem, const PublishOptions& options) {

@@ -8,6 +8,7 @@
 #include "polyak/checkpoint/value.h"
 #include "polyak/config/options.h"
 #include "polyak/core/export.h"
+#include "polyak/runtime/average_set.h"
 
 namespace polyak {
 
@@ -32,6 +33,12 @@ POLYAK_API Value cast_tensors(const Value& state_dict, const std::string& dtype)
 ///   written
 POLYAK_API void publish(const Value& checkpoint, const std::string& stem,
                         const PublishOptions& options);
+
+/// Checks, before training, what publish() will need: the keys, for which `checkpoint` is one of
+/// the run's, and the average.
+/// @throws ConfigError
+POLYAK_API void check_published_keys(const PublishOptions& options, const Value& checkpoint);
+POLYAK_API void check_published_weights(const PublishOptions& options, const AverageSet& averages);
 
 /// The path of such a file.
 POLYAK_API std::string published_path(const std::string& stem, const PublishOptions& options);

@@ -37,10 +37,15 @@ class POLYAK_API LoadWeightsOptions {
   /// Whether everything must fit; otherwise what does not fit is reported.
   LoadWeightsOptions& strict(bool value) { return strict_ = value, *this; }
 
+  /// The values that were set.
   const std::string& key() const { return key_; }
+  /// @copydoc key()
   const std::vector<std::string>& strip() const { return strip_; }
+  /// @copydoc key()
   const std::vector<std::pair<std::string, std::string>>& map() const { return map_; }
+  /// @copydoc key()
   const std::vector<std::string>& exclude() const { return exclude_; }
+  /// @copydoc key()
   bool strict() const { return strict_; }
 
  private:
