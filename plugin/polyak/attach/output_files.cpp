@@ -9,7 +9,7 @@
 #include "polyak/attach/sibling.h"
 #include "polyak/checkpoint/file.h"
 #include "polyak/config/node.h"
-#include "polyak/runtime/tensor_names.h"
+#include "polyak/core/text.h"
 
 namespace polyak {
 namespace fs = std::filesystem;

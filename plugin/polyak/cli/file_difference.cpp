@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "polyak/cli/file_summary.h"
+#include "polyak/core/text.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/runtime/tensor_names.h"
 

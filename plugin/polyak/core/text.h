@@ -3,7 +3,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstddef>
 #include <string>
+#include <vector>
+
+#include "polyak/core/export.h"
 
 namespace polyak {
 
@@ -13,5 +17,11 @@ inline std::string lower_case(std::string text) {
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
+
+/// A name for a message: as it is, unless it is very long.
+std::string shortened(const std::string& name);
+
+/// Names for a message: the first few, and the number of the others.
+POLYAK_API std::string list_names(const std::vector<std::string>& names, size_t shown = 8);
 
 }  // namespace polyak

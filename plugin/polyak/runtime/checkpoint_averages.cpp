@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/runtime/tensor_names.h"
 

@@ -9,8 +9,8 @@
 
 #include "polyak/config/nearest.h"
 #include "polyak/core/error.h"
+#include "polyak/core/text.h"
 #include "polyak/runtime/checkpoint_averages.h"
-#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace {

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <set>
 
-#include "polyak/runtime/tensor_names.h"
+#include "polyak/core/text.h"
 
 namespace polyak {
 namespace {

@@ -14,6 +14,7 @@
 #include <unordered_set>
 
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
 
 namespace polyak {
 namespace {
@@ -225,21 +226,6 @@ bool excluded(const std::vector<std::string>& patterns, const std::string& name,
 }
 
 }  // namespace
-
-std::string list_names(const std::vector<std::string>& names, size_t shown) {
-  std::vector<std::string> first;
-  for (const std::string& name : names) {
-    if (first.size() == shown) break;
-    first.push_back(shortened(name));
-  }
-  const std::string text = fmt::format("{}", fmt::join(first, ", "));
-  return names.size() > shown ? fmt::format("{} and {} more", text, names.size() - shown) : text;
-}
-
-std::string shortened(const std::string& name) {
-  constexpr size_t kLongest = 120;
-  return name.size() <= kLongest ? name : name.substr(0, kLongest) + "...";
-}
 
 std::string common_prefix(const std::vector<std::string>& names) {
   if (names.empty()) return "";

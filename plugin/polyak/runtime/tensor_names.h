@@ -12,12 +12,6 @@
 // How the names of a file's tensors become those of a model.
 namespace polyak {
 
-/// Names for a message: the first few, and the number of the others.
-POLYAK_API std::string list_names(const std::vector<std::string>& names, size_t shown = 8);
-
-/// A name for a message: as it is, unless it is very long.
-std::string shortened(const std::string& name);
-
 /// The longest prefix `a.b.` of all these names; "" for none.
 POLYAK_API std::string common_prefix(const std::vector<std::string>& names);
 

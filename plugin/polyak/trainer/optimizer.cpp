@@ -9,10 +9,12 @@
 #include <torch/optim/sgd.h>
 
 #include <algorithm>
-#include <sstream>
 #include <string>
-#include <type_traits>
 #include <unordered_map>
+#include <utility>
+
+#include "polyak/optim/python_class.h"
+#include "polyak/optim/saved_state.h"
 
 namespace polyak {
 namespace {
@@ -34,188 +36,77 @@ std::vector<Value> indices_of(const std::vector<Value>& groups) {
 }
 
 /// One of LibTorch's optimizers.
-template <class Torch, class TorchOptions, class TorchState>
-class TorchOptimizer : public Optimizer {
+class TorchOptimizer final : public Optimizer {
  public:
-  TorchOptimizer(const Context& context, const TorchOptions& options)
-      : Optimizer(context, options.lr()), optimizer_(torch_groups(), options) {
+  template <class Torch, class TorchOptions>
+  static std::shared_ptr<Optimizer> make(const Context& context, const TorchOptions& options) {
+    std::shared_ptr<TorchOptimizer> made(new TorchOptimizer(context, options.lr()));
+    std::vector<torch::optim::OptimizerParamGroup> groups;
+    for (const Group& group : made->groups()) groups.emplace_back(group.parameters);
+    made->optimizer_ = std::make_unique<Torch>(std::move(groups), options);
+    made->class_ = python_class_of(*made->optimizer_);
     // Not by options of the groups: LibTorch 2.15 takes those that equal a default of the class,
     // such as no weight decay, for unset, and replaces them by the optimizer's.
-    for (size_t i = 0; i < groups().size(); ++i) {
-      this->options(i).weight_decay(options.weight_decay() * groups()[i].rule.decay_mult);
+    for (size_t i = 0; i < made->groups().size(); ++i) {
+      static_cast<TorchOptions&>(made->options(i))
+          .weight_decay(options.weight_decay() * made->groups()[i].rule.decay_mult);
     }
+    return made;
   }
 
-  void step() override { optimizer_.step(); }
-  double lr() const override { return options(0).lr(); }
+  void step() override { optimizer_->step(); }
+  double lr() const override { return options(0).get_lr(); }
   void set_lr(double lr) override {
-    for (size_t i = 0; i < groups().size(); ++i) options(i).lr(lr);
+    for (size_t i = 0; i < groups().size(); ++i) options(i).set_lr(lr);
   }
-
- protected:
-  TorchOptions& options(size_t group) {
-    return static_cast<TorchOptions&>(optimizer_.param_groups()[group].options());
+  std::string type() const override { return class_->name(); }
+  std::vector<std::string> state_names(const Value& group) const override {
+    return class_->state_names(group);
   }
-  const TorchOptions& options(size_t group) const {
-    return static_cast<const TorchOptions&>(optimizer_.param_groups()[group].options());
-  }
-  const TorchState* state(const at::Tensor& parameter) const {
-    const auto found = optimizer_.state().find(key(parameter));
-    return found == optimizer_.state().end() ? nullptr
-                                             : static_cast<const TorchState*>(found->second.get());
-  }
-  void set_state(const at::Tensor& parameter, std::unique_ptr<TorchState> state) {
-    optimizer_.state()[key(parameter)] = std::move(state);
-  }
-  void clear_state() override { optimizer_.state().clear(); }
 
  private:
-  std::vector<torch::optim::OptimizerParamGroup> torch_groups() const {
-    std::vector<torch::optim::OptimizerParamGroup> result;
-    for (const Group& group : groups()) result.emplace_back(group.parameters);
-    return result;
-  }
+  TorchOptimizer(const Context& context, double lr) : Optimizer(context, lr) {}
 
-  /// LibTorch finds a parameter's state by its address: a pointer, or its text (up to 2.0).
-  static auto key(const at::Tensor& parameter) {
-    using Map = std::decay_t<decltype(std::declval<Torch>().state())>;
-    if constexpr (std::is_same_v<typename Map::key_type, std::string>) {
-      std::ostringstream text;
-      text << parameter.unsafeGetTensorImpl();
-      return text.str();
-    } else {
-      return static_cast<void*>(parameter.unsafeGetTensorImpl());
+  torch::optim::OptimizerOptions& options(size_t group) {
+    return optimizer_->param_groups()[group].options();
+  }
+  const torch::optim::OptimizerOptions& options(size_t group) const {
+    return optimizer_->param_groups()[group].options();
+  }
+  size_t group_of(const at::Tensor& parameter) const {
+    size_t group = 0;
+    const auto is_it = [&](const at::Tensor& other) { return other.is_same(parameter); };
+    while (
+        std::none_of(groups()[group].parameters.begin(), groups()[group].parameters.end(), is_it)) {
+      ++group;
     }
+    return group;
   }
 
-  Torch optimizer_;
+  Value group(size_t index) const override { return class_->group(options(index)); }
+  void load_group(size_t index, const Value& group) override {
+    class_->assign(options(index), *class_->read_group(group));
+  }
+  Value state_of(const at::Tensor& parameter) const override {
+    const auto found = optimizer_->state().find(state_key(parameter));
+    return found == optimizer_->state().end() ? Value::dict() : class_->state(*found->second);
+  }
+  void load_state_of(const at::Tensor& parameter, const Value& saved) override {
+    auto state = class_->read_state(parameter, saved, options(group_of(parameter)));
+    if (state) optimizer_->state()[state_key(parameter)] = std::move(state);
+  }
+  void clear_state() override { optimizer_->state().clear(); }
+
+  std::unique_ptr<torch::optim::Optimizer> optimizer_;
+  const PythonClass* class_ = nullptr;
 };
 
-/// For SGD and LARS.
+/// The state that an updated parameter has with momentum.
 std::vector<std::string> momentum_names(const Value& group) {
   const Value* momentum = group.find("momentum");
   return momentum && momentum->as_real() != 0 ? std::vector<std::string>{"momentum_buffer"}
                                               : std::vector<std::string>();
 }
-
-class Sgd final : public TorchOptimizer<torch::optim::SGD, torch::optim::SGDOptions,
-                                        torch::optim::SGDParamState> {
- public:
-  using TorchOptimizer::TorchOptimizer;
-  std::string type() const override { return "SGD"; }
-  std::vector<std::string> state_names(const Value& group) const override {
-    return momentum_names(group);
-  }
-
- private:
-  Value group(size_t index) const override {
-    const torch::optim::SGDOptions& options = this->options(index);
-    Value group = Value::dict();
-    group.set("lr", options.lr());
-    group.set("momentum", options.momentum());
-    group.set("dampening", options.dampening());
-    group.set("weight_decay", options.weight_decay());
-    group.set("nesterov", options.nesterov());
-    return group;
-  }
-
-  void load_group(size_t index, const Value& group) override {
-    torch::optim::SGDOptions& options = this->options(index);
-    options.lr(group.at("lr").as_real());
-    options.momentum(group.at("momentum").as_real());
-    options.dampening(group.at("dampening").as_real());
-    options.weight_decay(group.at("weight_decay").as_real());
-    options.nesterov(group.at("nesterov").as_bool());
-  }
-
-  Value state_of(const at::Tensor& parameter) const override {
-    Value result = Value::dict();
-    const auto* found = state(parameter);
-    if (found && found->momentum_buffer().defined()) {
-      result.set("momentum_buffer", found->momentum_buffer());
-    }
-    return result;
-  }
-
-  void load_state_of(const at::Tensor& parameter, const Value& saved) override {
-    const Value* buffer = saved.find("momentum_buffer");
-    if (!buffer || buffer->is_none()) return;
-    auto state = std::make_unique<torch::optim::SGDParamState>();
-    state->momentum_buffer(tensor_like(parameter, *buffer));
-    set_state(parameter, std::move(state));
-  }
-};
-
-/// Adam and AdamW, which keep the same state.
-template <class Torch, class TorchOptions, class TorchState>
-class AdamLike final : public TorchOptimizer<Torch, TorchOptions, TorchState> {
- public:
-  using TorchOptimizer<Torch, TorchOptions, TorchState>::TorchOptimizer;
-  std::string type() const override { return kDecoupled ? "AdamW" : "Adam"; }
-  std::vector<std::string> state_names(const Value& group) const override {
-    std::vector<std::string> names = {"step", "exp_avg", "exp_avg_sq"};
-    const Value* amsgrad = group.find("amsgrad");
-    if (amsgrad && amsgrad->as_bool()) names.emplace_back("max_exp_avg_sq");
-    return names;
-  }
-
- private:
-  static constexpr bool kDecoupled = std::is_same_v<Torch, torch::optim::AdamW>;
-
-  Value group(size_t index) const override {
-    const TorchOptions& options = this->options(index);
-    Value group = Value::dict();
-    group.set("lr", options.lr());
-    group.set("betas", Value::tuple({std::get<0>(options.betas()), std::get<1>(options.betas())}));
-    group.set("eps", options.eps());
-    group.set("weight_decay", options.weight_decay());
-    group.set("amsgrad", options.amsgrad());
-    group.set("decoupled_weight_decay", kDecoupled);
-    return group;
-  }
-
-  void load_group(size_t index, const Value& group) override {
-    const std::vector<Value>& betas = group.at("betas").items();
-    if (betas.size() != 2) fail<CheckpointError>("optimizer: betas must be two numbers");
-    TorchOptions& options = this->options(index);
-    options.lr(group.at("lr").as_real());
-    options.betas({betas[0].as_real(), betas[1].as_real()});
-    options.eps(group.at("eps").as_real());
-    options.weight_decay(group.at("weight_decay").as_real());
-    options.amsgrad(group.at("amsgrad").as_bool());
-  }
-
-  Value state_of(const at::Tensor& parameter) const override {
-    Value result = Value::dict();
-    const TorchState* found = this->state(parameter);
-    if (!found) return result;
-    // Python keeps the step as a float tensor; exact up to 2^24 steps.
-    result.set("step", at::scalar_tensor(static_cast<double>(found->step()), at::kFloat));
-    result.set("exp_avg", found->exp_avg());
-    result.set("exp_avg_sq", found->exp_avg_sq());
-    if (found->max_exp_avg_sq().defined()) result.set("max_exp_avg_sq", found->max_exp_avg_sq());
-    return result;
-  }
-
-  void load_state_of(const at::Tensor& parameter, const Value& saved) override {
-    const Value* step = saved.find("step");
-    if (!step) return;
-    auto state = std::make_unique<TorchState>();
-    state->step(step->is_tensor() ? step->as_tensor().template item<int64_t>() : step->as_int());
-    state->exp_avg(tensor_like(parameter, saved.at("exp_avg")));
-    state->exp_avg_sq(tensor_like(parameter, saved.at("exp_avg_sq")));
-    if (const Value* largest = saved.find("max_exp_avg_sq")) {
-      state->max_exp_avg_sq(tensor_like(parameter, *largest));
-    } else if (this->options(0).amsgrad()) {  // which the previous run did not use
-      state->max_exp_avg_sq(at::zeros_like(state->exp_avg_sq()));
-    }
-    this->set_state(parameter, std::move(state));
-  }
-};
-
-using Adam = AdamLike<torch::optim::Adam, torch::optim::AdamOptions, torch::optim::AdamParamState>;
-using AdamW =
-    AdamLike<torch::optim::AdamW, torch::optim::AdamWOptions, torch::optim::AdamWParamState>;
 
 class Lars final : public Optimizer {
  public:
@@ -347,28 +238,15 @@ void Optimizer::zero_grad() {
 }
 
 Value Optimizer::state_dict() const {
-  Value state = Value::dict();
-  std::vector<Value> saved_groups;
-  int64_t index = 0;
+  std::vector<SavedGroup> saved;
   for (size_t i = 0; i < groups_.size(); ++i) {
-    std::vector<Value> indices;
+    saved.push_back({group(i), {}, groups_[i].names});
+    saved.back().numbers.set("initial_lr", initial_lr_);
     for (const at::Tensor& parameter : groups_[i].parameters) {
-      Value entry = state_of(parameter);
-      if (!entry.entries().empty()) state.set(index, std::move(entry));
-      indices.emplace_back(index++);
+      saved.back().states.push_back(state_of(parameter));
     }
-    Value saved = group(i);
-    saved.set("initial_lr", initial_lr_);
-    saved.set("params", Value::list(std::move(indices)));
-    if (!groups_[i].names.empty()) {
-      saved.set("param_names", Value::list({groups_[i].names.begin(), groups_[i].names.end()}));
-    }
-    saved_groups.push_back(std::move(saved));
   }
-  Value result = Value::dict();
-  result.set("state", std::move(state));
-  result.set("param_groups", Value::list(std::move(saved_groups)));
-  return result;
+  return state_dict_of(std::move(saved));
 }
 
 void Optimizer::check_state_dict(const Value& saved) const {
@@ -389,20 +267,7 @@ void Optimizer::check_state_dict(const Value& saved) const {
         "differently, into {}; set paramwise_cfg as it was",
         groups.size(), groups_.size());
   }
-  const Value& state = saved.at("state");
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const Value* entry = state.find(indices[i]);
-    if (!entry) continue;
-    for (const auto& [name, value] : entry->entries()) {
-      if (!value.is_tensor() || name.as_string() == "step") continue;
-      if (value.as_tensor().sizes() == parameters_[i].sizes()) continue;
-      fail<CheckpointError>(
-          "optimizer: {} of {} has {} dimensions and {} elements in the checkpoint, which does not "
-          "fit the model's parameter",
-          name.as_string(), names_.empty() ? fmt::format("parameter {}", i) : names_[i],
-          value.as_tensor().dim(), value.as_tensor().numel());
-    }
-  }
+  check_shapes(saved.at("state"), indices, parameters_, names_);
 }
 
 void Optimizer::load_state_dict(const Value& saved, Numbers numbers) {
@@ -454,23 +319,25 @@ void AdamOptions::validate() const {
 
 std::shared_ptr<Optimizer> make_sgd(const SgdOptions& options, const Optimizer::Context& context) {
   check_options(options, "SGD");
-  return std::make_shared<Sgd>(context, torch::optim::SGDOptions(options.lr)
-                                            .momentum(options.momentum)
-                                            .dampening(options.dampening)
-                                            .weight_decay(options.weight_decay)
-                                            .nesterov(options.nesterov));
+  return TorchOptimizer::make<torch::optim::SGD>(context, torch::optim::SGDOptions(options.lr)
+                                                              .momentum(options.momentum)
+                                                              .dampening(options.dampening)
+                                                              .weight_decay(options.weight_decay)
+                                                              .nesterov(options.nesterov));
 }
 
 std::shared_ptr<Optimizer> make_adam(const AdamOptions& options,
                                      const Optimizer::Context& context) {
   check_options(options, "Adam");
-  return std::make_shared<Adam>(context, torch_adam_options<torch::optim::AdamOptions>(options));
+  return TorchOptimizer::make<torch::optim::Adam>(
+      context, torch_adam_options<torch::optim::AdamOptions>(options));
 }
 
 std::shared_ptr<Optimizer> make_adamw(const AdamWOptions& options,
                                       const Optimizer::Context& context) {
   check_options(options, "AdamW");
-  return std::make_shared<AdamW>(context, torch_adam_options<torch::optim::AdamWOptions>(options));
+  return TorchOptimizer::make<torch::optim::AdamW>(
+      context, torch_adam_options<torch::optim::AdamWOptions>(options));
 }
 
 void LarsOptions::visit(OptionVisitor& visitor) {

@@ -4,75 +4,17 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 #include <optional>
 
-#include "polyak/config/load.h"
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
+#include "polyak/optim/saved_numbers.h"
+#include "polyak/optim/saved_state.h"
+#include "polyak/optim/saved_type.h"
 #include "polyak/runtime/run_checkpoint.h"
-#include "polyak/runtime/tensor_names.h"
-#include "polyak/trainer/optimizer_state.h"
-#include "polyak/trainer/saved_numbers.h"
 
 namespace polyak {
 namespace {
-
-/// The config that a checkpoint was trained with; null if there is none that can be read:
-/// MMEngine's are Python.
-Node config_of(const Value& checkpoint) {
-  const Value* meta = checkpoint.find("meta");
-  const Value* text = meta && meta->is_dict() ? meta->find("cfg") : nullptr;
-  if (!text || text->kind() != Value::Kind::string) return {};
-  try {
-    const Node config = parse_config(text->as_string(), "meta.cfg");
-    return config.is_mapping() ? config : Node();
-  } catch (const ConfigError&) {
-    return {};
-  }
-}
-
-/// optim_wrapper.optimizer.type, or "".
-std::string optimizer_type(const Node& config) {
-  const Node* node = &config;
-  for (const char* key : {"optim_wrapper", "optimizer", "type"}) {
-    node = node->is_mapping() ? node->find(key) : nullptr;
-    if (!node) return "";
-  }
-  return node->is_scalar() ? node->text() : "";
-}
-
-/// The same for MMEngine's configs, which are Python: `optimizer=dict(lr=0.1, type='SGD')` in
-/// optim_wrapper; "" if it is not written in this form.
-std::string python_optimizer_type(const std::string& config) {
-  const std::string start = "optimizer=dict(";
-  size_t at = config.find(start, std::min(config.find("optim_wrapper"), config.size()));
-  if (at == std::string::npos) return "";
-  at += start.size();
-  int depth = 1;
-  for (size_t i = at; i < config.size() && depth > 0; ++i) {
-    if (config[i] == '(') ++depth;
-    if (config[i] == ')') --depth;
-    const bool is_key = config.compare(i, 6, "type='") == 0 &&
-                        std::isalnum(static_cast<unsigned char>(config[i - 1])) == 0;
-    if (depth != 1 || !is_key) continue;
-    const std::string type = config.substr(i + 6, config.find('\'', i + 6) - (i + 6));
-    return type.substr(type.rfind('.') + 1);
-  }
-  return "";
-}
-
-/// The optimizer of a checkpoint's state, according to its groups or else to its config.
-std::string saved_type(const Value& checkpoint) {
-  const std::string of_groups = type_of_groups(checkpoint.at("optimizer"));
-  const std::string of_config = optimizer_type(config_of(checkpoint));
-  if (of_groups == "SGD" || of_groups == "Adam" || of_groups == "AdamW") return of_groups;
-  if (!of_config.empty()) return of_config;
-  const Value* meta = checkpoint.find("meta");
-  const Value* text = meta && meta->is_dict() ? meta->find("cfg") : nullptr;
-  if (!text || text->kind() != Value::Kind::string) return of_groups;
-  const std::string of_python = python_optimizer_type(text->as_string());
-  return of_python.empty() ? of_groups : of_python;
-}
 
 /// A number that differs between two optimizers.
 struct Number {
@@ -162,6 +104,32 @@ Node training_part(const Node& config, const Optimizer& optimizer) {
   return part;
 }
 
+/// The checkpoint's state in the order and the groups of the config's optimizer.
+/// @throws CheckpointError if it does not fit
+Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint, bool own_numbers) {
+  StateOwner owner;
+  owner.type = optimizer.type();
+  owner.groups = optimizer.state_dict().at("param_groups").items();
+  owner.names = optimizer.names();
+  owner.state_names = [&](const Value& group) { return optimizer.state_names(group); };
+  owner.own_numbers = own_numbers;
+  owner.regroup = "set paramwise_cfg as it was";
+  owner.renumber = "set optim_wrapper.paramwise_cfg as it was, or resume_options: config";
+  if (!own_numbers) owner.one_rate = "resume_options: config uses the config's";
+  owner.without_state = "load only the weights, by load_from without resume";
+  MatchedState matched = match_state(owner, checkpoint);
+  // Before the first step, no parameter has a state.
+  const int64_t iters = checkpoint.at("meta").at("iter").as_int();
+  const Value* extra = checkpoint.find("polyak");
+  const Value* counts = extra ? extra->find("accumulative_counts") : nullptr;
+  if (matched.lacks_state && iters >= (counts ? counts->as_int() : 1)) {
+    fail<CheckpointError>(
+        "optimizer: it contains no state of any parameter after {} iterations; {}", iters,
+        owner.without_state);
+  }
+  return std::move(matched.state);
+}
+
 }  // namespace
 
 void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const Node& config,
@@ -172,7 +140,7 @@ void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const No
     const bool both_adam = is_adam && (before == "Adam" || before == "AdamW");
     const bool unsure = is_adam && before == "Adam or AdamW";
     // A plugin's optimizer checks its own state.
-    const bool unknown = before == "another optimizer" && optimizer.type().empty();
+    const bool unknown = is_foreign_type(before) && optimizer.type().empty();
     if (before != now && !unsure && !unknown && !(both_adam && numbers_of_config)) {
       fail<CheckpointError>(
           "contains the optimizer state of {}, but optim_wrapper.optimizer.type is {}; resume with "

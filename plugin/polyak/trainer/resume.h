@@ -12,7 +12,7 @@ namespace polyak {
 
 /// Checks that a checkpoint's optimizer state can be loaded into the config's optimizer: it must
 /// have the same type (with `numbers_of_config`, Adam and AdamW are interchangeable), and its
-/// tensors must fit. Reorders the state to match the config's optimizer (match_optimizer_state()).
+/// tensors must fit. Reorders the state to match the config's optimizer (match_state()).
 /// @throws CheckpointError naming the file, both types, and what to do
 void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const Node& config,
                          bool numbers_of_config, const std::string& file);

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "polyak/core/log.h"
-#include "polyak/runtime/tensor_names.h"
-#include "polyak/trainer/saved_numbers.h"
+#include "polyak/core/text.h"
+#include "polyak/optim/saved_numbers.h"
 
 namespace polyak {
 namespace {

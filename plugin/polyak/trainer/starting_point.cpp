@@ -2,8 +2,8 @@
 #include "polyak/trainer/starting_point.h"
 
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
 #include "polyak/runtime/run_checkpoint.h"
-#include "polyak/runtime/tensor_names.h"
 #include "polyak/trainer/load_from.h"
 
 namespace polyak {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "polyak/trainer/saved_numbers.h"
+#include "polyak/optim/saved_numbers.h"
 
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace polyak {
@@ -39,6 +40,19 @@ bool same_number(const Value& a, const Value& b) {
                                                 : value.as_real();
   };
   return number(a) == number(b);
+}
+
+std::optional<int64_t> count_of(const Value& value) {
+  constexpr double kLargest = 9007199254740992;  // 2^53
+  double number = -1;
+  if (value.is_tensor()) {
+    const at::Tensor& tensor = value.as_tensor();
+    if (tensor.numel() == 1 && !tensor.is_complex()) number = tensor.item<double>();
+  } else if (value.kind() == Value::Kind::integer || value.kind() == Value::Kind::real) {
+    number = value.as_real();
+  }
+  const bool valid = number >= 0 && number <= kLargest && std::floor(number) == number;
+  return valid ? std::optional(static_cast<int64_t>(number)) : std::nullopt;
 }
 
 std::string text_of(const Value& value) {

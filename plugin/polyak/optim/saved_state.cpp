@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "polyak/trainer/optimizer_state.h"
+#include "polyak/optim/saved_state.h"
 
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
-#include "polyak/runtime/tensor_names.h"
-#include "polyak/trainer/saved_numbers.h"
+#include "polyak/core/text.h"
+#include "polyak/optim/saved_numbers.h"
+#include "polyak/optim/saved_type.h"
 
 namespace polyak {
 namespace {
@@ -28,24 +29,6 @@ struct Saved {
   size_t group;
   std::string name;  // "": unknown
 };
-
-const std::vector<Value>& groups_of(const Value& saved) {
-  if (!saved.is_dict() || !saved.contains("state") || !saved.contains("param_groups")) {
-    std::vector<std::string> keys;
-    if (saved.is_dict()) {
-      for (const auto& [key, value] : saved.entries()) {
-        keys.push_back(key.kind() == Value::Kind::string ? key.as_string()
-                                                         : std::to_string(key.as_int()));
-      }
-    }
-    fail<CheckpointError>("optimizer: must contain 'state' and 'param_groups'; it {}",
-                          saved.is_dict() ? "contains " + list_names(keys)
-                                          : fmt::format("is a {}", saved.kind_name()));
-  }
-  const std::vector<Value>& groups = saved.at("param_groups").items();
-  if (groups.empty()) fail<CheckpointError>("optimizer: its param_groups are empty");
-  return groups;
-}
 
 /// The names of the parameters in the file that an optimizer updates, in the file's order, each
 /// tied tensor once.
@@ -100,7 +83,7 @@ void name_parameters(std::vector<Saved>& parameters, const std::vector<Value>& g
 
 /// The file's parameter for each of the optimizer's, by name.
 std::vector<const Saved*> match_by_name(const std::vector<Saved>& parameters,
-                                        const std::vector<std::string>& names) {
+                                        const StateOwner& owner) {
   std::map<std::string, const Saved*> by_name;
   for (const Saved& saved : parameters) by_name[saved.name] = &saved;
   const std::string prefix = "module.";
@@ -110,7 +93,7 @@ std::vector<const Saved*> match_by_name(const std::vector<Saved>& parameters,
   std::vector<const Saved*> result;
   std::vector<std::string> missing;
   std::set<std::string> used;
-  for (const std::string& name : names) {
+  for (const std::string& name : owner.names) {
     auto found = by_name.find(name);
     if (found == by_name.end() && wrapped) found = by_name.find(prefix + name);
     if (found == by_name.end()) {
@@ -126,17 +109,17 @@ std::vector<const Saved*> match_by_name(const std::vector<Saved>& parameters,
   }
   if (missing.empty() && unexpected.empty() && used.size() == parameters.size()) return result;
   fail<CheckpointError>(
-      "optimizer: its parameters do not match the model's{}{}{}{}",
-      missing.empty() ? "" : "; only the model has: ", list_names(missing),
+      "optimizer: its parameters do not match the {0}'s{1}{2}{3}{4}", owner.owner,
+      missing.empty() ? "" : fmt::format("; only the {} has: ", owner.owner), list_names(missing),
       unexpected.empty() ? "" : "; only the checkpoint has: ", list_names(unexpected));
 }
 
 /// The same by position, for files without names.
 std::vector<const Saved*> match_by_place(const std::vector<Saved>& parameters,
-                                         const std::vector<Value>& groups,
-                                         const std::vector<Value>& own_groups,
-                                         const std::vector<std::string>& names,
+                                         const std::vector<Value>& groups, const StateOwner& owner,
                                          const std::vector<std::string>& order) {
+  const std::vector<Value>& own_groups = owner.groups;
+  const std::vector<std::string>& names = owner.names;
   const bool alike =
       std::equal(groups.begin(), groups.end(), own_groups.begin(), own_groups.end(),
                  [](const Value& theirs, const Value& ours) {
@@ -145,13 +128,13 @@ std::vector<const Saved*> match_by_place(const std::vector<Saved>& parameters,
   if (!alike) {
     fail<CheckpointError>(
         "optimizer: the checkpoint splits the parameters into {} groups, but this run splits them "
-        "differently, into {}; set paramwise_cfg as it was",
-        groups.size(), own_groups.size());
+        "differently, into {}; {}",
+        groups.size(), own_groups.size(), owner.regroup);
   }
   // Within a group, positions in the file follow the order of its own model.
   std::map<std::string, size_t> place_in_file;
   for (size_t i = 0; i < order.size(); ++i) place_in_file[order[i]] = i;
-  for (size_t i = 1; i < names.size() && order.size() == names.size(); ++i) {
+  for (size_t i = 1; i < names.size() && place_in_file.size() == names.size(); ++i) {
     if (parameters[i].group != parameters[i - 1].group) continue;
     if (place_in_file.at(names[i - 1]) < place_in_file.at(names[i])) continue;
     fail<CheckpointError>(
@@ -191,8 +174,7 @@ void check_entry(const Value& entry, const std::vector<std::string>& needed,
                             keys.empty() ? "nothing" : list_names(keys));
     }
     if (name == "step") {
-      const double step = is_number(*value) ? value->as_real() : -1;
-      if (!(step >= 0) || std::floor(step) != step) {
+      if (!count_of(*value)) {
         fail<CheckpointError>("optimizer: the step of {} is not a count", parameter);
       }
     } else if (value->is_tensor() && !value->as_tensor().is_floating_point() &&
@@ -204,11 +186,11 @@ void check_entry(const Value& entry, const std::vector<std::string>& needed,
 }
 
 /// Refuses keys of the groups that this optimizer does not support and that may change its results.
-void check_group(const Value& theirs, const Value& ours, const std::string& type) {
+void check_group(const Value& theirs, const StateOwner& owner) {
+  const Value& ours = owner.groups.front();
   if (const Value* maximize = theirs.find("maximize"); maximize && maximize->as_bool()) {
-    fail<CheckpointError>(
-        "optimizer: it maximizes, but this run minimizes; load only the weights, by load_from "
-        "without resume");
+    fail<CheckpointError>("optimizer: it maximizes, but this run minimizes; {}",
+                          owner.without_state);
   }
   for (const auto& [key, value] : theirs.entries()) {
     const std::string& name = key.as_string();
@@ -216,9 +198,8 @@ void check_group(const Value& theirs, const Value& ours, const std::string& type
       continue;
     }
     fail<CheckpointError>(
-        "optimizer: its groups have '{}' ({}), which {} does not support; load only the weights, "
-        "by load_from without resume",
-        name, text_of(value), type.empty() ? "this run's optimizer" : type);
+        "optimizer: its groups have '{}' ({}), which {} does not support; {}", name, text_of(value),
+        owner.type.empty() ? "this run's optimizer" : owner.type, owner.without_state);
   }
 }
 
@@ -226,7 +207,7 @@ void check_group(const Value& theirs, const Value& ours, const std::string& type
 /// in the file.
 const Value& numbers_for(const std::vector<const Saved*>& members,
                          const std::vector<std::string>& names, const std::vector<Value>& groups,
-                         const Value& ours) {
+                         const Value& ours, const StateOwner& owner) {
   const Value& first = groups[members.front()->group];
   for (size_t i = 1; i < members.size(); ++i) {
     const Value& other = groups[members[i]->group];
@@ -236,83 +217,115 @@ const Value& numbers_for(const std::vector<const Saved*>& members,
       if ((!a && !b) || (a && b && same_number(*a, *b))) continue;
       fail<CheckpointError>(
           "optimizer: {} is {} for {} and {} for {} in the checkpoint, but this optimizer has both "
-          "in one group; set optim_wrapper.paramwise_cfg as it was, or resume_options: config",
+          "in one group; {}",
           key.as_string(), a ? text_of(*a) : "missing", names.empty() ? "one" : names.front(),
-          b ? text_of(*b) : "missing", names.empty() ? "another" : names[i]);
+          b ? text_of(*b) : "missing", names.empty() ? "another" : names[i], owner.renumber);
     }
   }
   return first;
 }
 
-void check_one_rate(const std::vector<Value>& groups) {
+void check_one_rate(const std::vector<Value>& groups, const std::string& advice) {
   for (const Value& group : groups) {
     for (const char* key : {"lr", "initial_lr"}) {
       const Value *first = groups.front().find(key), *other = group.find(key);
       if (!first || !other || same_number(*first, *other)) continue;
       fail<CheckpointError>(
           "optimizer: its groups have the learning rates {} and {}, but this run has one for all; "
-          "resume_options: config uses the config's",
-          text_of(*first), text_of(*other));
+          "{}",
+          text_of(*first), text_of(*other), advice);
     }
+  }
+}
+
+/// Refuses a group of the file that the owner has split.
+/// @param group_of the owner's group of each matched parameter
+void check_not_split(const std::vector<const Saved*>& matched, const std::vector<size_t>& group_of,
+                     const StateOwner& owner) {
+  std::map<size_t, size_t> first_of;  // of the file's groups: a place in `matched`
+  for (size_t i = 0; i < matched.size(); ++i) {
+    const size_t first = first_of.emplace(matched[i]->group, i).first->second;
+    if (group_of[first] == group_of[i]) continue;
+    const auto name = [&](size_t place) {
+      return owner.names.empty() ? fmt::format("parameter {}", place) : owner.names[place];
+    };
+    fail<CheckpointError>(
+        "optimizer: {} and {} are in one group in the checkpoint, but in groups {} and {} of the "
+        "{}'s optimizer; {}",
+        name(first), name(i), group_of[first] + 1, group_of[i] + 1, owner.owner, owner.regroup);
   }
 }
 
 }  // namespace
 
-std::string type_of_groups(const Value& saved) {
-  const Value& group = groups_of(saved).front();
-  const auto has = [&](std::initializer_list<const char*> keys) {
-    return std::all_of(keys.begin(), keys.end(),
-                       [&](const char* key) { return group.contains(key); });
-  };
-  if (has({"momentum", "dampening", "nesterov"})) return has({"eta"}) ? "LARS" : "SGD";
-  if (!has({"betas", "eps", "amsgrad"})) return "another optimizer";
-  const Value* decoupled = group.find("decoupled_weight_decay");
-  if (!decoupled) return "Adam or AdamW";
-  return decoupled->as_bool() ? "AdamW" : "Adam";
+Value state_dict_of(std::vector<SavedGroup> groups) {
+  Value state = Value::dict();
+  std::vector<Value> saved_groups;
+  int64_t index = 0;
+  for (SavedGroup& group : groups) {
+    std::vector<Value> indices;
+    for (Value& entry : group.states) {
+      if (!entry.entries().empty()) state.set(index, std::move(entry));
+      indices.emplace_back(index++);
+    }
+    Value saved = std::move(group.numbers);
+    saved.set("params", Value::list(std::move(indices)));
+    if (!group.names.empty()) {
+      saved.set("param_names", Value::list({group.names.begin(), group.names.end()}));
+    }
+    saved_groups.push_back(std::move(saved));
+  }
+  Value result = Value::dict();
+  result.set("state", std::move(state));
+  result.set("param_groups", Value::list(std::move(saved_groups)));
+  return result;
 }
 
-Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint, bool own_numbers) {
+MatchedState match_state(const StateOwner& owner, const Value& checkpoint) {
   const Value& saved = checkpoint.at("optimizer");
   const std::vector<Value>& groups = groups_of(saved);
   const Value& state = saved.at("state");
-  const Value own = optimizer.state_dict();
-  const std::vector<Value>& own_groups = own.at("param_groups").items();
-  const std::vector<std::string>& names = optimizer.names();
-  const size_t count = optimizer.parameters().size();
+  const std::vector<std::string>& names = owner.names;
+  std::vector<size_t> group_of;  // of each of the owner's parameters
+  for (size_t i = 0; i < owner.groups.size(); ++i) {
+    group_of.insert(group_of.end(), owner.groups[i].at("params").items().size(), i);
+  }
 
   std::vector<Saved> parameters = parameters_of(groups);
-  if (parameters.size() != count) {
-    fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the model {}",
-                          parameters.size(), count);
+  if (parameters.size() != group_of.size()) {
+    fail<CheckpointError>("optimizer: the checkpoint has {} parameters, the {} {}",
+                          parameters.size(), owner.owner, group_of.size());
   }
   check_state_keys(state, parameters);
-  for (const Value& group : groups) check_group(group, own_groups.front(), optimizer.type());
+  for (const Value& group : groups) check_group(group, owner);
 
   const std::vector<std::string> order =
       order_in_file(checkpoint, std::set<std::string>(names.begin(), names.end()));
   name_parameters(parameters, groups, order);
-  const bool named = !names.empty() && !parameters.front().name.empty();
+  const bool named = !names.empty() && !parameters.empty() && !parameters.front().name.empty();
   const std::vector<const Saved*> matched =
-      named ? match_by_name(parameters, names)
-            : match_by_place(parameters, groups, own_groups, names, order);
-  if (!own_numbers) check_one_rate(groups);
+      named ? match_by_name(parameters, owner) : match_by_place(parameters, groups, owner, order);
+  if (!owner.may_split) check_not_split(matched, group_of, owner);
+  if (!owner.one_rate.empty()) check_one_rate(groups, owner.one_rate);
 
   Value own_state = Value::dict();
   std::vector<Value> result_groups;
   bool needs_state = false;
   size_t next = 0;
-  for (const Value& own_group : own_groups) {
+  for (const Value& own_group : owner.groups) {
     const size_t size = own_group.at("params").items().size();
     const auto begin = static_cast<std::ptrdiff_t>(next),
                end = static_cast<std::ptrdiff_t>(next + size);
     const std::vector<const Saved*> members(matched.begin() + begin, matched.begin() + end);
     std::vector<std::string> member_names;
     if (!names.empty()) member_names.assign(names.begin() + begin, names.begin() + end);
-    Value group = own_numbers ? groups[members.front()->group]
-                              : numbers_for(members, member_names, groups, own_group);
-    const std::vector<std::string> needed = optimizer.state_names(group);
-    needs_state = needs_state || !needed.empty();
+    Value group = own_group;
+    if (owner.own_numbers && !members.empty()) group = groups[members.front()->group];
+    if (!owner.own_numbers && !members.empty()) {
+      group = numbers_for(members, member_names, groups, own_group, owner);
+    }
+    const std::vector<std::string> needed = owner.state_names(group);
+    needs_state = needs_state || (!needed.empty() && !members.empty());
     group.set("params", own_group.at("params"));
     group.erase("param_names");
     result_groups.push_back(std::move(group));
@@ -326,20 +339,28 @@ Value match_optimizer_state(const Optimizer& optimizer, const Value& checkpoint,
       ++next;
     }
   }
-  // Before the first step, no parameter has a state.
-  const int64_t iters = checkpoint.at("meta").at("iter").as_int();
-  const Value* extra = checkpoint.find("polyak");
-  const Value* counts = extra ? extra->find("accumulative_counts") : nullptr;
-  if (needs_state && own_state.entries().empty() && iters >= (counts ? counts->as_int() : 1)) {
-    fail<CheckpointError>(
-        "optimizer: it contains no state of any parameter after {} iterations; load only the "
-        "weights, by load_from without resume",
-        iters);
-  }
-  Value result = Value::dict();
-  result.set("state", std::move(own_state));
-  result.set("param_groups", Value::list(std::move(result_groups)));
+  MatchedState result{Value::dict(), needs_state && own_state.entries().empty()};
+  result.state.set("state", std::move(own_state));
+  result.state.set("param_groups", Value::list(std::move(result_groups)));
   return result;
+}
+
+void check_shapes(const Value& state, const std::vector<Value>& indices,
+                  const std::vector<at::Tensor>& parameters,
+                  const std::vector<std::string>& names) {
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Value* entry = state.find(indices[i]);
+    if (!entry) continue;
+    for (const auto& [name, value] : entry->entries()) {
+      if (!value.is_tensor() || name.as_string() == "step") continue;
+      if (value.as_tensor().sizes() == parameters[i].sizes()) continue;
+      fail<CheckpointError>(
+          "optimizer: {} of {} has {} dimensions and {} elements in the checkpoint, which does not "
+          "fit the model's parameter",
+          name.as_string(), names.empty() ? fmt::format("parameter {}", i) : names[i],
+          value.as_tensor().dim(), value.as_tensor().numel());
+    }
+  }
 }
 
 }  // namespace polyak
