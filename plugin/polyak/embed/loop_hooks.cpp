@@ -15,7 +15,7 @@
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
 #include "polyak/embed/loop_config.h"
-#include "polyak/embed/optimizer_archive.h"
+#include "polyak/embed/loop_optimizer.h"
 #include "polyak/loader/loader.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_checkpoint.h"
@@ -209,10 +209,7 @@ void LoopHooks::Loop::go_on_from(Value& checkpoint) {
   RestoreParts parts;
   parts.repeat_epoch_end = false;  // the loop continues with the next epoch
   if (torch::optim::Optimizer* optimizer = options_.optimizer_) {
-    check_optimizer(*optimizer, model_, checkpoint.find("optimizer"));
-    parts.load = [&checkpoint, optimizer] {
-      load_optimizer(*optimizer, checkpoint.at("optimizer"));
-    };
+    parts.load = prepare_optimizer(*optimizer, model_, checkpoint);
   }
   loop_.restore(checkpoint, parts);
   begin_ = progress();

@@ -99,9 +99,10 @@ class POLYAK_API LoopHooks {
   LoopHooks& operator=(const LoopHooks&) = delete;
 
   /// Resumes from work_dir's last checkpoint, if there is one: weights, averages, counters, and the
-  /// optimizer's state if options.optimizer() was set (LibTorch 1.13 restores only the learning
-  /// rate of its options). Call it before the first iteration; progress() then says where to
-  /// continue.
+  /// optimizer's state and options if options.optimizer() was set (of LBFGS and a program's own
+  /// classes, LibTorch 1.13 restores only the learning rate of the options). Files of the trainer
+  /// and of Python's optimizers of the same class qualify too. Call it before the first iteration;
+  /// progress() then says where to continue.
   /// @return whether there was one
   /// @throws CheckpointError if it does not fit, and what a hook throws that refuses it. Model,
   ///   optimizer, averages and counters are then unchanged.

@@ -12,11 +12,8 @@
 #include <string>
 #include <type_traits>
 #include <typeinfo>
-#include <unordered_map>
 #include <utility>
 #include <vector>
-
-#include "polyak/core/log.h"
 
 namespace polyak {
 namespace {
@@ -84,10 +81,6 @@ class KeptOptimizer {
   bool whole_ = false;
 };
 
-std::string type_of(const Optimizer& optimizer) {
-  return c10::demangle(typeid(optimizer).name());
-}
-
 /// Adam silently reads AdamW's state, and for other optimizers LibTorch reports a missing key.
 void check_type(const Optimizer& optimizer, const Value& state) {
   const Value* saved = state.find("type");
@@ -105,28 +98,10 @@ void check_type(const Optimizer& optimizer, const Value& state) {
       saved->as_string(), ours);
 }
 
-/// The optimizer's parameters in its order, by their names in the model; "" for those outside the
-/// model.
-std::vector<std::string> parameter_names(const Optimizer& optimizer, const ModelRef& model) {
-  std::unordered_map<const void*, std::string> names;
-  for (const NamedTensor& item : model.tensors()) {
-    names.emplace(item.tensor.unsafeGetTensorImpl(), item.name);
-  }
-  std::vector<std::string> found;
-  for (const auto& group : optimizer.param_groups()) {
-    for (const at::Tensor& parameter : group.params()) {
-      const auto known = names.find(parameter.unsafeGetTensorImpl());
-      found.push_back(known == names.end() ? "" : known->second);
-    }
-  }
-  return found;
-}
-
 /// The archive identifies parameters by position: in another order, each would get another's state.
-void check_parameters(const Optimizer& optimizer, const ModelRef& model, const Value& state) {
+void check_parameters(const std::vector<std::string>& ours, const Value& state) {
   const Value* saved = state.find("parameters");
-  if (!saved) return;
-  const std::vector<std::string> ours = parameter_names(optimizer, model);
+  if (!saved) return;  // files of 0.1 have no names
   const std::vector<Value>& theirs = saved->items();
   if (theirs.size() != ours.size()) {
     fail<CheckpointError>(
@@ -147,16 +122,11 @@ void check_parameters(const Optimizer& optimizer, const ModelRef& model, const V
 
 }  // namespace
 
-std::optional<double> learning_rate_of(const Optimizer& optimizer) {
-  if (optimizer.param_groups().empty()) return std::nullopt;
-  try {
-    return optimizer.param_groups().front().options().get_lr();
-  } catch (const c10::Error&) {  // a user's own options may have none
-    return std::nullopt;
-  }
+std::string type_of(const Optimizer& optimizer) {
+  return c10::demangle(typeid(optimizer).name());
 }
 
-Value save_optimizer(const Optimizer& optimizer, const ModelRef& model) {
+Value save_archive(const Optimizer& optimizer, const std::vector<std::string>& names) {
   Value state = Value::dict();
   try {
     const WithoutScratch guard(optimizer);
@@ -185,27 +155,26 @@ Value save_optimizer(const Optimizer& optimizer, const ModelRef& model) {
         "optimizer",
         first_line(error));
   }
-  std::vector<Value> names;
-  for (std::string& name : parameter_names(optimizer, model)) names.emplace_back(std::move(name));
-  state.set("parameters", Value::list(std::move(names)));
+  state.set("parameters", Value::list({names.begin(), names.end()}));
   return state;
 }
 
-void check_optimizer(const Optimizer& optimizer, const ModelRef& model, const Value* state) {
-  if (!state || !state->contains("libtorch_archive")) {
-    fail<CheckpointError>(
-        "holds no state of a loop's optimizer; pass no optimizer to continue without one");
-  }
-  check_type(optimizer, *state);
-  check_parameters(optimizer, model, *state);
+bool is_archive(const Value& state) {
+  return state.is_dict() && state.contains("libtorch_archive");
 }
 
-void load_optimizer(Optimizer& optimizer, const Value& state) {
-  const std::optional<double> given = learning_rate_of(optimizer);
-  const at::Tensor bytes = state.at("libtorch_archive").as_tensor().contiguous();
+void check_archive(const Optimizer& optimizer, const std::vector<std::string>& names,
+                   const Value& state) {
+  check_type(optimizer, state);
+  check_parameters(names, state);
+}
+
+void load_archive(Optimizer& optimizer, const Value& state) {
+  const at::Tensor& saved = state.at("libtorch_archive").as_tensor();
   const std::vector<Value>& rates = state.at("lr").items();
   KeptOptimizer kept(optimizer);
   try {
+    const at::Tensor bytes = saved.contiguous();
     torch::serialize::InputArchive archive =
         archive_of(bytes.data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel()));
     optimizer.load(archive);
@@ -219,10 +188,6 @@ void load_optimizer(Optimizer& optimizer, const Value& state) {
   } catch (...) {
     kept.put_back();
     throw;
-  }
-  const std::optional<double> now = learning_rate_of(optimizer);
-  if (given && now && now != given) {
-    log_info("resume: continuing with the checkpoint's lr {} (the program set {})", *now, *given);
   }
 }
 

@@ -3,33 +3,35 @@
 
 #include <torch/optim/optimizer.h>
 
-#include <optional>
+#include <string>
+#include <vector>
 
-#include "polyak/averaging/model.h"
 #include "polyak/checkpoint/value.h"
 
-// The optimizer of a user's training loop in a checkpoint: LibTorch's own archive, as bytes,
-// because that supports every optimizer. The class, the learning rates and the parameters' names
-// are stored next to it.
+// The optimizer of a user's training loop in a checkpoint as LibTorch's own archive, as bytes: for
+// the classes that PyTorch does not have, and for files of 0.1, which have every class in this
+// form. The class, the learning rates and the parameters' names are stored next to it.
 namespace polyak {
 
-/// The learning rate of the first parameter group; nothing if its options have none.
-std::optional<double> learning_rate_of(const torch::optim::Optimizer& optimizer);
+/// Its class, as the program names it: "torch::optim::LBFGS".
+std::string type_of(const torch::optim::Optimizer& optimizer);
 
-/// @param model gives the parameters their names
+/// @param names of the parameters, in the optimizer's order; "" for those outside the model
 /// @throws CheckpointError for a class that does not save its state, or cannot
-Value save_optimizer(const torch::optim::Optimizer& optimizer, const ModelRef& model);
+Value save_archive(const torch::optim::Optimizer& optimizer, const std::vector<std::string>& names);
+
+/// Whether an entry `optimizer` has this form.
+bool is_archive(const Value& state);
 
 /// Ensures that a state belongs to this optimizer: the same class, and the same parameters in the
 /// same order (files of 0.1 have no names).
-/// @param state may be null: a checkpoint without an optimizer
 /// @throws CheckpointError
-void check_optimizer(const torch::optim::Optimizer& optimizer, const ModelRef& model,
-                     const Value* state);
+void check_archive(const torch::optim::Optimizer& optimizer, const std::vector<std::string>& names,
+                   const Value& state);
 
-/// Loads a checked state. Logs the learning rate if it differs from the program's.
+/// Loads a checked state.
 /// @throws CheckpointError if it does not fit. The optimizer is then unchanged, except for what a
 ///   program's own class keeps besides LibTorch's states and options.
-void load_optimizer(torch::optim::Optimizer& optimizer, const Value& state);
+void load_archive(torch::optim::Optimizer& optimizer, const Value& state);
 
 }  // namespace polyak

@@ -71,13 +71,19 @@ int64_t read_count(const Value& value) {
 }
 
 bool is_set(const Value& group, const char* flag) {
-  const Value* value = group.find(flag);
-  return value && value->as_bool();
+  bool set = false;
+  if (const Value* value = group.find(flag)) {
+    name_key_in_errors(flag, [&] { set = value->as_bool(); });
+  }
+  return set;
 }
 
-bool is_nonzero(const Value& group, const char* number) {
-  const Value* value = group.find(number);
-  return value && value->as_real() != 0;
+bool is_nonzero(const Value& group, const char* key) {
+  double number = 0;
+  if (const Value* value = group.find(key)) {
+    name_key_in_errors(key, [&] { number = value->as_real(); });
+  }
+  return number != 0;
 }
 
 // What differs between the classes. `numbers` and `tensors` list the options and the state's
