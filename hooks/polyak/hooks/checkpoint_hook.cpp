@@ -14,7 +14,7 @@
 #include "polyak/checkpoint/format.h"
 #include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
-#include "polyak/hooks/checkpoint_records.h"
+#include "polyak/hooks/checkpoint_hook_files.h"
 #include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/publish.h"

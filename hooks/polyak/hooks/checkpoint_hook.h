@@ -116,6 +116,8 @@ class POLYAK_API CheckpointHook : public Hook {
   std::string regular_file(const Runner& runner, int64_t number) const;
   std::string path_of(const std::string& file) const { return folder_ + "/" + file; }
 
+  /// The hooks of this kind in the order of their calls; only `self` if the host has no list.
+  static std::vector<CheckpointHook*> peers_of(Runner& runner, CheckpointHook* self);
   std::string record_key(Runner& runner);
   Value& record(Runner& runner);
   void take_first_version(Runner& runner);

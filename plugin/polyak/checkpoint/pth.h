@@ -29,11 +29,11 @@ class POLYAK_API DamagedCheckpointError : public CheckpointError {
 };
 
 /// Reads a file of write_pth(), of Python's torch.save, also in its format before PyTorch 1.6, with
-/// the same kinds of values, or of LibTorch's torch::save and torch.jit.save. A module in it becomes
-/// a dict of its parameters and buffers under their dotted names. Executes no code of the file.
-/// Tensors are on the CPU and have their saved dtype, shape and strides. Verifies the checksum of
-/// each record; if the archive has none, logs that: if all are 0, and in the format before PyTorch
-/// 1.6.
+/// the same kinds of values, or of LibTorch's torch::save and torch.jit.save. A module in it
+/// becomes a dict of its parameters and buffers under their dotted names. Executes no code of the
+/// file. Tensors are on the CPU and have their saved dtype, shape and strides. Verifies the
+/// checksum of each record; if the archive has none, logs that: if all are 0, and in the format
+/// before PyTorch 1.6.
 /// @throws CheckpointError naming the path and what is wrong: the file is missing, is not a
 /// checkpoint, or contains an unsupported kind of object.
 /// @throws DamagedCheckpointError naming the damaged record.

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <string>
-#include <vector>
+#include <system_error>
 
-#include "polyak/hooks/checkpoint_hook.h"
-
-// Internal to CheckpointHook: what it records about its files.
+// Internal to CheckpointHook: how it names what it records about its files.
 namespace polyak {
 
 // Keys of a hook's record in the run_info.
@@ -18,13 +17,17 @@ constexpr const char* kStop = "stop";          // the file of a run that was sto
 constexpr const char* kOwed = "owed";          // number of a regular file that a signal prevented
 constexpr const char* kBest = "best";          // {metric: {score, file}}
 
-/// The hooks of this kind in the order of their calls; only `self` if the host has no list.
-std::vector<CheckpointHook*> peers_of(Runner& runner, CheckpointHook* self);
-
 /// Whether two paths lead to the same file, which need not exist.
-bool same_path(const std::string& a, const std::string& b);
+inline bool same_path(const std::string& a, const std::string& b) {
+  std::error_code error;
+  const auto first = std::filesystem::weakly_canonical(a, error);
+  return !error && first == std::filesystem::weakly_canonical(b, error);
+}
 
 /// Where a checkpoint's weights are published, without the extension.
-std::string published_stem(const std::string& path);
+inline std::string published_stem(const std::string& path) {
+  const std::filesystem::path file(path);
+  return (file.parent_path() / "published" / file.stem()).string();
+}
 
 }  // namespace polyak

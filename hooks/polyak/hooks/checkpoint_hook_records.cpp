@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a CheckpointHook records about its files, and which of them it keeps.
-#include "polyak/hooks/checkpoint_records.h"
+#include "polyak/hooks/checkpoint_hook.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <utility>
 
+#include "polyak/hooks/checkpoint_hook_files.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/publish.h"
 #include "polyak/runtime/run_checkpoint.h"
@@ -23,24 +24,13 @@ Value new_record() {
 
 }  // namespace
 
-std::vector<CheckpointHook*> peers_of(Runner& runner, CheckpointHook* self) {
+std::vector<CheckpointHook*> CheckpointHook::peers_of(Runner& runner, CheckpointHook* self) {
   std::vector<CheckpointHook*> peers;
   runner.hooks().call([&](Hook& hook) {
     if (auto* peer = dynamic_cast<CheckpointHook*>(&hook)) peers.push_back(peer);
   });
   if (!std::count(peers.begin(), peers.end(), self)) peers = {self};
   return peers;
-}
-
-bool same_path(const std::string& a, const std::string& b) {
-  std::error_code error;
-  const auto first = std::filesystem::weakly_canonical(a, error);
-  return !error && first == std::filesystem::weakly_canonical(b, error);
-}
-
-std::string published_stem(const std::string& path) {
-  const std::filesystem::path file(path);
-  return (file.parent_path() / "published" / file.stem()).string();
 }
 
 /// Whether last_checkpoint names this file.
