@@ -62,6 +62,8 @@ if [[ -n $sanitize ]]; then
   # shellcheck source=.ci/sanitizers.sh
   source "$POLYAK_ROOT/.ci/sanitizers.sh"
 fi
+# To load LibTorch takes longer than most unit tests: without a filter, their programs run as a whole.
+options+=(-DPOLYAK_WHOLE_PROGRAMS="$([[ -n $filter ]] && echo OFF || echo ON)")
 build "$folder" all "${options[@]}"
 
 log=$POLYAK_ROOT/build/$folder/ctest.log

@@ -411,7 +411,7 @@ TEST_F(SafetensorsTest, IsReadUnderAnyNameThatIsNoOtherFormats) {
   }
   fs::rename(file("model"), file("model.pth"));
   EXPECT_THAT(error_of([&] { read_checkpoint_file(file("model.pth")); }),
-              HasSubstr("a .pth file is a zip archive, and this file is not"));
+              HasSubstr("is a .safetensors file; give it a name that ends so"));
   write_pth(file("a.pth"), Value::dict({{"w", at::ones({2})}}));
   fs::rename(file("a.pth"), file());
   EXPECT_EQ(error_of([&] { read_checkpoint_file(file()); }),
