@@ -5,6 +5,7 @@
 #include <c10/util/Type.h>
 #include <torch/optim/lbfgs.h>
 #include <torch/serialize/archive.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <memory>
@@ -120,6 +121,33 @@ void check_parameters(const std::vector<std::string>& ours, const Value& state) 
   }
 }
 
+/// LibTorch names a parameter by its address: before version 2 in hexadecimal digits, which later
+/// versions read as 0, so that all parameters would get the state of one.
+void check_addresses(const Value& state) {
+  using Key = std::decay_t<decltype(std::declval<Optimizer&>().state())>::key_type;
+  if constexpr (std::is_pointer_v<Key>) {
+    const at::Tensor bytes = state.at("libtorch_archive").as_tensor().contiguous();
+    std::vector<std::string> keys;
+    try {
+      torch::serialize::InputArchive archive =
+          archive_of(bytes.data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel()));
+      torch::serialize::InputArchive states;
+      if (archive.try_read("state", states)) keys = states.keys();
+    } catch (const c10::Error&) {
+      return;  // loading says what is wrong with it
+    }
+    const bool hexadecimal = std::any_of(
+        keys.begin(), keys.end(), [](const std::string& key) { return key.rfind("0x", 0) == 0; });
+    if (!hexadecimal) return;
+    fail<CheckpointError>(
+        "its optimizer state was saved by LibTorch 1, and LibTorch {} would give each parameter "
+        "the "
+        "state of another; resume once with LibTorch 1, whose next file holds it in Python's "
+        "layout, or pass no optimizer to continue without the state",
+        TORCH_VERSION);
+  }
+}
+
 }  // namespace
 
 std::string type_of(const Optimizer& optimizer) {
@@ -167,6 +195,7 @@ void check_archive(const Optimizer& optimizer, const std::vector<std::string>& n
                    const Value& state) {
   check_type(optimizer, state);
   check_parameters(names, state);
+  check_addresses(state);
 }
 
 void load_archive(Optimizer& optimizer, const Value& state) {
