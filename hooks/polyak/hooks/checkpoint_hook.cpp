@@ -250,7 +250,7 @@ bool CheckpointHook::is_last(const Runner& runner) const {
 }
 
 /// Writes a file, or begins to. The caller has called finish_all().
-void CheckpointHook::write(Runner& runner, Save save) {
+void CheckpointHook::write(Runner& runner, const Save& save) {
   try {
     std::error_code error;
     std::filesystem::create_directories(folder_, error);  // the write below reports a failure
@@ -371,7 +371,7 @@ void CheckpointHook::save_regular(Runner& runner, int64_t number, int64_t iters)
     remove_files(runner, kSurplus);
   };
   try {
-    write(runner, std::move(save));
+    write(runner, save);
   } catch (const Interrupted&) {  // the file of the stop records that this one is owed
     record(runner).set(kOwed, number);
   }
@@ -430,7 +430,7 @@ void CheckpointHook::save_for_stop(Runner& runner) {
       writer->saved_at_ = iters;
       writer->remove_files(runner, kSurplus);
     };
-    writer->write(runner, std::move(save));
+    writer->write(runner, save);
   }
 }
 

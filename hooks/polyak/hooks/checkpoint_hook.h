@@ -136,7 +136,7 @@ class POLYAK_API CheckpointHook : public Hook {
   std::string weights_of(Runner& runner, const std::string& metric, const Scalars& metrics) const;
   struct Save;
   Value assemble(Runner& runner, Kind kind, const std::string& weights);
-  void write(Runner& runner, Save save);
+  void write(Runner& runner, const Save& save);
   void write_files(const Value& checkpoint, const std::string& file, bool publish_it) const;
   void finish();
   void finish_all(Runner& runner);

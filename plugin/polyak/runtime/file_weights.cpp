@@ -73,6 +73,7 @@ Value* find_path(Value& value, const std::string& path) {
 
 std::string choices(const std::vector<std::string>& keys) {
   std::vector<std::string> shown;
+  shown.reserve(keys.size());
   for (const std::string& key : keys) shown.push_back(key.empty() ? "the file itself" : key);
   return list_names(shown);
 }
@@ -196,7 +197,7 @@ Value checkpoint_with_kind(Value file, const std::string& kind) {
   const bool lightning = file.contains(kLightningRaw) && file.contains("state_dict");
   if (kind == "raw") {
     std::string key = lightning ? kLightningRaw : find_weights(file);
-    return checkpoint_with_weights(std::move(file), std::move(key));
+    return checkpoint_with_weights(std::move(file), key);
   }
   const std::optional<std::string> key = kind != "averaged" ? std::nullopt
                                          : lightning ? std::optional<std::string>("state_dict")

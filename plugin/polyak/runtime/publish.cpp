@@ -10,8 +10,8 @@
 
 #include "polyak/checkpoint/pth.h"
 #include "polyak/checkpoint/safetensors.h"
+#include "polyak/core/text.h"
 #include "polyak/runtime/checkpoint_averages.h"
-#include "polyak/runtime/tensor_names.h"
 
 namespace polyak {
 namespace {

@@ -161,6 +161,7 @@ std::vector<Exchange> find_exchanges(const std::vector<std::string>& keys,
     });
   }
   std::vector<Exchange> exchanges;
+  exchanges.reserve(counts.size());
   for (const auto& [prefixes, count] : counts) {
     exchanges.push_back({prefixes.first, prefixes.second, count});
   }
