@@ -21,6 +21,9 @@ ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__)
 
 LEGACY_HEADERS = 3  # pickles before the object
 
+# The format before 1.6 keeps a module's source and where that lies: of PyTorch's own, and of one machine.
+torch.serialization.get_source_lines_and_file = lambda *_: (["class Linear: ...\n"], 1, "linear.py")
+
 
 def write(target, name, data):
     folder = ROOT / target
