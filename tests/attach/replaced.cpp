@@ -102,6 +102,131 @@ int turns() {
   return 0;
 }
 
+/// Every parameter of a model goes down by 1.
+void step_model(torch::nn::Module& model, torch::optim::Optimizer& optimizer) {
+  optimizer.zero_grad();
+  Tensor loss = torch::zeros({});
+  for (const Tensor& parameter : model.parameters()) {
+    if (parameter.requires_grad()) loss = loss + parameter.sum();
+  }
+  loss.backward();
+  optimizer.step();
+}
+
+void fill(torch::nn::Module& model, double value) {
+  const torch::NoGradGuard no_grad;
+  for (const Tensor& parameter : model.parameters()) parameter.fill_(value);
+}
+
+/// A body and a head of one number each, and a list of layers.
+struct Net : torch::nn::Module {
+  Net() {
+    body = register_module("body", torch::nn::Linear(torch::nn::LinearOptions(1, 1).bias(false)));
+    head = register_module("head", torch::nn::Linear(torch::nn::LinearOptions(1, 1).bias(false)));
+    fill(*this, 10);
+  }
+  void drop(const std::string& name) { parameters_.erase(name); }
+  torch::nn::Linear body{nullptr}, head{nullptr};
+};
+
+torch::nn::Linear layer(int64_t in, int64_t out, double value) {
+  torch::nn::Linear made(torch::nn::LinearOptions(in, out).bias(false));
+  fill(*made, value);
+  return made;
+}
+
+/// Four steps, `change`, and two steps with an optimizer for what the model has then.
+int layers(const std::function<void(Net&)>& change) {
+  const auto net = std::make_shared<Net>();
+  auto optimizer = std::make_unique<torch::optim::SGD>(net->parameters(), 1.0);
+  for (int i = 0; i < 4; ++i) step_model(*net, *optimizer);
+  optimizer.reset();
+  change(*net);
+  optimizer = std::make_unique<torch::optim::SGD>(net->parameters(), 1.0);
+  for (int i = 0; i < 2; ++i) step_model(*net, *optimizer);
+  torch::save(net, "net.pt");
+  return 0;
+}
+
+/// Another head under its name, of another size: the old one goes.
+int new_head() {
+  return layers([](Net& net) { net.head = net.replace_module("head", layer(1, 2, 30)); });
+}
+
+/// A head under another name.
+int other_head() {
+  return layers([](Net& net) {
+    net.head = nullptr;
+    net.unregister_module("head");
+    net.register_module("classifier", layer(1, 1, 30));
+  });
+}
+
+/// Low-rank layers beside the body's weight.
+int lora() {
+  return layers([](Net& net) { net.body->register_module("lora", layer(1, 1, 30)); });
+}
+
+/// The head is merged into the body, and goes.
+int merged() {
+  return layers([](Net& net) {
+    const torch::NoGradGuard no_grad;
+    net.body->weight.add_(net.head->weight);
+    net.head = nullptr;
+    net.unregister_module("head");
+  });
+}
+
+/// The weight gets another name and a mask.
+int pruned() {
+  return layers([](Net& net) {
+    const auto masked = std::make_shared<torch::nn::Module>("Masked");
+    masked->register_parameter("weight_orig", net.body->weight);
+    masked->register_buffer("weight_mask", torch::ones({1, 1}));
+    net.body = nullptr;
+    net.replace_module("body", masked);
+  });
+}
+
+/// An embedding with more rows.
+int embedding() {
+  return layers([](Net& net) {
+    net.replace_module("head", torch::nn::Embedding(3, 2));
+    net.head = nullptr;
+    fill(*net.named_children()["head"], 30);
+  });
+}
+
+/// A frozen body, and then not.
+int frozen() {
+  const auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), 1.0);
+  for (int i = 0; i < 4; ++i) step_model(*net, optimizer);
+  net->body->weight.requires_grad_(false);
+  net->body->weight.mutable_grad().reset();
+  for (int i = 0; i < 2; ++i) step_model(*net, optimizer);
+  net->body->weight.requires_grad_(true);
+  for (int i = 0; i < 2; ++i) step_model(*net, optimizer);
+  torch::save(net, "net.pt");
+  return 0;
+}
+
+/// Two names for a tensor, and then two tensors.
+int untied() {
+  const auto net = std::make_shared<Net>();
+  net->register_parameter("output", net->body->weight);
+  auto optimizer = std::make_unique<torch::optim::SGD>(
+      std::vector<Tensor>{net->body->weight, net->head->weight}, 1.0);
+  net->parameters();
+  for (int i = 0; i < 4; ++i) step_model(*net, *optimizer);
+  net->drop("output");
+  net->register_parameter("output", torch::full({1, 1}, 30.0));
+  optimizer = std::make_unique<torch::optim::SGD>(net->parameters(), 1.0);
+  for (int i = 0; i < 2; ++i) step_model(*net, *optimizer);
+  torch::save(net, "net.pt");
+  return 0;
+}
+
 }  // namespace
 
 int main(int /*argc*/, char** argv) {
@@ -111,6 +236,14 @@ int main(int /*argc*/, char** argv) {
       {"other_values", other_values},
       {"set_data", set_data},
       {"turns", turns},
+      {"new_head", new_head},
+      {"other_head", other_head},
+      {"lora", lora},
+      {"merged", merged},
+      {"pruned", pruned},
+      {"embedding", embedding},
+      {"frozen", frozen},
+      {"untied", untied},
   };
   torch::manual_seed(1);
   return all.at(argv[1])();

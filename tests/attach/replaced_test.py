@@ -104,6 +104,41 @@ class Replaced(Test):
             self.assertNotEqual(self.show(f"{name}.averaged.pt"), self.show(f"{name}.pt"))
 
 
+# What a program of `layers` in replaced.cpp ends with, by name: four steps from 10 down, a change, and two steps.
+GOES_ON = average([9, 8, 7, 6, 5, 4])
+NEW = average([28], first=5, start=29)  # from 30 down
+LAYERS = {
+    "new_head": {"body.weight": [GOES_ON], "head.weight": [NEW] * 2},
+    "other_head": {"body.weight": [GOES_ON], "classifier.weight": [NEW]},
+    "lora": {"body.weight": [GOES_ON], "body.lora.weight": [NEW], "head.weight": [GOES_ON]},
+    "merged": {"body.weight": [average([9, 8, 7, 6, 11, 10])]},
+    "pruned": {"body.weight_orig": [GOES_ON], "body.weight_mask": [1], "head.weight": [GOES_ON]},
+    "embedding": {"body.weight": [GOES_ON], "head.weight": [NEW] * 6},
+    "frozen": {"body.weight": [average([9, 8, 7, 6, 6, 6, 5, 4])],
+               "head.weight": [average([9, 8, 7, 6, 5, 4, 3, 2])]},
+    "untied": {"output": [NEW], "body.weight": [average([8, 6, 4, 2, 1, 0])], "head.weight": [GOES_ON]},
+}
+
+
+class Layers(Test):
+    def test_new_ones_start_as_copies_gone_ones_leave_and_the_others_go_on(self):
+        for name, expected in LAYERS.items():
+            with self.subTest(name):
+                shutil.rmtree(self.folder / "out", ignore_errors=True)
+                said = self.replaced(name)
+                gone = [line for line in said if "released" in line]
+                self.assertEqual(len(gone), name in ("new_head", "other_head", "merged", "embedding"), said)
+                for line in gone:
+                    self.assertEqual(line, "polyak: the program released head.weight; left the average")
+                self.assertEqual(self.averages(), ["averages.pth"])
+                found = self.show("out/averages.pth")
+                self.assertEqual(found.pop("steps"), [8 if name == "frozen" else 6])
+                self.assertEqual(set(found), set(expected))
+                for tensor, values in expected.items():
+                    self.expect(found[tensor], values)
+                self.assertEqual(set(self.show("net.averaged.pt")), set(expected))
+
+
 if __name__ == "__main__":
     POLYAK, PROGRAMS = (pathlib.Path(sys.argv.pop(1)).resolve() for _ in range(2))
     unittest.main()

@@ -30,5 +30,7 @@ void add_several_benchmarks();
 void add_swap_benchmarks();
 void add_step_benchmarks();
 void add_precision_benchmarks();
+void add_finite_benchmarks();
+void add_soft_update_benchmarks();
 
 }  // namespace polyak::bench

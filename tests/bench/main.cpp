@@ -54,6 +54,8 @@ int run(int count, char** arguments) {
   add_swap_benchmarks();
   add_step_benchmarks();
   add_precision_benchmarks();
+  add_finite_benchmarks();
+  add_soft_update_benchmarks();
   benchmark::AddCustomContext("cpu", cpu_name());
   benchmark::AddCustomContext("polyak", POLYAK_VERSION);
   benchmark::AddCustomContext("libtorch", TORCH_VERSION);

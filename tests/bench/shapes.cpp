@@ -94,6 +94,10 @@ Shapes shapes_of(const std::string& name, int64_t shrink) {
     shapes = Shapes(size_t(10000 / shrink), {100 * shrink});
   } else if (name == "200x64") {
     shapes = Shapes(size_t(200 / shrink), {64 * shrink});
+  } else if (name == "sac_256") {  // the two critics of Soft Actor-Critic on HalfCheetah
+    for (int critic = 0; critic < 2; ++critic) {
+      shapes.insert(shapes.end(), {{256, 23}, {256}, {256, 256}, {256}, {1, 256}, {1}});
+    }
   } else {
     throw std::invalid_argument("no shapes of this name: " + name);
   }

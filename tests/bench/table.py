@@ -16,7 +16,7 @@ WAYS = {"aten:mul_add": "`mul_.add_`", "aten:lerp": "`lerp_`", "aten:foreach_mul
         "limit:plain_loop": "plain loop", "limit:kernel": "our kernel"}
 CASE = ["model", "dtype", "threads"]
 MODELS = {"resnet50": "ResNet-50", "vit_b_16": "ViT-B/16", "transformer_1b": "transformer of 1.24 B", "10000x100": "10,000 of 100", "200x64": "200 of 64",
-          "mlp_25m": "MLP of 25 M", "4096": "4096 values"}
+          "mlp_25m": "MLP of 25 M", "4096": "4096 values", "sac_256": "two critics of 2 x 256"}
 
 
 def model_name(name):
@@ -151,6 +151,17 @@ COLUMNS = {
         "limit, ms": lambda row: ms(row["limit_us"]),
         "the same from whole steps": lambda row: times(row["hook_adds/limit_adds"]),
         "step, ms": lambda row: ms(row["step_us"])}),
+    "finite": ("finite", {
+        "`skip_nonfinite`, of the time without": lambda row: times(row["skip_nonfinite/ours"]),
+        "one look, of an update": lambda row: times(row["find_nonfinite/ours"]),
+        "update, us": lambda row: number(row["ours_us"])}),
+    "soft_update": ("soft_update", {
+        "`SoftUpdate`, us": lambda row: number(row["ours_us"]),
+        "`soft_update`, us": lambda row: number(row["function_us"]),
+        "loop of `lerp_`": lambda row: times(row["lerp/ours"]),
+        "of `mul_.add_`": lambda row: times(row["mul_add/ours"]),
+        "of `lerp_`, lists kept": lambda row: times(row["kept_lerp/ours"]),
+        "`_foreach_lerp_`, lists kept": lambda row: times(row["foreach_lerp/ours"]) if "foreach_lerp/ours" in row else ""}),
     "precision_time": ("precision_time", {
         "compensated, of default's time": lambda row: times(row["compensated/default"]),
         "float64, of default's time": lambda row: times(row["float64/default"]),

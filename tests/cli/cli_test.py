@@ -162,6 +162,20 @@ class Train(CommandTest):
         without = self.table(self.train(self.write(SMALL), "--work-dir", "b"))
         self.assertEqual([row["accuracy, raw weights"] for row in with_hook], [row["accuracy"] for row in without])
 
+    def test_that_diverges_names_the_loss_and_the_average_and_fails(self):
+        options = ("--cfg-options", "optim_wrapper.optimizer.lr=1e30", "default_hooks.logger.type=LoggerHook",
+                   "default_hooks.logger.interval=4")
+        done = self.train(self.write(SMALL + COSINE), "--work-dir", "run", *options, status=1)
+        first = [line for line in done.stderr.splitlines() if "WARNING" in line]
+        self.assertRegex(first[0], r"iteration [23]: loss is (nan|inf|-inf).* \(lr 1e\+30\)")
+        self.assertEqual(sum("loss is" in line for line in first), 1)
+        named = [line for line in first if "the average holds a NaN or an infinity after iteration 4 (" in line]
+        self.assertEqual(len(named), 1, done.stderr)
+        self.assertIn("training ended with an average that holds a NaN", first[-1])
+        kept = self.train(self.write(SMALL + COSINE + "    skip_nonfinite: true\n", "kept.yaml"), "--work-dir", "kept",
+                          *options)
+        self.assertNotIn("training ended with", kept.stderr)
+
     def test_changes_the_average_by_one_block_of_yaml(self):
         for block, name in ((COSINE, "CosineEMA"), (SWA, "StochasticWeightAverage")):
             rows = self.table(self.train(self.write(SMALL + block), "--work-dir", name))
@@ -385,6 +399,32 @@ class Config(CommandTest):
         self.train(self.write(done.stdout, "resolved.yaml"), "--work-dir", "a")
         self.train(config, "--work-dir", "b", "--cfg-options", "train_cfg.max_epochs=2")
         self.assertEqual(self.scalars("a"), self.scalars("b"))
+
+    def test_check_lists_what_an_average_covers(self):
+        config = self.write(SMALL + COSINE)
+        scope = "custom_hooks.0.exclude=^head"
+        lines = self.run_polyak("check", config, "--cfg-options", scope).stderr.splitlines()
+        for text in ("EMAHook: averaged: ", "EMAHook: copied at every update: ",
+                     "EMAHook: shared with the model: 2 tensors"):
+            self.assertEqual(len([line for line in lines if text in line]), 1, lines)
+        self.assertEqual(list(self.folder.glob("work_dirs/**/*")), [])
+        done = self.run_polyak("check", config, "--cfg-options", "custom_hooks.0.exclude=^hed", status=2)
+        self.assertIn("custom_hooks[0].exclude", done.stderr)
+        self.assertIn("did you mean 'head'?", done.stderr)
+
+    def test_check_warns_of_an_average_that_is_too_slow_for_the_run(self):
+        def warned(hook):  # of a run of 24 steps
+            done = self.run_polyak("check", self.write(SMALL + "custom_hooks:\n  - {type: EMAHook, " + hook + "}\n"))
+            return [line for line in done.stderr.splitlines() if "too slow" in line]
+
+        line, = warned("momentum: 0.01")
+        self.assertIn("EMAHook: the average (ExponentialMovingAverage) is too slow for this run: after its 24 updates", line)
+        self.assertIn("the first weights are still 79 % of it", line)
+        fits = re.search(r"momentum: (\S+) would fit", line)[1]
+        self.assertEqual(warned(f"momentum: {fits}"), [])
+        self.assertRegex(warned("momentum: 0.2, begin_epoch: 3, name: slow")[0], "the average 'slow' .* its 8 updates")
+        self.assertEqual(len(warned("momentum: 0.2, interval: 3")), 1)
+        self.assertEqual(warned("ema_type: StochasticWeightAverage"), [])
 
     def test_cfg_options_go_before_other_options(self):
         self.train(self.write(SMALL), "--work-dir", "a", "--cfg-options", "work_dir=b", "train_cfg.max_epochs=1")

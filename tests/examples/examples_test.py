@@ -109,6 +109,14 @@ class Examples(unittest.TestCase):
         self.assertRegex(done.stdout, r"^loss \d+\.\d+ after 101 updates of the target$")
         self.assertEqual(done.stderr, "")
 
+    def test_target_networks_follow_in_one_call(self):
+        done = self.run_program(BUILT / "target_networks")
+        found = re.search(r"^loss \d+\.\d+; the critic's target is (\S+) away, DQN's (\S+) right after a copy$", done.stdout)
+        self.assertIsNotNone(found, done.stdout)
+        self.assertGreater(float(found[1]), 0)
+        self.assertEqual(float(found[2]), 0)
+        self.assertEqual(done.stderr, "")
+
     def write_safetensors(self, name, shapes):
         """A file as other tools write it, of 1, 2, 3, ..."""
         header, data = {}, b""

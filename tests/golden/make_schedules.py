@@ -12,7 +12,7 @@ import sys
 import warnings
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import lr_scheduler, swa_utils
 
 EPOCHS, LR = 6, 0.1
 KINDS = [
@@ -23,6 +23,9 @@ KINDS = [
     ("CosineAnnealingLR", {"T_max": 2, "eta_min": 0.01}), ("CosineAnnealingLR", {"T_max": 4}),
     ("LinearLR", {"start_factor": 0.25, "end_factor": 1.0}), ("LinearLR", {"start_factor": 1.0, "end_factor": 0.5}),
     ("LinearLR", {"start_factor": 0.5, "end_factor": 0.0}),
+    ("SWALR", {"swa_lr": 0.02, "anneal_epochs": 0}), ("SWALR", {"swa_lr": 0.02, "anneal_epochs": 2}),
+    ("SWALR", {"swa_lr": 0.3, "anneal_epochs": 1, "anneal_strategy": "linear"}),
+    ("SWALR", {"swa_lr": 0.0, "anneal_epochs": 4, "anneal_strategy": "linear"}),
 ]
 LENGTHS, BEGINS = (1, 2, 3, None), (0, 2)
 MODES = {"epochs": (True, False, 3), "iterations": (False, False, 1), "converted": (True, True, 2),
@@ -31,12 +34,14 @@ MODES = {"epochs": (True, False, 3), "iterations": (False, False, 1), "converted
 
 def make(kind, options, optimizer, length, factor):
     times = {key: [x * factor for x in value] if isinstance(value, list) else value * factor
-             for key, value in options.items() if key in ("step_size", "milestones", "T_max")}
+             for key, value in options.items() if key in ("step_size", "milestones", "T_max", "anneal_epochs")}
     options = {**options, **times}
     if kind == "LinearLR":
         return lr_scheduler.LinearLR(optimizer, total_iters=length - 1, **options)
     if kind == "CosineAnnealingLR":
         options.setdefault("T_max", length)
+    if kind == "SWALR":
+        return swa_utils.SWALR(optimizer, **options)
     return getattr(lr_scheduler, kind)(optimizer, **options)
 
 

@@ -29,6 +29,7 @@ class FakeRunner : public Runner, public TrainingForward {
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return "stamp"; }
   void request_stop() override { stopped_ = true; }
+  bool reset_optimizer_state() override { return ++optimizer_resets_ > 0; }
   Scalars validate(const std::string& suffix) override {
     Scalars metrics;
     for (const auto& [name, value] : evaluate_()) metrics[name + suffix] = value;
@@ -43,6 +44,7 @@ class FakeRunner : public Runner, public TrainingForward {
   Scalars logged_;
   bool resuming_ = false;
   bool stopped_ = false;
+  int optimizer_resets_ = 0;
   std::string work_dir_;
   std::function<Scalars()> evaluate_ = [] { return Scalars(); };
   std::function<void(int64_t)> forward_ = [](int64_t) {};

@@ -158,6 +158,10 @@ void CheckpointHook::before_run(Runner& runner) {
 void CheckpointHook::before_train(Runner& runner) {
   folder_ = folder(runner);
   if (published_) check_published_weights(*published_, runner.averages());
+  own_files_.clear();
+  for (const NamedAverage& item : runner.averages()) {
+    if (item.own_file) own_files_.push_back(item.name);
+  }
   if (runner.resuming()) {
     saved_at_ = runner.progress().iter;
     const std::vector<Value>& kept = record(runner).at(kKept).items();
@@ -241,6 +245,13 @@ Value CheckpointHook::assemble(Runner& runner, Kind kind, const std::string& wei
 
 void CheckpointHook::write_files(const Value& checkpoint, const std::string& file,
                                  bool publish_it) const {
+  // Before the checkpoint: where that is, they are too.
+  for (const std::string& average : own_files_) {
+    PublishOptions own;
+    own.format = "pth";
+    own.weights = average.empty() ? "averaged" : average;
+    publish(checkpoint, own_stem(path_of(file), average), own);
+  }
   write_checkpoint_file(path_of(file), checkpoint);
   if (publish_it) publish(checkpoint, published_stem(path_of(file)), *published_);
 }

@@ -150,6 +150,7 @@ class POLYAK_API CheckpointHook : public Hook {
 
   CheckpointHookOptions options_;
   std::unique_ptr<PublishOptions> published_;
+  std::vector<std::string> own_files_;  // averages that have files of their own
   std::string folder_;
   std::unique_ptr<BackgroundWriter> writer_;
   std::function<void()> pending_;  // waits for the writer, and does what follows

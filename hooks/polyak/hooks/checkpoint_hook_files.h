@@ -30,4 +30,12 @@ inline std::string published_stem(const std::string& path) {
   return (file.parent_path() / "published" / file.stem()).string();
 }
 
+/// The file of an average that has one of its own, without the extension: epoch_3_slow; `ema` for
+/// the one without a name.
+inline std::string own_stem(const std::string& path, const std::string& average) {
+  const std::filesystem::path file(path);
+  const std::string name = file.stem().string() + "_" + (average.empty() ? "ema" : average);
+  return (file.parent_path() / name).string();
+}
+
 }  // namespace polyak

@@ -3,24 +3,11 @@
 
 #include <algorithm>
 
-#include "polyak/core/text.h"
 #include "polyak/hooks/checkpoint_hook.h"
+#include "polyak/runtime/metric_direction.h"
 #include "polyak/runtime/publish.h"
 
 namespace polyak {
-namespace {
-
-// Parts of names by which MMEngine infers whether larger values of a metric are better.
-const std::vector<std::string> kLarger{"acc", "top",   "ar@",  "auc",  "precision",
-                                       "map", "mdice", "miou", "macc", "aacc"};
-const std::vector<std::string> kSmaller{"loss"};
-
-bool mentions(const std::vector<std::string>& words, const std::string& name) {
-  return std::any_of(words.begin(), words.end(),
-                     [&](const std::string& word) { return name.find(word) != std::string::npos; });
-}
-
-}  // namespace
 
 void CheckpointHookOptions::visit(OptionVisitor& visitor) {
   visitor.key("interval", &interval_,
@@ -76,9 +63,7 @@ void CheckpointHookOptions::validate() const {
                 fmt::join(save_best_, ", "));
   }
   for (const std::string& metric : save_best_) {
-    const std::string name = lower_case(metric);
-    if (rule_.empty() && metric != "auto" && !mentions(kLarger, name) &&
-        !mentions(kSmaller, name)) {
+    if (rule_.empty() && metric != "auto" && !polyak::larger_is_better(metric)) {
       fail_option("save_best",
                   "it is not known whether larger values of '{}' are better; set rule: greater "
                   "or rule: less",
@@ -93,7 +78,7 @@ bool CheckpointHookOptions::larger_is_better(const std::string& metric) const {
   if (!rule_.empty()) {
     return rule_[place == wanted.end() ? 0 : place - wanted.begin()] == "greater";
   }
-  return !mentions(kSmaller, lower_case(metric)) || mentions(kLarger, lower_case(metric));
+  return polyak::larger_is_better(metric).value_or(true);
 }
 
 }  // namespace polyak

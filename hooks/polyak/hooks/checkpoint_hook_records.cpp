@@ -147,6 +147,9 @@ void CheckpointHook::remove_files(Runner& runner, const char* list) {
     std::error_code ignored;
     if (kept) continue;
     std::filesystem::remove(path, ignored);
+    for (const std::string& average : own_files_) {
+      std::filesystem::remove(own_stem(path, average) + ".pth", ignored);
+    }
     if (published_) {
       std::filesystem::remove(published_path(published_stem(path), *published_), ignored);
     }

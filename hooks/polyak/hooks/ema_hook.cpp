@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/hooks/ema_hook.h"
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -20,20 +22,55 @@ constexpr const char* kName = "EMAHook";
 
 }  // namespace
 
-EMAHook::EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages)
-    : options_(std::move(options)), average_node_(options_.average_node()) {
-  check_options(options_, kName);
+EMAHook::EMAHook(const EMAHookOptions& options, const Registry<AveragedModel>& averages) {
+  check_options(options, kName);
+  const std::vector<EMAHookOptions> all = options.of_each_average();
+  options_ = all.front();
+  average_node_ = options_.average_node();
   make_average_ = averages.prepare_shared(average_node_, kName, options_, "ema_type");
-  if (!options_.evaluate_on_ema() && !options_.evaluate_on_origin()) {
+  for (size_t i = 1; i < all.size(); ++i) {
+    companions_.push_back(std::make_shared<EMAHook>(all[i], averages));
+  }
+  if (!is_first() || options_.evaluate_on_ema() || options_.evaluate_on_origin()) return;
+  if (all.size() == 1) {
     log_warning(
         "EMAHook: evaluate_on_ema and evaluate_on_origin are both false; the raw weights are "
         "evaluated");
-    options_.evaluate_on_origin(true);
   }
+  options_.evaluate_on_origin(true);
 }
 
 std::string EMAHook::name() const {
   return kName;
+}
+
+AveragedModel::Context EMAHook::context_of(Runner& runner) const {
+  const Progress& progress = runner.progress();
+  AveragedModel::Context context;
+  context.model = runner.model();
+  const int64_t length = options_.counts_iterations() || progress.max_optimizer_steps <= 0
+                             ? progress.max_iters
+                             : progress.max_optimizer_steps;
+  if (length > 0) context.max_iters = length;
+  const int64_t accumulated = options_.counts_iterations() ? 1 : progress.accumulative_counts;
+  context.lengths = {length,
+                     static_cast<double>(progress.epoch_length) / static_cast<double>(accumulated),
+                     progress.batch_size * accumulated};
+  if (!runner.training()) {  // no update will need them
+    context.max_iters = 1;
+    context.lengths = {1, 1, 1};
+  }
+  return context;
+}
+
+std::shared_ptr<AveragedModel> EMAHook::build_average(const AveragedModel::Context& context) const {
+  try {
+    return make_average_(context);
+  } catch (const OptionError& error) {  // of a pattern that matches nothing, for example
+    fail_at(average_node_, error, kName);
+  } catch (const ConfigError& error) {  // from the constructor: the keys were already read
+    average_node_.fail(error.what());
+  }
 }
 
 void EMAHook::before_run(Runner& runner) {
@@ -42,28 +79,43 @@ void EMAHook::before_run(Runner& runner) {
   const Node* max_iters = average_node_.find("max_iters");
   const bool has_length_of_run = !max_iters || max_iters->is_null();
   if (average_ && model_->is(model)) {  // train() then test(): the average continues
-    runner.averages().add({options_.name(), average_, has_length_of_run});
+    runner.averages().add({options_.name(), average_, has_length_of_run, options_.own_file()});
     average_->rebind(model);
     return;
   }
-  const Progress& progress = runner.progress();
-  AveragedModel::Context context;
-  context.model = model;
-  const int64_t length = options_.counts_iterations() || progress.max_optimizer_steps <= 0
-                             ? progress.max_iters
-                             : progress.max_optimizer_steps;
-  if (length > 0) context.max_iters = length;
-  if (!runner.training()) context.max_iters = 1;  // no update will need it
-  std::shared_ptr<AveragedModel> average;
-  try {
-    average = make_average_(context);
-  } catch (const ConfigError& error) {  // from the constructor: the keys were already read
-    average_node_.fail(error.what());
-  }
+  const AveragedModel::Context context = context_of(runner);
+  std::shared_ptr<AveragedModel> average = build_average(context);
   if (average_) runner.averages().remove(*average_);
   average_ = std::move(average);
   model_ = std::make_shared<const KnownModel>(model);
-  runner.averages().add({options_.name(), average_, has_length_of_run});
+  // A momentum is what it says.
+  if (runner.training() && (average_node_.find("decay") || average_node_.find("half_life"))) {
+    const std::string horizon = text_of_horizon(*average_, context);
+    if (!horizon.empty()) log_info("EMAHook: {}", horizon);
+  }
+  runner.averages().add({options_.name(), average_, has_length_of_run, options_.own_file(),
+                         updates_of(runner.progress(), context.lengths.run)});
+}
+
+/// What the average's numbers mean in this run, for the log; empty for rules without a momentum.
+std::string EMAHook::text_of_horizon(const AveragedModel& average,
+                                     const AveragedModel::Context& context) const {
+  const Node options = average.rule_options();
+  const Node* const momentum = options.is_mapping() ? options.find("momentum") : nullptr;
+  if (!momentum || !momentum->is_number() || momentum->as_double() <= 0) return {};
+  const double m = momentum->as_double();
+  const Node* const per_interval = options.find("per_interval");
+  const bool scaled = per_interval && per_interval->is_bool() && per_interval->as_bool();
+  const int64_t interval = options.at("interval").as_int();
+  const double updates = static_cast<double>(scaled ? 1 : interval) / m;
+  std::string text =
+      fmt::format("{}{}: momentum {:.6g} = decay {:.6g} = half_life {:.6g}; horizon {:.4g} updates",
+                  average.rule_name(), is_first() ? "" : fmt::format(" '{}'", options_.name()), m,
+                  1 - m, -M_LN2 / std::log1p(-m), updates);
+  if (context.lengths.epoch > 0) {
+    text += fmt::format(" = {:.3g} epochs", updates / context.lengths.epoch);
+  }
+  return text;
 }
 
 void EMAHook::check_run(Runner& runner) {
@@ -90,6 +142,18 @@ void EMAHook::check_run(Runner& runner) {
         "would never start",
         options_.begin_iter(), progress.max_iters);
   }
+}
+
+std::vector<std::string> EMAHook::describe_run(Runner& runner) {
+  std::vector<std::string> lines;
+  const AveragedModel::Context context = context_of(runner);
+  const std::shared_ptr<AveragedModel> average = build_average(context);
+  const std::string horizon = text_of_horizon(*average, context);
+  if (!horizon.empty()) lines.push_back(horizon);
+  for (const std::string& line : average->coverage().lines()) {
+    lines.push_back(is_first() ? line : fmt::format("{}: {}", options_.name(), line));
+  }
+  return lines;
 }
 
 std::map<std::string, std::string> EMAHook::measured_weights() const {
@@ -127,16 +191,13 @@ bool EMAHook::started(const Runner& runner) const {
                                     : progress.iter + 1 >= options_.begin_iter();
 }
 
-/// Whether the next hook is an EMAHook. It is called before anything can change the weights or read
-/// an average, so this hook's update may wait for it.
-bool EMAHook::is_followed(Runner& runner) const {
-  const Hook* before = nullptr;
-  bool followed = false;
-  runner.hooks().call([&](Hook& hook) {
-    if (before == this) followed = dynamic_cast<const EMAHook*>(&hook) != nullptr;
-    before = &hook;
-  });
-  return followed;
+/// The updates of a run of `length` steps or iterations, without those before the begin.
+int64_t EMAHook::updates_of(const Progress& progress, int64_t length) const {
+  const int64_t before =
+      std::max(options_.begin_iter() - 1, (options_.begin_epoch() - 1) * progress.epoch_length);
+  if (length <= 0 || before <= 0) return length;
+  const int64_t each = options_.counts_iterations() ? 1 : progress.accumulative_counts;
+  return std::max<int64_t>(length - before / std::max<int64_t>(each, 1), 0);
 }
 
 void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars& /*outputs*/) {
@@ -147,7 +208,7 @@ void EMAHook::after_train_iter(Runner& runner, int64_t /*batch*/, const Scalars&
   // A host that calls hooks directly skipped the hook that this one waited for.
   at_once_ = at_once_ || averages.is_due(*average_);
   averages.post(*average_, stepped && started(runner));
-  if (at_once_ || !is_followed(runner)) averages.flush();
+  if (at_once_ || !runner.hooks().next_posts_averages(*this)) averages.flush();
 }
 
 void EMAHook::begin_evaluation(Runner& runner) {
@@ -176,7 +237,7 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   // While the averaged weights are in the model, the raw ones are set aside.
   for (const NamedTensor& raw : average.swapped_out()) state_dict.set(raw.name, raw.tensor);
   AverageState state = average.state_dict();
-  if (state.steps == 0) {  // a copy of the model until the first update
+  if (!average.has_started()) {  // a copy of the model until then
     state.values = runner.model().tensors();
     state.exact.clear();
     state.compensation.clear();
@@ -213,6 +274,7 @@ void EMAHook::load(Runner& runner, const Value& checkpoint, const std::string& n
 void EMAHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
   const bool wants_raw = options_.evaluate_on_origin() || !options_.evaluate_on_ema();
   const std::string& own = options_.name();
+  flushed(runner).rebind(runner.model());  // its layers may have changed since before_run
 
   // A run that starts from weights restarts its averages. A test needs what it will measure.
   const bool measured = is_first() ? wants_raw : !runner.training();

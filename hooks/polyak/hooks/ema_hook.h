@@ -51,14 +51,34 @@ struct POLYAK_API EMAHookOptions : Options {
   /// Distinguishes several averages over one model; the one without a name is the first.
   EMAHookOptions& name(std::string value) { return name_ = std::move(value), *this; }
   const std::string& name() const { return name_; }
+  /// Whether each checkpoint comes with a file that holds this average alone, such as
+  /// epoch_3_slow.pth beside epoch_3.pth (`ema` for the one without a name).
+  EMAHookOptions& own_file(bool value) { return own_file_ = value, *this; }
+  bool own_file() const { return own_file_; }
+  /// Several averages in one block, instead of ema_type and keys of an average: a list of mappings,
+  /// each with the average's keys, its `type` (ExponentialMovingAverage by default) and its `name`.
+  /// One of them may have no name. They update in one pass over the weights.
+  EMAHookOptions& averages(Node value) { return averages_ = std::move(value), *this; }
+  const Node& averages() const { return averages_; }
+  /// The names of the averages that are evaluated, of those of this block; `ema` is the one without
+  /// a name. Empty: all.
+  EMAHookOptions& evaluate(std::vector<std::string> value) {
+    return evaluate_ = std::move(value), *this;
+  }
+  const std::vector<std::string>& evaluate() const { return evaluate_; }
 
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
   void keep_places(const Node& block) override;
   /// The average's config: its own keys, and ema_type as `type`.
   Node average_node() const;
+  /// The options of a hook for each average of the block; these options alone if it has one.
+  /// @throws ConfigError at the key that is wrong
+  std::vector<EMAHookOptions> of_each_average() const;
 
  private:
+  std::vector<EMAHookOptions> split() const;
+
   std::string ema_type_ = "ExponentialMovingAverage";
   bool strict_load_ = false;
   int64_t begin_iter_ = 0;
@@ -67,8 +87,13 @@ struct POLYAK_API EMAHookOptions : Options {
   bool evaluate_on_origin_ = false;
   UpdateCount count_ = UpdateCount::optimizer_steps;
   std::string name_;
+  bool own_file_ = false;
+  Node averages_;  // null: one
+  std::vector<std::string> evaluate_;
   Node average_ = Node::mapping();
-  Place type_place_;  // of ema_type
+  Place type_place_;                   // of ema_type
+  const char* type_key_ = "ema_type";  // or "type", in a list of averages
+  Node block_;                         // that they were read from; null: none
 };
 
 /// Keeps an average of the model's weights during training, evaluates it, and saves it: MMEngine's
@@ -81,19 +106,24 @@ struct POLYAK_API EMAHookOptions : Options {
 ///
 /// Several EMAHooks can share a model: one without a name, as above, and the others each with a
 /// `name`. A named average is evaluated in a pass of its own (metrics end in `_<name>`), and saved
-/// completely under `ema_state_dict.<name>`. EMAHooks that follow each other without a hook of
-/// another kind between them update in one pass over the model's weights: each leaves its update to
-/// the runner's AverageSet, and the last one flushes it.
+/// completely under `ema_state_dict.<name>`. EMAHooks that follow each other without a hook between
+/// them that does not average update in one pass over the model's weights: each leaves its update
+/// to the runner's AverageSet, and the last one flushes it.
 class POLYAK_API EMAHook : public Hook {
  public:
-  /// Checks everything, including the average's own keys; `averages` must outlive the hook.
+  /// Checks everything, including the average's own keys; `averages` must outlive the hook. Options
+  /// with several averages make a hook for the first of them, and companions() for the others.
   /// @throws ConfigError
-  EMAHook(EMAHookOptions options, const Registry<AveragedModel>& averages);
+  EMAHook(const EMAHookOptions& options, const Registry<AveragedModel>& averages);
 
   std::string name() const override;
   bool changes_checkpoints() const override { return true; }
+  std::vector<std::shared_ptr<Hook>> companions() const override { return companions_; }
+  bool posts_averages() const override { return true; }
 
   void check_run(Runner& runner) override;
+  /// What its average covers; builds it for that.
+  std::vector<std::string> describe_run(Runner& runner) override;
   std::map<std::string, std::string> measured_weights() const override;
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
@@ -116,8 +146,12 @@ class POLYAK_API EMAHook : public Hook {
   const std::shared_ptr<AveragedModel>& average() const { return average_; }
 
  private:
+  std::shared_ptr<AveragedModel> build_average(const AveragedModel::Context& context) const;
+  AveragedModel::Context context_of(Runner& runner) const;
   bool started(const Runner& runner) const;
-  bool is_followed(Runner& runner) const;
+  int64_t updates_of(const Progress& progress, int64_t length) const;
+  std::string text_of_horizon(const AveragedModel& average,
+                              const AveragedModel::Context& context) const;
   bool is_first() const { return options_.name().empty(); }
   /// The average after all updates that are due.
   AveragedModel& flushed(Runner& runner) const;
@@ -126,6 +160,7 @@ class POLYAK_API EMAHook : public Hook {
   void load(Runner& runner, const Value& checkpoint, const std::string& name);
   void report(const LoadReport& report, const std::string& what) const;
 
+  std::vector<std::shared_ptr<Hook>> companions_;
   EMAHookOptions options_;
   Node average_node_;
   Registry<AveragedModel>::Maker make_average_;

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/hooks/ema_hook.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
 namespace polyak {
 namespace {
 
@@ -38,6 +42,14 @@ void EMAHookOptions::visit(OptionVisitor& visitor) {
       "Refuse a checkpoint whose names or shapes differ from the model's, instead of warning.");
   visitor.key("name", &name_,
               "Distinguishes several averages over one model; the first has no name.");
+  visitor.key("own_file", &own_file_,
+              "Write the average into a file of its own beside each checkpoint: epoch_3_NAME.pth.");
+  visitor.key(
+      "averages", &averages_,
+      "Several averages instead of one: a list of mappings with an average's keys, its type "
+      "(ExponentialMovingAverage by default) and its name.");
+  visitor.key("evaluate", &evaluate_,
+              "Names of the averages to evaluate, 'ema' for the one without a name; empty: all.");
   visitor.rest(&average_, "The keys of the average that ema_type names.");
 }
 
@@ -54,7 +66,80 @@ void EMAHookOptions::validate() const {
   }
 }
 
+std::vector<EMAHookOptions> EMAHookOptions::of_each_average() const {
+  try {
+    return split();
+  } catch (const OptionError& error) {
+    fail_at(block_, error, "EMAHook");
+  }
+}
+
+std::vector<EMAHookOptions> EMAHookOptions::split() const {
+  if (averages_.is_null()) {
+    if (!evaluate_.empty()) {
+      fail_option("evaluate", "chooses among 'averages', which this block does not have");
+    }
+    return {*this};
+  }
+  if (!averages_.is_sequence() || averages_.items().empty()) {
+    averages_.fail(
+        "must be a list of averages, such as [{decay: 0.999}, {decay: 0.9999, name: b}]");
+  }
+  for (const auto& [key, value] : average_.entries()) {
+    value.fail("belongs into an entry of 'averages', which this block has");
+  }
+  if (type_place_.line > 0 || !type_place_.file.empty()) {
+    fail_option("ema_type", "is the 'type' of an entry of 'averages', which this block has");
+  }
+  if (!name_.empty()) fail_option("name", "belongs into an entry of 'averages'");
+  std::vector<EMAHookOptions> all;
+  std::vector<std::string> names;
+  for (const Node& item : averages_.items()) {
+    if (!item.is_mapping()) {
+      item.fail(
+          fmt::format("must be a mapping such as {{decay: 0.999}}, got {}", item.kind_name()));
+    }
+    EMAHookOptions options = *this;
+    options.averages_ = Node();
+    options.evaluate_.clear();
+    options.average_ = item.without({"type", "name", "own_file"});
+    if (const Node* own_file = item.find("own_file")) options.own_file_ = own_file->as_bool();
+    if (const Node* type = item.find("type")) {
+      options.ema_type_ = type->as_string();
+      options.type_place_ = type->place();
+    }
+    options.type_key_ = "type";
+    const Node* const name = item.find("name");
+    if (name) options.name_ = name->as_string();
+    try {
+      options.validate();
+    } catch (const OptionError& error) {
+      (name ? *name : item).fail(error.problem());
+    }
+    const std::string title = options.name_.empty() ? "ema" : options.name_;
+    if (std::find(names.begin(), names.end(), title) != names.end()) {
+      (name ? *name : item)
+          .fail(name ? fmt::format("is the name of an earlier average: '{}'", title)
+                     : "is the second average without a name; give it a 'name'");
+    }
+    if (!evaluate_.empty()) {
+      const bool wanted = std::find(evaluate_.begin(), evaluate_.end(), title) != evaluate_.end();
+      options.evaluate_on_ema_ = evaluate_on_ema_ && wanted;
+    }
+    names.push_back(title);
+    all.push_back(std::move(options));
+  }
+  for (size_t i = 0; i < evaluate_.size(); ++i) {
+    if (std::find(names.begin(), names.end(), evaluate_[i]) != names.end()) continue;
+    throw OptionError(fmt::format("evaluate[{}]", i),
+                      fmt::format("'{}' is not an average of this block; they are: {}",
+                                  evaluate_[i], fmt::join(names, ", ")));
+  }
+  return all;
+}
+
 void EMAHookOptions::keep_places(const Node& block) {
+  block_ = block;
   if (const Node* type = block.find("ema_type")) type_place_ = type->place();
 }
 
@@ -63,7 +148,7 @@ Node EMAHookOptions::average_node() const {
   const bool is_written = type_place_.line > 0 || !type_place_.file.empty();
   type.set_place(is_written ? type_place_ : average_.place());
   Node node = average_;
-  node.set("type", type).set_path(node.path_of("ema_type"));
+  node.set("type", type).set_path(node.path_of(type_key_));
   return node;
 }
 

@@ -221,6 +221,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
   }
   clear_bar();
   log_info("{}", line);
+  runner.averages().warn_of_nonfinite(progress.iter + 1);
   if (progress.by_epoch) values["epoch"] = static_cast<double>(progress.epoch + 1);
   values["iter"] = static_cast<double>(progress.iter + 1);
   write_pending(runner);

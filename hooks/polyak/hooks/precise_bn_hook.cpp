@@ -4,6 +4,7 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <functional>
 #include <type_traits>
 #include <unordered_map>
@@ -157,6 +158,13 @@ class KeepBuffers {
   bool armed_ = true;
 };
 
+/// Whether averages are evaluated, and not the model itself.
+bool has_measured(Runner& runner) {
+  const AverageSet& averages = runner.averages();
+  return std::any_of(averages.begin(), averages.end(),
+                     [](const NamedAverage& item) { return item.is_measured; });
+}
+
 TrainingForward& forward_of(Runner& runner) {
   TrainingForward* forward = runner.training_forward();
   if (!forward) {
@@ -224,7 +232,8 @@ void PreciseBNHook::estimate(Runner& runner) {
   const ModelRef model = runner.model();
   for (const NamedAverage& item : runner.averages()) {
     AveragedModel& average = *item.average;
-    if (average.steps() == 0 || average.is_swapped()) continue;
+    if (!item.is_measured) continue;
+    if (!average.has_started() || average.is_swapped()) continue;
     auto [last, is_new] = estimated_at_.emplace(&average, -1);
     if (last->second == average.steps()) continue;
     std::vector<NamedTensor> buffers;
@@ -237,7 +246,7 @@ void PreciseBNHook::estimate(Runner& runner) {
     if (!buffers.empty()) average.load_state(buffers, average.steps());
     last->second = average.steps();
   }
-  if (runner.averages().empty()) {
+  if (!has_measured(runner)) {
     auto [last, is_new] = estimated_at_.emplace(nullptr, -1);
     if (last->second == runner.progress().iter) return;
     KeepBuffers keep(model);
@@ -249,7 +258,7 @@ void PreciseBNHook::estimate(Runner& runner) {
 
 void PreciseBNHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   // Entries of the checkpoint are handles to the live tensors, so they see the new statistics.
-  if (!runner.averages().empty()) estimate(runner);
+  if (has_measured(runner)) estimate(runner);
   // So that a resumed run does not estimate them again from other batches.
   Value estimated = Value::dict();
   for (const NamedAverage& item : runner.averages()) {

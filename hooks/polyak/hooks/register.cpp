@@ -6,6 +6,7 @@
 #include "polyak/hooks/iter_timer_hook.h"
 #include "polyak/hooks/logger_hook.h"
 #include "polyak/hooks/param_scheduler_hook.h"
+#include "polyak/hooks/post_hoc_ema_hook.h"
 #include "polyak/hooks/precise_bn_hook.h"
 #include "polyak/hooks/runtime_info_hook.h"
 #include "polyak/loader/plugin.h"
@@ -30,6 +31,12 @@ POLYAK_PLUGIN(catalog) {
                               return std::make_shared<EMAHook>(
                                   options, context.catalog->of<AveragedModel>());
                             });
+  hooks.add<PostHocEMAHookOptions>(
+      "PostHocEMAHook",
+      "Writes snapshots, from which an average of any length is made after training.",
+      [](const PostHocEMAHookOptions& options, const Hook::Context& context) {
+        return std::make_shared<PostHocEMAHook>(options, context.catalog->of<AveragedModel>());
+      });
   add<PreciseBNHook, PreciseBNHookOptions>(hooks, "PreciseBNHook",
                                            "Re-estimates BatchNorm statistics for the averaged "
                                            "weights before validation, test and save.");

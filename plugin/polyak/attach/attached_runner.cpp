@@ -34,6 +34,7 @@ void AttachedRunner::step() {
 }
 
 Value AttachedRunner::checkpoint() {
+  averages().warn_of_nonfinite(progress().iter);  // the loss is the program's own
   Value meta = Value::dict();
   meta.set("iter", progress().iter);
   meta.set("polyak_version", POLYAK_VERSION);

@@ -107,6 +107,13 @@ void AttachConfig::validate() const {
           "supports EMAHook",
           type.text()));
     }
+    for (const char* key : {"include", "exclude", "keep", "buffers"}) {
+      const Node* patterns = hook.find(key);
+      if (!patterns || patterns->is_null()) continue;
+      patterns->fail(
+          "the names of a compiled program's tensors are known only when it saves them, so "
+          "patterns cannot choose among them; remove the key");
+    }
     const Node* epoch = hook.find("begin_epoch");
     if (epoch && epoch->as_int() != 0) {
       epoch->fail("attach sees no epochs; use begin_iter, which counts optimizer steps");

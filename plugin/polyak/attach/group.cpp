@@ -32,6 +32,24 @@ void Group::replace(const at::Tensor& before, const at::Tensor& now, bool contin
   }
 }
 
+std::vector<NamedTensor> Group::remove_orphans() {
+  std::vector<NamedTensor> kept, orphans;
+  std::vector<std::vector<int64_t>> sizes;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (is_orphan(tensors[i].tensor)) {
+      orphans.push_back(tensors[i]);
+    } else {
+      kept.push_back(tensors[i]);
+      sizes.push_back(sizes_[i]);
+    }
+  }
+  if (orphans.empty() || kept.empty()) return {};
+  tensors = std::move(kept);
+  sizes_ = std::move(sizes);
+  replaced_ = true;
+  return orphans;
+}
+
 void Group::tell_averages(const AttachConfig& config, const Catalog& catalog) {
   const bool grown = std::exchange(grown_, false), replaced = std::exchange(replaced_, false);
   if (!runner || (!grown && !replaced)) return;
@@ -39,7 +57,7 @@ void Group::tell_averages(const AttachConfig& config, const Catalog& catalog) {
   // An average cannot drop a tensor, so new ones take over the tensors that continue.
   auto next = std::make_unique<AttachedRunner>(config, catalog, tensors, runner->progress().iter);
   for (const NamedAverage& before : runner->averages()) {
-    if (before.average->steps() == 0) continue;
+    if (!before.average->has_started()) continue;
     if (const auto after = next->averages().find(before.name)) {
       after->load_state_dict(before.average->state_dict());
     }

@@ -29,7 +29,9 @@ struct Group {
   /// Replaces a tensor by another. If `continues`, it continues the average of the first; otherwise
   /// its average starts as a copy.
   void replace(const at::Tensor& before, const at::Tensor& now, bool continues);
-  /// Passes added and replaced tensors on to the averages.
+  /// Removes the tensors that the program has released. Their averages end.
+  std::vector<NamedTensor> remove_orphans();
+  /// Passes added, replaced and removed tensors on to the averages.
   void tell_averages(const AttachConfig& config, const Catalog& catalog);
   /// Whether the program has released all tensors.
   bool is_expired() const;
@@ -45,7 +47,7 @@ struct Group {
   std::vector<std::vector<int64_t>> sizes_;  // of `tensors`
   int64_t named_ = 0;
   bool grown_ = false;     // tensors were added, or continue an average
-  bool replaced_ = false;  // some average starts again
+  bool replaced_ = false;  // some average starts again or ended
 };
 
 }  // namespace polyak

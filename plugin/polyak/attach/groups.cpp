@@ -57,6 +57,12 @@ void Groups::replace(const at::Tensor& before, const at::Tensor& now, bool conti
   group_of_.emplace(now.unsafeGetTensorImpl(), group);
 }
 
+std::vector<NamedTensor> Groups::remove_orphans(Group& group) {
+  std::vector<NamedTensor> orphans = group.remove_orphans();
+  for (const NamedTensor& item : orphans) group_of_.erase(item.tensor.unsafeGetTensorImpl());
+  return orphans;
+}
+
 std::vector<Group*> Groups::expired() {
   // Asked once for each group: other threads may release models at any time.
   const auto first = std::stable_partition(
@@ -87,7 +93,7 @@ AveragedTensors Groups::averages(const std::string& name, bool with_buffers) con
   for (const auto& group : groups_) {
     if (!group->runner) continue;
     for (const NamedAverage& item : group->runner->averages()) {
-      if (item.name != name || item.average->steps() == 0) continue;
+      if (item.name != name || !item.average->has_started()) continue;
       std::unordered_map<std::string, at::Tensor> values;
       for (const NamedTensor& value : item.average->state()) values[value.name] = value.tensor;
       for (const NamedTensor& tensor : group->tensors) {

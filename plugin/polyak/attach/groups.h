@@ -36,6 +36,9 @@ class Groups {
   /// Replaces a tensor by another, like Group::replace().
   void replace(const at::Tensor& before, const at::Tensor& now, bool continues);
 
+  /// Removes tensors of the group that the program has released, unless that is all of them.
+  std::vector<NamedTensor> remove_orphans(Group& group);
+
   /// The groups whose tensors the program has released. They are the last of all() afterwards.
   std::vector<Group*> expired();
   /// Drops groups that expired() returned.

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <ostream>
 #include <string>
 #include <unordered_map>
@@ -145,9 +146,41 @@ void module_zero_grad(torch::nn::Module* self, bool set_to_none) {
   real(self, set_to_none);
 }
 
+using NamedParameters = torch::OrderedDict<std::string, at::Tensor>;
+
+static const at::Tensor& tensor_of(const at::Tensor& item) {
+  return item;
+}
+static const at::Tensor& tensor_of(const torch::jit::NameTensor& item) {
+  return item.value;
+}
+static const at::Tensor& tensor_of(const NamedParameters::Item& item) {
+  return item.value();
+}
+
+static size_t name_hash(const at::Tensor&) {
+  return 0;
+}
+static size_t name_hash(const torch::jit::NameTensor& item) {
+  return std::hash<std::string>()(item.name);
+}
+static size_t name_hash(const NamedParameters::Item& item) {
+  return std::hash<std::string>()(item.key());
+}
+
+/// Changes if a tensor of the list is another one, or there are more or fewer.
+template <class List>
+static size_t fingerprint(const List& list) {
+  size_t hash = 0;
+  for (const auto& item : list) {
+    const auto address = reinterpret_cast<uintptr_t>(tensor_of(item).unsafeGetTensorImpl());
+    hash = ((hash + 1) * 1000003 + address) * 1000003 + name_hash(item);
+  }
+  return hash;
+}
+
 // All accesses to a module's parameters lead here, and the caller has the whole tree alive.
 #define POLYAK_NAMED_PARAMETERS "_ZNK5torch2nn6Module16named_parametersB5cxx11Eb"
-using NamedParameters = torch::OrderedDict<std::string, at::Tensor>;
 NamedParameters named_parameters(const torch::nn::Module* self, bool recurse)
     POLYAK_IN_PLACE_OF(POLYAK_NAMED_PARAMETERS);
 NamedParameters named_parameters(const torch::nn::Module* self, bool recurse) {
@@ -157,17 +190,9 @@ NamedParameters named_parameters(const torch::nn::Module* self, bool recurse) {
   Session* here = session;
   if (here && recurse && !parameters.is_empty()) {
     // The handle takes no const module, but changes nothing.
-    here->module_seen(const_cast<torch::nn::Module&>(*self), parameters.size(),
-                      parameters[0].value());
+    here->module_seen(const_cast<torch::nn::Module&>(*self), fingerprint(parameters));
   }
   return parameters;
-}
-
-static const at::Tensor& tensor_of(const at::Tensor& item) {
-  return item;
-}
-static const at::Tensor& tensor_of(const torch::jit::NameTensor& item) {
-  return item.value;
 }
 
 // The program itself iterates over TorchScript's lists, so both functions are intercepted.
@@ -178,7 +203,7 @@ static const at::Tensor& tensor_of(const torch::jit::NameTensor& item) {
     List parameters = real(self, recurse);                                            \
     Session* here = session;                                                          \
     if (here && recurse && parameters.size() > 0) {                                   \
-      here->module_seen(*self, parameters.size(), tensor_of(*parameters.begin()));    \
+      here->module_seen(*self, fingerprint(parameters));                              \
     }                                                                                 \
     return parameters;                                                                \
   }

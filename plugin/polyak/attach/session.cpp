@@ -19,6 +19,7 @@
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/format.h"
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
 
 // Registers the built-in hooks, through the entry point that every plugin has.
 extern "C" void polyak_plugin_register(polyak::Catalog& catalog);
@@ -77,14 +78,11 @@ Session::Session(AttachConfig config) : config_(std::move(config)), files_(confi
 
 // ---- what the program shows
 
-void Session::module_seen(const ModelRef& module, size_t count, const at::Tensor& first) {
+void Session::module_seen(const ModelRef& module, size_t fingerprint) {
   guarded("inspecting a module", [&] {
-    const auto [seen, is_new] = trees_.try_emplace(module.identity(), Tree{count, nullptr});
-    if (!is_new && seen->second.count == count &&
-        seen->second.first == first.unsafeGetTensorImpl()) {
-      return;
-    }
-    seen->second = {count, first.unsafeGetTensorImpl()};
+    const auto [seen, is_new] = trees_.try_emplace(module.identity(), fingerprint);
+    if (!is_new && seen->second == fingerprint) return;
+    seen->second = fingerprint;
     const std::vector<NamedTensor> tensors = module.tensors();
     names_.add_tree(tensors);
     for (const NamedTensor& item : tensors) {
@@ -306,7 +304,11 @@ void Session::find_groups(Watched& watched) {
       watched.groups.push_back(known);
     }
   }
-  if (fresh.empty()) return;
+  drop_orphans(watched.groups);
+  if (fresh.empty()) {
+    for (Group* group : watched.groups) group->tell_averages(config_, catalog_);
+    return;
+  }
   if (watched.groups.empty()) {
     drop_expired_groups();
     take_place(watched);
@@ -315,6 +317,19 @@ void Session::find_groups(Watched& watched) {
         watched.made, watched.type.empty() ? "an optimizer of the program's own" : watched.type));
   }
   add_to(*watched.groups.front(), fresh);
+}
+
+/// The program took layers out of a model: what no one holds any more leaves the average.
+void Session::drop_orphans(const std::vector<Group*>& groups) {
+  for (Group* group : groups) {
+    std::vector<std::string> names;
+    for (const NamedTensor& item : groups_.remove_orphans(*group)) {
+      const std::string name = names_.name_of(item.tensor);
+      names.push_back(name.empty() ? "a tensor without a name" : name);
+    }
+    if (names.empty()) continue;
+    say(fmt::format("the program released {}; left the average", list_names(names)));
+  }
 }
 
 void Session::add_to(Group& group, const std::vector<NamedTensor>& tensors) {

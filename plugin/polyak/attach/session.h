@@ -38,7 +38,8 @@ class Session {
   explicit Session(AttachConfig config);
 
   /// The program asked a module for its `count` parameters, starting with `first`.
-  void module_seen(const ModelRef& module, size_t count, const at::Tensor& first);
+  /// @param fingerprint of its parameters: another one if they have other names or are others
+  void module_seen(const ModelRef& module, size_t fingerprint);
   /// A parameter group was added to an optimizer.
   void group_added(const Optimizer& optimizer);
   /// Detects steps of the program's own optimizers, whose step() cannot be intercepted: after a
@@ -81,6 +82,7 @@ class Session {
   void see_steps(const std::vector<Watched*>& optimizers);
   void step(Watched& watched);
   void find_groups(Watched& watched);
+  void drop_orphans(const std::vector<Group*>& groups);
   void add_to(Group& group, const std::vector<NamedTensor>& tensors);
   void add_buffers_and_frozen(Group& group);
   void step(Group& group);
@@ -94,11 +96,7 @@ class Session {
   Catalog catalog_;
   std::mutex mutex_;
   TensorNames names_;
-  struct Tree {
-    size_t count;
-    const void* first;
-  };
-  std::unordered_map<const void*, Tree> trees_;  // by module
+  std::unordered_map<const void*, size_t> trees_;  // fingerprints by module
   std::unordered_map<const void*, Watched> optimizers_;
   Groups groups_;
   OutputFiles files_;

@@ -19,8 +19,9 @@ namespace polyak {
 ///     static constexpr const char* kDoc;            // one sentence
 ///     double weight(const Clock& clock) const;      // of the new value, in [0, 1]
 ///
-/// and, if the defaults of AverageOptions do not fit, lasting_weight(), set_run_length() and
-/// check_complete(). A derived class gives it a name in C++:
+/// and, if the defaults of AverageOptions do not fit, lasting_weight(), begins_after(),
+/// set_run_length(), resolve(), check_lengths() and check_complete(). A derived class gives it a
+/// name in C++:
 ///
 ///     class RampEMA final : public polyak::Average<RampEMAOptions> {
 ///      public:
@@ -34,20 +35,37 @@ class Average : public AveragedModel {
 
   /// @throws ConfigError if an option is out of range or a required one is missing
   explicit Average(const ModelRef& model, O options = {}, ModuleFactory factory = nullptr)
-      : AveragedModel(model, settings_of(options), std::move(factory)),
-        options_(std::move(options)) {}
+      : Average(model, resolved(std::move(options)), std::move(factory), nullptr) {}
 
   std::string rule_name() const override { return O::kName; }
   Node rule_options() const override { return options_to_node(options_); }
+  Node rule_defaults() const override { return options_to_node(O()); }
   /// The options that the average was built with.
   const O& options() const { return options_; }
 
- private:
-  static Settings settings_of(const O& options) {
+ protected:
+  /// For averages that need more of each tensor than its average and a weight.
+  /// @param options those that resolved() returns
+  Average(const ModelRef& model, O options, ModuleFactory factory,
+          std::shared_ptr<TensorRule> tensor_rule)
+      : AveragedModel(model, settings_of(options, std::move(tensor_rule)), std::move(factory)),
+        options_(std::move(options)) {}
+  /// The options with their final numbers. @throws ConfigError as the constructor does
+  static O resolved(O options) {
+    options.resolve(RunLengths());
+    options.check_lengths();
     options.check_complete();
-    return checked(options, O::kName);
+    return options;
   }
-  double rule(int64_t k) const override { return options_.weight(Clock(k)); }
+
+ private:
+  static Settings settings_of(const O& options, std::shared_ptr<TensorRule> tensor_rule) {
+    Settings settings = checked(options, O::kName);
+    settings.tensor_rule = std::move(tensor_rule);
+    return settings;
+  }
+  double rule(const Clock& clock) const override { return options_.scaled_weight(clock); }
+  double filled_after(const Clock& clock) const override { return options_.filled_after(clock); }
   double lasting_weight() const override { return options_.lasting_weight(); }
 
   O options_;
@@ -61,7 +79,10 @@ void register_average(Catalog& catalog) {
   catalog.of<AveragedModel>().template add<O>(
       O::kName, O::kDoc, [](O options, const AveragedModel::Context& context) {
         if (context.max_iters) options.set_run_length(*context.max_iters);
-        return std::make_shared<A>(*context.model, std::move(options));
+        options.resolve(context.lengths);
+        auto average = std::make_shared<A>(*context.model, std::move(options));
+        average->set_batch_size(context.lengths.batch_size);
+        return average;
       });
 }
 

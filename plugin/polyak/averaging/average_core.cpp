@@ -7,15 +7,18 @@
 #include <utility>
 #include <vector>
 
+#include "polyak/averaging/by_aten.h"
 #include "polyak/core/error.h"
 
 namespace polyak {
 
-AverageCore::AverageCore(torch::nn::Module& self, const Options& options, Factory factory)
+AverageCore::AverageCore(torch::nn::Module& self, const Options& options, Factory factory,
+                         std::shared_ptr<TensorRule> tensor_rule)
     : options(options),
+      tensor_rule(std::move(tensor_rule)),
       counter(self.register_buffer("steps", at::zeros({}, at::kLong))),
-      tensors({options.update_buffers, options.precision, options.device}),
-      engine(options.update_buffers, options.skip_nonfinite),
+      tensors({options.update_buffers, options.precision, options.device, options.scope}),
+      engine(options.skip_nonfinite),
       self_(self),
       factory_(std::move(factory)) {}
 
@@ -23,6 +26,7 @@ AverageCore& AverageCore::ready() {
   engine.wait();
   if (counter.was_loaded()) sync_from_module();
   follow_model();
+  if (tensor_rule) tensor_rule->follow(tensors.slots(), tensors.revision());
   return *this;
 }
 
@@ -36,6 +40,69 @@ void AverageCore::sync_from_module() {
   const torch::NoGradGuard no_grad;
   tensors.sync_from_module();
   counter.adopt();
+  take_values();
+}
+
+void AverageCore::take_values(const std::set<std::string>* names) {
+  if (!tensor_rule) return;
+  const torch::NoGradGuard no_grad;
+  tensor_rule->follow(tensors.slots(), tensors.revision());
+  tensor_rule->start(tensors.slots(), names);
+}
+
+void AverageCore::start_from_model() {
+  tensors.copy_from_model();
+  take_values();
+  filled = 0;
+}
+
+AverageCore::Position AverageCore::position(int64_t k) const {
+  const int64_t since = k - origin();
+  if (since < 0) return {-1, false, false};
+  if (options.start == AverageStart::initial) {
+    return {since + 1, false, (since + 1) % options.interval == 0};
+  }
+  return {since, since == 0, since > 0 && since % options.interval == 0};
+}
+
+Clock AverageCore::clock(int64_t k) const {
+  Clock clock(k);
+  clock.updates = std::max<int64_t>(position(k).since_start, 0);
+  clock.batch_size = batch_size;
+  clock.samples = batch_size * clock.optimizer_steps;
+  if (k == counter.value()) clock.filled = filled;
+  return clock;
+}
+
+void AverageCore::check_capture() const {
+  if (!engine.plan()->is_captured_now()) return;
+  if (tensor_rule || options.write_back) {
+    fail<Error>("update_parameters: a CUDA graph cannot capture {}",
+                tensor_rule ? "this average, which keeps more than a weighted mean" : "write_back");
+  }
+  engine.check_capture(has_started(), options.interval);
+}
+
+void AverageCore::write_back(int64_t k) {
+  wrote_back = false;
+  if (!options.write_back) return;
+  if (!options.write_back->is_due(k + 1, position(k).since_start)) return;
+  engine.wait();
+  for (const Slot& slot : tensors.slots()) {
+    if (!is_averaged(slot) || slot.shared) continue;
+    if (options.write_back->weight() == 1) {
+      slot.source.copy_(slot.average);
+      continue;
+    }
+    // In the average's precision: a half precision model is rounded once.
+    const at::Tensor moved = slot.source.detach().to(slot.average.scalar_type(), false, true);
+    lerp_by_aten(moved, slot.average, options.write_back->weight());
+    slot.source.copy_(moved);
+  }
+  wrote_back = true;
+  if (!options.write_back->restart()) return;
+  restarted_at = k + 1;
+  start_from_model();
 }
 
 void AverageCore::follow_model() {
@@ -55,11 +122,13 @@ void AverageCore::bind(const ModelRef& model) {
                   item.name, item.tensor.is_meta() ? "meta" : "sparse");
     }
   }
-  if (!tensors.empty() && tensors.rebind(found, model.class_name())) {
+  const bool same_model = binding.is_of(model, tensors.slots(), found);
+  if (!tensors.empty() && tensors.rebind(found, model.class_name(), same_model)) {
     binding.bind(model);
     follow_model();
   } else {
     ModelCopy made = copy_model(model, found, factory_, options.device);
+    if (same_model) use_skeleton_if_outdated(made, found);
     tensors.rebuild(found, model.class_name(), made.module);
     copy.module ? self_.replace_module("module", made.module)
                 : self_.register_module("module", made.module);
@@ -67,6 +136,15 @@ void AverageCore::bind(const ModelRef& model) {
     binding.bind(model);
   }
   engine.drop_stale_plan(tensors);
+  if (std::string text = tensors.take_changes().text(); !text.empty()) {
+    // A program that exchanges layers at every update logs 1, 2, ..., 8, 16, 32, ...
+    constexpr int64_t kAll = 8;
+    if (++changed_ <= kAll || (changed_ & (changed_ - 1)) == 0) changes_ = std::move(text);
+  }
+}
+
+std::string AverageCore::take_changes() {
+  return std::exchange(changes_, {});
 }
 
 void AverageCore::prepare(const ModelRef& model) {
@@ -79,11 +157,15 @@ void AverageCore::prepare(const ModelRef& model) {
         "swap() first");
   }
   if (!binding.is_current(model)) bind(model);
-  if (engine.fits(tensors)) return;
-  tensors.check_fit();
-  follow_model();
-  tensors.settle_precision();
-  engine.make_plan(tensors);
+  if (tensors.watches_gradients()) tensors.settle_frozen();
+  if (!engine.fits(tensors)) {
+    if (tensors.is_reshaped()) bind(model);  // resized in place
+    tensors.check_kinds();
+    follow_model();
+    tensors.settle_precision();
+    engine.make_plan(tensors);
+  }
+  if (tensor_rule) tensor_rule->follow(tensors.slots(), tensors.revision());
 }
 
 void AverageCore::refresh_module() {

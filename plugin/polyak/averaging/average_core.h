@@ -3,10 +3,12 @@
 
 #include <torch/nn/module.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "polyak/averaging/averaged_tensors.h"
@@ -16,7 +18,10 @@
 #include "polyak/averaging/precision.h"
 #include "polyak/averaging/step_counter.h"
 #include "polyak/averaging/swap_state.h"
+#include "polyak/averaging/tensor_rule.h"
 #include "polyak/averaging/update_engine.h"
+#include "polyak/rules/average_options.h"
+#include "polyak/rules/average_scope.h"
 
 namespace polyak {
 
@@ -32,11 +37,22 @@ struct AverageCore {
     bool skip_nonfinite;
     Precision precision;
     std::optional<c10::Device> device;  // empty: the devices of the model's tensors
+    AverageScope scope = {};
+    AverageStart start = AverageStart::first_update;
+    int64_t begins_after = 0;
+    std::optional<WriteBackOptions> write_back = {};
+    bool needs_batch_size = false;
+
+    /// Whether an average with these options averages the same tensors of a model.
+    bool covers_as(const Options& other) const {
+      return update_buffers == other.update_buffers && scope == other.scope;
+    }
   };
 
   /// @param self the average as a module, which outlives this object; gets the buffer `steps` and,
   ///   from bind(), the child `module`
-  AverageCore(torch::nn::Module& self, const Options& options, Factory factory);
+  AverageCore(torch::nn::Module& self, const Options& options, Factory factory,
+              std::shared_ptr<TensorRule> tensor_rule = nullptr);
 
   /// Waits for the last update, continues from values that others wrote into the module, and
   /// follows the model's dtypes and devices.
@@ -56,11 +72,43 @@ struct AverageCore {
   /// Puts the averaged weights into the model until the returned state is destroyed.
   std::shared_ptr<SwapState> swap_into_model(SwapMode mode);
   bool is_swapped() const { return !swap.expired(); }
+  /// What bind() and prepare() found in a model whose layers changed. @return a line to log;
+  /// usually empty
+  std::string take_changes();
+  /// @throws Error if a CUDA graph is being captured that cannot capture the update
+  void check_capture() const;
   /// Counts a skipped update. @return a warning to log; usually empty
   std::string count_skipped();
 
+  /// What an update does.
+  struct Position {
+    int64_t since_start;  // Clock::updates; negative before the average starts
+    bool starts;          // copies the model
+    bool averages;
+  };
+  /// @param k the number of the update, from 0
+  Position position(int64_t k) const;
+  /// What the rule's weight at update k depends on.
+  Clock clock(int64_t k) const;
+  /// The update at which the average starts, or last started.
+  int64_t origin() const { return std::max(options.begins_after, restarted_at); }
+  bool has_started() const { return counter.value() > origin(); }
+  /// Makes the average a copy of the model.
+  void start_from_model();
+  /// Starts what the rule keeps from the averages, after these were set.
+  /// @param names those that were set; null: all
+  void take_values(const std::set<std::string>* names = nullptr);
+  /// Writes the average into the model if that is due after update k, and restarts it if the
+  /// options say so.
+  void write_back(int64_t k);
+
   const Options options;
   int64_t skipped = 0;
+  int64_t batch_size = 0;                   // samples of an optimizer step; 0: unknown
+  int64_t restarted_at = 0;                 // the number of the first update after the last restart
+  double filled = 0;                        // Clock::filled
+  bool wrote_back = false;                  // by the last update
+  std::shared_ptr<TensorRule> tensor_rule;  // null: the average is a weighted mean
   StepCounter counter;
   ModelCopy copy;
   ModelBinding binding;
@@ -74,6 +122,8 @@ struct AverageCore {
 
   torch::nn::Module& self_;
   Factory factory_;
+  std::string changes_;
+  int64_t changed_ = 0;
 };
 
 }  // namespace polyak

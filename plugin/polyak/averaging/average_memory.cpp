@@ -44,8 +44,10 @@ int64_t gap_before(const Slot& slot, int64_t offset) {
   return (gap < 0 ? gap + kernels::kPage : gap) / kLine * kLine;
 }
 
-bool can_move(const at::Tensor& tensor) {
-  return tensor.is_cpu() && tensor.numel() > 0 && tensor.is_non_overlapping_and_dense();
+bool can_move(const Slot& slot) {
+  const at::Tensor& tensor = slot.average;
+  return !slot.shared && tensor.is_cpu() && tensor.numel() > 0 &&
+         tensor.is_non_overlapping_and_dense();
 }
 
 int64_t room_for(const at::Tensor& tensor) {
@@ -59,15 +61,15 @@ void gather_averages(const Slots& slots) {
   places.reserve(slots.size());
   int64_t bytes = 0;
   for (const Slot& slot : slots) {
-    if (can_move(slot.average)) bytes += gap_before(slot, bytes);
+    if (can_move(slot)) bytes += gap_before(slot, bytes);
     places.push_back(bytes);
-    if (can_move(slot.average)) bytes += room_for(slot.average);
+    if (can_move(slot)) bytes += room_for(slot.average);
   }
   const at::Tensor memory = room_in_huge_pages(bytes);
   for (size_t i = 0; i < slots.size(); ++i) {
     const Slot& slot = slots[i];
     const at::Tensor& average = slot.average;
-    if (!can_move(average)) continue;
+    if (!can_move(slot)) continue;
     const at::Tensor there = at::from_blob(
         static_cast<char*>(memory.data_ptr()) + places[i], average.sizes(), average.strides(),
         [memory](void*) { /* held for as long as it is used */ }, average.options());

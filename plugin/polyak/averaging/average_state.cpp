@@ -2,10 +2,12 @@
 #include "polyak/averaging/average_state.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/grad_mode.h>
 
 #include <algorithm>
 #include <unordered_set>
 
+#include "polyak/averaging/average_core.h"
 #include "polyak/averaging/averaged_model.h"
 #include "polyak/core/log.h"
 
@@ -25,6 +27,11 @@ void for_each_storage(const AverageState& state, Action&& action) {
       if (item.tensor.has_storage()) action(item.tensor.storage().unsafeGetStorageImpl());
     }
   }
+  for (const KeptTensors& kept : state.kept) {
+    for (const NamedTensor& item : kept.tensors) {
+      action(item.tensor.storage().unsafeGetStorageImpl());
+    }
+  }
 }
 
 bool share_memory(const AverageState& a, const AverageState& b) {
@@ -42,6 +49,7 @@ AverageState AverageState::clone() const {
   copy.values = clones_of(std::move(copy.values));
   copy.exact = clones_of(std::move(copy.exact));
   copy.compensation = clones_of(std::move(copy.compensation));
+  for (KeptTensors& item : copy.kept) item.tensors = clones_of(std::move(item.tensors));
   return copy;
 }
 
@@ -60,6 +68,9 @@ AverageState AveragedModel::state_dict() {
     }
   }
   state.compensation = compensation();
+  if (core_->tensor_rule) state.kept = core_->tensor_rule->kept();
+  if (core_->restarted_at > 0) state.numbers.set("restarted_at", core_->restarted_at);
+  if (core_->filled > 0) state.numbers.set("filled", core_->filled);
   return state;
 }
 
@@ -80,6 +91,12 @@ LoadReport AveragedModel::load_state_dict(const AverageState& state) {
     }
   }
   load_compensation(state.compensation);
+  const torch::NoGradGuard no_grad;
+  if (core_->tensor_rule) core_->tensor_rule->load(state.kept);
+  const Node* const restarted_at = state.numbers.find("restarted_at");
+  core_->restarted_at = restarted_at ? restarted_at->as_int() : 0;
+  const Node* const filled = state.numbers.find("filled");
+  core_->filled = filled ? filled->as_double() : state.steps == 0 ? 0 : -1;
   if (!state.rule.empty() && state.rule != rule_name()) {
     log_warning("{}: the state was made by {}; the average continues with {}", rule_name(),
                 state.rule, rule_name());

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "polyak/averaging/kept_tensors.h"
 #include "polyak/averaging/model.h"
 #include "polyak/config/node.h"
 #include "polyak/core/export.h"
@@ -29,6 +30,13 @@ struct POLYAK_API AverageState {
   /// With `precision: compensated`, the part that float32 cannot hold: int16, in units of 2^-16 of
   /// the last place, with the shapes of the averages. Empty otherwise.
   std::vector<NamedTensor> compensation;
+  /// What rules keep beside that: BEMA its running average and first weights, SlidingWindowAverage
+  /// its mean in float64 and its snapshots. Empty for others.
+  std::vector<KeptTensors> kept;
+  /// Numbers that `steps` does not give: `restarted_at`, the update at which write_back last
+  /// restarted the average, and `filled` of averages with bias_correction. A mapping, usually
+  /// empty.
+  Node numbers = Node::mapping();
 
   /// A deep copy, on the same devices.
   AverageState clone() const;

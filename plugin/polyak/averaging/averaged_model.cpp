@@ -6,6 +6,7 @@
 #include <torch/serialize/archive.h>
 
 #include <optional>
+#include <set>
 
 #include "polyak/averaging/average_core.h"
 #include "polyak/averaging/by_aten.h"
@@ -15,6 +16,11 @@
 
 namespace polyak {
 namespace {
+
+/// Logs a line, unless the text is empty.
+void note(const AveragedModel& average, const std::string& text) {
+  if (!text.empty()) log_info("{}: {}", average.rule_name(), text);
+}
 
 /// Logs a warning, unless the text is empty.
 void warn(const AveragedModel& average, const std::string& text) {
@@ -30,8 +36,10 @@ AveragedModel::AveragedModel(const ModelRef& model, Settings settings, ModuleFac
       core_(std::make_unique<AverageCore>(
           *this,
           AverageCore::Options{settings.interval, settings.update_buffers, settings.skip_nonfinite,
-                               settings.precision, settings.device},
-          std::move(factory))) {
+                               settings.precision, settings.device, std::move(settings.scope),
+                               settings.start, settings.begins_after,
+                               std::move(settings.write_back), settings.needs_batch_size},
+          std::move(factory), std::move(settings.tensor_rule))) {
   core_->bind(model);
 }
 
@@ -54,15 +62,44 @@ int64_t AveragedModel::skipped() const {
   return core_->skipped;
 }
 
+void AveragedModel::set_batch_size(int64_t samples) {
+  core_->batch_size = samples;
+}
+
+bool AveragedModel::has_started() const {
+  return core_->has_started();
+}
+
+bool AveragedModel::wrote_back() const {
+  return core_->wrote_back;
+}
+
+bool AveragedModel::wants_optimizer_reset() const {
+  return wrote_back() && core_->options.write_back->optimizer_state() == OptimizerStateAfter::reset;
+}
+
+std::string AveragedModel::find_nonfinite() const {
+  const AverageCore& core = core_->ready();
+  if (!core.has_started() || core.is_swapped()) return {};
+  const torch::NoGradGuard no_grad;
+  const std::string* bad = core.tensors.find_nonfinite_average();
+  return bad ? *bad : std::string();
+}
+
 double AveragedModel::weight(int64_t k) const {
   if (k < 0) fail<Error>("{}: weight(k) counts updates from 0, got {}", rule_name(), k);
-  return k == 0 ? 1.0 : rule(k);
+  const AverageCore::Position position = core_->position(k);
+  if (position.starts) return 1;
+  if (position.since_start < 0) return core_->options.start == AverageStart::initial ? 0 : 1;
+  return rule(core_->clock(k));
 }
 
 void AveragedModel::avg_func(const at::Tensor& averaged, const at::Tensor& source,
                              int64_t k) const {
   const torch::NoGradGuard no_grad;
-  const double weight = rule(k);
+  Clock clock(k);
+  clock.batch_size = core_->batch_size;
+  const double weight = rule(clock);
   warn(*this, core_->stall.check_half(averaged, weight));
   lerp_by_aten(averaged, source, weight);
 }
@@ -84,7 +121,14 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     }
     AverageCore& core = *averages[i]->core_;
     core.prepare(model);
-    core.engine.check_capture(core.counter.value(), core.options.interval);
+    note(*averages[i], core.take_changes());
+    core.check_capture();
+    if (core.options.needs_batch_size && core.batch_size <= 0) {
+      fail<Error>(
+          "{}: base_batch_size needs the samples of an optimizer step, which are unknown; call "
+          "set_batch_size() before the first update",
+          averages[i]->rule_name());
+    }
   }
 
   // Everything that can throw for a single average comes before the first change.
@@ -92,32 +136,38 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     AveragedModel* average;
     AverageCore* core;
     Plan* plan;
+    AverageCore::Position position;
     double weight;
-    bool averages;
+    bool averages;  // by the plan
     bool skipped;
+    std::optional<bool> finite;
   };
   c10::SmallVector<Turn, 8> turns;
-  std::optional<bool> finite[2];  // checked once for all averages of the same tensors
   for (AveragedModel* average : averages) {
     AverageCore& core = *average->core_;
     Plan* const plan = core.engine.plan();
     bool skipped = false;
+    std::optional<bool> finite;
     if (core.options.skip_nonfinite) {
-      std::optional<bool>& known = finite[core.options.update_buffers ? 1 : 0];
-      if (!known) known = plan->model_is_finite();
-      skipped = !*known;
+      for (const Turn& turn : turns) {  // checked once for all averages of the same tensors
+        if (turn.finite && turn.core->options.covers_as(core.options)) finite = turn.finite;
+      }
+      if (!finite) finite = plan->model_is_finite();
+      skipped = !*finite;
       if (skipped) warn(*average, core.count_skipped());
     }
     const int64_t k = core.counter.value();
-    const bool averages_now = !skipped && k > 0 && k % core.options.interval == 0;
-    const double weight = averages_now ? average->weight(k) : 0.0;
-    turns.push_back({average, &core, plan, weight, averages_now, skipped});
+    const AverageCore::Position position = core.position(k);
+    const bool averages_now = !skipped && position.averages;
+    const double weight = averages_now ? average->rule(core.clock(k)) : 0.0;
+    turns.push_back({average, &core, plan, position, weight, averages_now && !core.tensor_rule,
+                     skipped, finite});
   }
   JointUpdate joint;
   for (const Turn& turn : turns) {
     const JointUpdate::Share share{turn.plan, turn.weight,
                                    turn.averages || turn.plan->is_captured_now(),
-                                   !turn.skipped && turn.core->counter.value() > 0};
+                                   !turn.skipped && turn.position.since_start > 0};
     turn.plan->offload() ? JointUpdate(share).place_on_gpus() : joint.add(share);
   }
   joint.place_on_gpus();
@@ -126,14 +176,13 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     if (turn.skipped) continue;
     AverageCore& core = *turn.core;
     const int64_t k = core.counter.value();
-    if (k == 0) {
-      core.tensors.copy_from_model();
-    } else if (turn.plan->offload()) {
+    if (turn.position.starts) {
+      core.start_from_model();
+    } else if (turn.plan->offload() && turn.position.since_start > 0) {
       core.engine.update_in_background(turn.weight, turn.averages);
     }
     if (turn.averages && core.stall.is_due()) {
-      warn(*turn.average, core.stall.check(core.tensors.slots(), core.options.update_buffers,
-                                           turn.average->lasting_weight()));
+      warn(*turn.average, core.stall.check(core.tensors.slots(), turn.average->lasting_weight()));
     }
     if ((k & (k - 1)) == 0) {
       warn(*turn.average,
@@ -143,10 +192,26 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
   joint.run();
   for (const Turn& turn : turns) {
     if (turn.skipped) continue;
+    AverageCore& core = *turn.core;
     if (turn.plan->is_captured_now()) {
-      turn.core->engine.keep_for_replays();
-    } else {
-      turn.core->counter.set(turn.core->counter.value() + 1);
+      core.engine.keep_for_replays();
+      continue;
+    }
+    const int64_t k = core.counter.value();
+    if (turn.position.starts || turn.position.averages) {
+      const Clock clock = core.clock(k);
+      if (core.tensor_rule && turn.position.averages) {
+        core.engine.wait();
+        core.tensor_rule->update(core.tensors.slots(), clock, turn.weight);
+      }
+      core.filled = std::max(turn.average->filled_after(clock), 0.0);
+    }
+    core.counter.set(k + 1);
+  }
+  // Last, since each changes the model that the others average.
+  for (const Turn& turn : turns) {
+    if (!turn.skipped && !turn.plan->is_captured_now()) {
+      turn.core->write_back(turn.core->counter.value() - 1);
     }
   }
 }
@@ -163,8 +228,10 @@ void AveragedModel::prepare_replay() {
   AverageCore& core = core_->ready();
   core.engine.check_replay(core.tensors);
   const int64_t k = steps();
-  const bool averages = k % core.options.interval == 0;
-  core.engine.set_replay(averages ? weight(k) : 0.0, averages);
+  const bool averages = core.position(k).averages;
+  const Clock clock = core.clock(k);
+  core.engine.set_replay(averages ? rule(clock) : 0.0, averages);
+  if (averages) core.filled = std::max(filled_after(clock), 0.0);
   core.counter.set(k + 1);
 }
 
@@ -172,9 +239,10 @@ void AveragedModel::prepare_replay() {
 
 SwapGuard AveragedModel::swap(const ModelRef& model, SwapMode mode) {
   AverageCore& core = core_->ready();
-  if (core.is_swapped() || steps() == 0) return {};
+  if (core.is_swapped() || !core.has_started()) return {};
   const torch::NoGradGuard no_grad;
   core.bind(model);
+  note(*this, core.take_changes());
   if (model.is_list()) mode = SwapMode::copy;
   warn(*this, core.binding.orphans(core.tensors.slots(), steps(), /*look_at_gradients=*/false));
   if (mode == SwapMode::copy) {
@@ -197,6 +265,10 @@ torch::OrderedDict<std::string, at::Tensor> AveragedModel::named_averages() cons
   return core_->ready().tensors.averages();
 }
 
+AverageCoverage AveragedModel::coverage() const {
+  return core_->ready().tensors.coverage();
+}
+
 std::vector<NamedTensor> AveragedModel::state() {
   refresh_module();
   return core_->tensors.module_tensors();
@@ -207,6 +279,9 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
   const torch::NoGradGuard no_grad;
   LoadReport report = core.tensors.load(values);
   core.counter.set(steps);
+  std::set<std::string> names;
+  for (const NamedTensor& value : values) names.insert(value.name);
+  core.take_values(&names);
   core.refresh_module();
   return report;
 }
@@ -223,7 +298,9 @@ void AveragedModel::reset(const ModelRef& model) {
   AverageCore& core = core_->ready_for("reset");
   const torch::NoGradGuard no_grad;
   core.bind(model);
-  core.tensors.copy_from_model();
+  note(*this, core.take_changes());
+  core.start_from_model();
+  core.restarted_at = 0;
   core.counter.set(0);
 }
 
@@ -231,12 +308,14 @@ void AveragedModel::copy_to(const ModelRef& model) {
   AverageCore& core = core_->ready_for("copy_to");
   const torch::NoGradGuard no_grad;
   core.bind(model);
+  note(*this, core.take_changes());
   core.tensors.check_writable("copy_to: cannot write", "swap");
   core.tensors.copy_to_model();
 }
 
 void AveragedModel::rebind(const ModelRef& model) {
   core_->ready_for("rebind").bind(model);
+  note(*this, core_->take_changes());
 }
 
 // ---- torch::nn::Module
@@ -291,6 +370,7 @@ void AveragedModel::load(torch::serialize::InputArchive& archive) {
   archive.read("steps", steps, /*is_buffer=*/true);
   torch::serialize::InputArchive of_module;
   archive.read("module", of_module);
+  core.tensors.unshare();  // an archive is not loaded into the model
   load_module(of_module, *core.copy.module);
   core.counter.load(steps);
   core.sync_from_module();

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "polyak/averaging/average_coverage.h"
 #include "polyak/averaging/load_report.h"
 #include "polyak/averaging/model.h"
 #include "polyak/averaging/refreshable.h"
@@ -24,6 +25,7 @@ namespace polyak {
 
 struct AverageCore;
 struct AverageState;
+class TensorRule;
 
 /// Makes an empty module of the model's class, for models that cannot be cloned.
 using ModuleFactory = std::function<std::shared_ptr<torch::nn::Module>()>;
@@ -55,18 +57,24 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   struct Context {
     std::optional<ModelRef> model;     // always set
     std::optional<int64_t> max_iters;  // updates that the run will make, if known
+    RunLengths lengths = {};           // what options in other units than updates are relative to
   };
 
   ~AveragedModel() override;
 
   /// Updates the average with the model's current weights. The first call copies them; call k
   /// (counted from 0) averages with weight(k) if k is a multiple of `interval`. Call it once after
-  /// each optimizer step. A tensor that was replaced under its name, by itself or with its module,
-  /// is still averaged. This does not hold for a list of tensors, which cannot detect it, or for
-  /// integer buffers of TorchScript, which code reassigns in each forward pass: only rebind()
-  /// looks those up.
-  /// @throws Error if the model lacks an averaged tensor, if a shape or the kind of numbers (real,
-  ///   complex, integer) differs, or while the averaged weights are swapped in
+  /// each optimizer step.
+  ///
+  /// Layers may come and go. A tensor that was added to the model since the last update starts as a
+  /// copy, and one that was removed leaves the average. One that was replaced under its name
+  /// continues its average if the shape is the same, and else starts as a copy; a tensor that got
+  /// another name continues. A line of the log names them. A list of tensors does not show this,
+  /// nor do integer buffers of TorchScript, which code reassigns in each forward pass: only
+  /// rebind() looks those up.
+  /// @throws Error if another model than before lacks an averaged tensor or has another shape, if a
+  ///   kind of numbers (real, complex, integer) differs, or while the averaged weights are swapped
+  ///   in
   void update_parameters(const ModelRef& model);
 
   /// With `device: cpu` and a model on a GPU, an update copies the weights while the GPU does other
@@ -86,11 +94,27 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// @throws Error if no update was captured, or the model's tensors were moved since
   void prepare_replay();
 
+  /// Samples of an optimizer step, for `base_batch_size`. 0: unknown.
+  void set_batch_size(int64_t samples);
+  /// Whether the average holds anything but the weights that it starts with: false before the first
+  /// update, before `begin`, and after a restart.
+  bool has_started() const;
+  /// Whether the last update wrote the average into the model (`write_back`).
+  bool wrote_back() const;
+  /// Whether it did, and the options say that the optimizer's state does not fit the model any
+  /// more.
+  bool wants_optimizer_reset() const;
+
   /// Calls of update_parameters so far, except those that skip_nonfinite skipped.
   int64_t steps() const;
   /// Calls that changed nothing because the model held a NaN or an infinity (skip_nonfinite).
   int64_t skipped() const;
-  /// The weight of the new value at call k >= 1, for any interval; 1 at k = 0, which copies.
+  /// The name of an averaged tensor that holds a NaN or an infinity, or "". Such an average stays
+  /// so. Reads the averages once, a third of what an update moves; waits for a GPU. "" before the
+  /// first update, and while the averaged weights are swapped in.
+  std::string find_nonfinite() const;
+  /// The weight of the new value at call k >= 1, for any interval; 1 at k = 0, which copies, unless
+  /// the average starts with the initial weights.
   double weight(int64_t k) const;
   /// Applies the rule to one tensor, in place: `averaged += rule(k) * (source - averaged)`, with
   /// the formula's own value at k = 0 too (the method `avg_func` of MMEngine's averaged models).
@@ -112,6 +136,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// precision model, float64 if the option `precision` says so. Handles to the averages, not
   /// copies.
   torch::OrderedDict<std::string, at::Tensor> named_averages() const;
+  /// What the average does with each of the model's tensors, and the memory that takes.
+  AverageCoverage coverage() const;
   /// The same in the model's dtypes: what a checkpoint stores.
   std::vector<NamedTensor> state();
   /// Everything that an average needs to continue with the same bits, as handles to the average's
@@ -134,8 +160,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   void reset(const ModelRef& model);
   /// Copies the averaged values into the model (parameters and buffers).
   void copy_to(const ModelRef& model);
-  /// Looks up the model's tensors again: after parameters were added, or replaced in a way that an
-  /// update does not detect.
+  /// Looks up the model's tensors again, as an update does for a model whose layers changed.
   void rebind(const ModelRef& model);
 
   /// The copy of the model that holds the averaged weights, for forward passes.
@@ -158,6 +183,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// The rule's name and options, as in a config.
   virtual std::string rule_name() const = 0;
   virtual Node rule_options() const = 0;
+  /// The options that it has without any setting; null: unknown.
+  virtual Node rule_defaults() const { return {}; }
 
   /// Like those of torch::nn::Module, for the average alone.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
@@ -172,11 +199,17 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
  protected:
   /// The options that every average has; see AverageOptions.
   struct Settings {
-    int64_t interval = 1;                       // AverageOptions::interval()
-    bool update_buffers = false;                // AverageOptions::update_buffers()
-    std::optional<c10::Device> device;          // AverageOptions::device()
-    Precision precision = Precision::standard;  // AverageOptions::precision()
-    bool skip_nonfinite = false;                // AverageOptions::skip_nonfinite()
+    int64_t interval = 1;                             // AverageOptions::interval()
+    bool update_buffers = false;                      // AverageOptions::update_buffers()
+    std::optional<c10::Device> device;                // AverageOptions::device()
+    Precision precision = Precision::standard;        // AverageOptions::precision()
+    bool skip_nonfinite = false;                      // AverageOptions::skip_nonfinite()
+    AverageScope scope = {};                          // AverageOptions::scope()
+    AverageStart start = AverageStart::first_update;  // AverageOptions::start()
+    int64_t begins_after = 0;                         // AverageOptions::begins_after()
+    std::optional<WriteBackOptions> write_back;       // AverageOptions::write_back()
+    bool needs_batch_size = false;                    // AverageOptions::base_batch_size()
+    std::shared_ptr<TensorRule> tensor_rule;          // of averages that need more than a weight
   };
   /// Checks a rule's options and returns the settings of this class. @throws ConfigError
   template <class O>
@@ -185,16 +218,27 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
     if constexpr (std::is_base_of_v<MomentumOptions<O>, O>) {
       warn_if_decay(options.momentum(), rule_name);
     }
-    return {options.interval(), options.update_buffers(), options.device(), options.precision(),
-            options.skip_nonfinite()};
+    return {options.interval(),
+            options.update_buffers(),
+            options.device(),
+            options.precision(),
+            options.skip_nonfinite(),
+            options.scope(),
+            options.start(),
+            options.begins_after(),
+            options.write_back(),
+            options.base_batch_size().has_value(),
+            nullptr};
   }
   AveragedModel(const ModelRef& model, Settings settings, ModuleFactory factory = nullptr);
 
-  /// The formula: the weight of the new value at call k >= 0.
-  virtual double rule(int64_t k) const = 0;
+  /// The formula: the weight of the new value at an update.
+  virtual double rule(const Clock& clock) const = 0;
+  /// See AverageOptions::filled_after().
+  virtual double filled_after(const Clock& /*clock*/) const { return -1; }
   /// The weight that the rule uses for most of a run, after a fast start and before an end at 0.
   /// The warning about an average that cannot move depends on it.
-  virtual double lasting_weight() const { return rule(1); }
+  virtual double lasting_weight() const { return rule(Clock(1)); }
 
  private:
   friend void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& model);

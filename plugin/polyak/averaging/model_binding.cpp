@@ -3,7 +3,8 @@
 
 #include <fmt/ranges.h>
 
-#include <vector>
+#include <algorithm>
+#include <unordered_set>
 
 namespace polyak {
 namespace {
@@ -20,6 +21,17 @@ void ModelBinding::bind(const ModelRef& model) {
           : model.script()  ? ModuleTree(*model.script())
                             : ModuleTree();
   list_watch_ = model.is_list() ? std::make_unique<ListWatch>(model.list_->averages) : nullptr;
+}
+
+bool ModelBinding::is_of(const ModelRef& model, const Slots& slots,
+                         const std::vector<NamedTensor>& tensors) const {
+  if (!identity_.is(model)) return false;
+  if (identity_.is_certain()) return true;
+  std::unordered_set<const void*> ours;  // the slots keep them alive
+  for (const Slot& slot : slots) ours.insert(slot.source.unsafeGetTensorImpl());
+  return std::any_of(tensors.begin(), tensors.end(), [&](const NamedTensor& item) {
+    return ours.count(item.tensor.unsafeGetTensorImpl()) != 0;
+  });
 }
 
 std::string ModelBinding::orphans(const Slots& slots, int64_t steps, bool look_at_gradients) {

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "polyak/averaging/list_watch.h"
 #include "polyak/averaging/model.h"
@@ -23,6 +24,11 @@ class ModelBinding {
   /// tensors: tensors are compared by address, and the address of a held tensor is not reused. Does
   /// not allocate.
   bool is_current(const ModelRef& model) const { return identity_.is(model) && tree_.is_current(); }
+
+  /// Whether the handle refers to the bound model, whatever became of its layers. A module without
+  /// an owner, which is known by its address alone, must still have one of the slots' tensors.
+  bool is_of(const ModelRef& model, const Slots& slots,
+             const std::vector<NamedTensor>& tensors) const;
 
   /// The model's class, for messages.
   const std::string& model_class() const { return model_class_; }

@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <set>
+
 #include "polyak/core/error.h"
 
 namespace polyak {
@@ -77,6 +79,23 @@ ModelCopy copy_model(const ModelRef& model, const std::vector<NamedTensor>& tens
   if (device) copy.module->to(*device);
   if (model.nn_module()) copy_training_flags(*model.nn_module(), *copy.module);
   return copy;
+}
+
+void use_skeleton_if_outdated(ModelCopy& copy, const std::vector<NamedTensor>& tensors) {
+  std::set<std::string> lacking;
+  for (const NamedTensor& item : tensors) lacking.insert(item.name);
+  std::string extra;
+  for (const NamedTensor& item : ModelRef(copy.module).tensors()) {
+    if (lacking.erase(item.name) == 0) extra = item.name;
+  }
+  if (lacking.empty() && extra.empty()) return;
+  copy.why_not_to_run =
+      lacking.empty()
+          ? fmt::format("its copy has {}, which was removed from the model", extra)
+          : fmt::format("its copy lacks {}, which was added to the model", *lacking.begin());
+  const bool training = copy.module->is_training();
+  copy.module = make_skeleton(tensors);
+  copy.module->train(training);
 }
 
 }  // namespace polyak

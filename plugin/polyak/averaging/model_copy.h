@@ -30,4 +30,8 @@ ModelCopy copy_model(const ModelRef& model, const std::vector<NamedTensor>& tens
                      const std::function<std::shared_ptr<torch::nn::Module>()>& factory,
                      const std::optional<c10::Device>& device);
 
+/// For a model whose layers changed since a copy was made: a clone or the factory may still make
+/// the old ones. If the names differ from the model's, takes a tree of plain modules instead.
+void use_skeleton_if_outdated(ModelCopy& copy, const std::vector<NamedTensor>& tensors);
+
 }  // namespace polyak

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace torch {
@@ -32,24 +33,30 @@ class ModuleTree {
   /// Without integer buffers, which TorchScript's BatchNorm reassigns in each forward pass.
   explicit ModuleTree(const torch::jit::Module& root);
 
-  /// Whether every dictionary of parameters, buffers or children that had an entry still has the
-  /// same ones, and the root's dictionaries have no new ones. The root must be alive; anything else
-  /// that is gone is detected.
+  /// Whether every dictionary of parameters, buffers or children still has the same entries, and no
+  /// new ones. The root must be alive; anything else that is gone is detected.
   bool is_current() const;
 
  private:
-  enum class Kind { tensors, modules, script };
-  /// A dictionary of tensors or of modules, or a script's object, and how many of `seen_` are its
-  /// entries.
+  /// A module, and how many of `seen_` are its parameters, its buffers and its children.
   struct Part {
-    const void* holder;
-    Kind kind;
+    const torch::nn::Module* module;
+    uint32_t parameters;
+    uint32_t buffers;
+    uint32_t children;
+    const void* entries[2];  // where some of them were, to be read ahead
+  };
+  /// A script's object, and how many of `seen_` are its slots.
+  struct ScriptPart {
+    const c10::ivalue::Object* object;
     size_t size;
   };
-  void add(const torch::nn::Module& module, bool is_root);
+  void add(const torch::nn::Module& module);
   void add(const c10::ivalue::Object& script);
+  static void read_ahead(const Part& part);
 
-  std::vector<Part> parts_;        // parents first
+  std::vector<Part> parts_;  // parents first
+  std::vector<ScriptPart> script_parts_;
   std::vector<const void*> seen_;  // null: may change
 };
 

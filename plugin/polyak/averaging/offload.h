@@ -20,6 +20,7 @@ class Offload {
   c10::Device device() const { return device_; }
 
   /// Adds a dense tensor of the device. @return where its values arrive: pinned, the same strides
+  /// @param buffer whether it is copied at every update, like the buffers that are not averaged
   at::Tensor add(const at::Tensor& source, bool buffer);
 
   /// Starts to copy the buffers, and the parameters if `parameters`, after the work that the

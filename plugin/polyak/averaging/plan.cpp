@@ -98,8 +98,7 @@ void Plan::Copies::copy_by_aten(const Slots& slots) const {
   for (const size_t i : by_aten) slots[i].average.copy_(slots[i].source);
 }
 
-Plan::Plan(std::shared_ptr<const Slots> slots, bool update_buffers, bool check_finite)
-    : slots_(std::move(slots)) {
+Plan::Plan(std::shared_ptr<const Slots> slots, bool check_finite) : slots_(std::move(slots)) {
   std::vector<kernels::Span> averaged;
   std::vector<kernels::Span> averaged_buffers;
   std::vector<kernels::Span> checked;
@@ -111,19 +110,19 @@ Plan::Plan(std::shared_ptr<const Slots> slots, bool update_buffers, bool check_f
         {from, to, from->data(), to->unsafe_storage(), layout_of(*from), from->dtype()});
     on_gpu_ = on_gpu_ || DeviceTables::has_kernel(slot.source.device()) ||
               DeviceTables::has_kernel(slot.average.device());
-    const bool is_number = is_averageable(slot.average);
-    const bool is_averaged = is_number && is_for_averaging(slot, update_buffers);
-    const at::Tensor source = source_on_host(slot, is_averaged);
-    const auto span = is_number ? span_of(slot, source) : std::nullopt;
-    if (check_finite && is_averaged) {
+    if (slot.shared || slot.mode == TensorMode::keep) continue;
+    const bool averages = is_averaged(slot);
+    const at::Tensor source = source_on_host(slot, averages);
+    const auto span = averages ? span_of(slot, source) : std::nullopt;
+    if (check_finite && averages) {
       span&& slot.source.is_cpu() ? checked.push_back(*span) : checked_by_aten_.push_back(i);
     }
     const c10::Device device = slot.average.device();
     kernels::CudaRow* on_gpu =
         DeviceTables::has_kernel(device) ? &on_gpus_[device.index()] : nullptr;
-    if (!is_for_averaging(slot, update_buffers)) {
+    if (slot.mode != TensorMode::average) {
       buffers_.add(slot, source, i, on_gpu ? &on_gpu->copied : nullptr);
-    } else if (!is_number) {
+    } else if (!averages) {
       integers_.add(slot, source, i, on_gpu ? &on_gpu->copied_with_it : nullptr);
     } else if (span && on_gpu) {
       on_gpu->averaged.push_back(*span);
@@ -183,7 +182,7 @@ at::Tensor Plan::source_on_host(const Slot& slot, bool averaged) {
   if (!travels) return slot.source;
   if (!offload_) offload_ = std::make_unique<Offload>(slot.source.device());
   if (slot.source.device() != offload_->device()) return slot.source;  // a model on two devices
-  return offload_->add(slot.source, slot.buffer);
+  return offload_->add(slot.source, slot.buffer || slot.mode != TensorMode::average);
 }
 
 void Plan::run_aten(double weight) const {

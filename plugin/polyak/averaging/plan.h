@@ -23,7 +23,7 @@ namespace polyak {
 /// JointUpdate runs updates with plans.
 class Plan {
  public:
-  Plan(std::shared_ptr<const Slots> slots, bool update_buffers, bool check_finite);
+  Plan(std::shared_ptr<const Slots> slots, bool check_finite);
 
   /// Whether every tensor still has the storage, size and dtype that the plan was made for.
   bool is_current() const;

@@ -59,8 +59,8 @@ void set_module_tensor(Slot& slot, const at::Tensor& data) {
   for (const at::Tensor& alias : slot.aliases) alias.set_data(slot.module_tensor.variable_data());
 }
 
-void settle_precision(Slot& slot, Precision precision, bool averaged) {
-  averaged = averaged && slot.module_tensor.is_floating_point();
+void settle_precision(Slot& slot, Precision precision) {
+  const bool averaged = slot.mode == TensorMode::average && slot.module_tensor.is_floating_point();
   const at::ScalarType dtype = slot.module_tensor.scalar_type();
   const at::ScalarType wanted = !averaged                         ? dtype
                                 : precision == Precision::float64 ? at::kDouble
@@ -87,11 +87,11 @@ void settle_precision(Slot& slot, Precision precision, bool averaged) {
   }
 }
 
-std::string StallCheck::check(const Slots& slots, bool update_buffers, double weight) {
+std::string StallCheck::check(const Slots& slots, double weight) {
   if (checked_) return {};
   checked_ = true;
   for (const Slot& slot : slots) {
-    if (!slot.average.is_floating_point() || !is_for_averaging(slot, update_buffers)) continue;
+    if (!slot.average.is_floating_point() || !is_averaged(slot)) continue;
     const at::ScalarType type = slot.average.scalar_type();
     const bool compensated = slot.residual.defined();
     if (is_stalled(type, compensated, weight)) return text_of_stall(type, compensated, weight);

@@ -22,8 +22,7 @@ void set_module_tensor(Slot& slot, const at::Tensor& data);
 
 /// Gives the average the dtype that belongs to the module's tensor, and that tensor's device. Its
 /// value stays. Does nothing if both are right already.
-/// @param averaged whether the slot is averaged rather than copied, if its numbers can be
-void settle_precision(Slot& slot, Precision precision, bool averaged);
+void settle_precision(Slot& slot, Precision precision);
 
 /// Warns once if an average cannot move: if an update of a value that differs from its source by
 /// less than 5 % would be rounded away.
@@ -33,7 +32,7 @@ class StallCheck {
   bool is_due() const { return !checked_; }
   /// @param weight the weight of updates for most of the run
   /// @return a warning; empty if there is nothing to report
-  std::string check(const Slots& slots, bool update_buffers, double weight);
+  std::string check(const Slots& slots, double weight);
   /// The same for one half precision tensor that the caller averages; ignores other dtypes.
   std::string check_half(const at::Tensor& averaged, double weight);
 

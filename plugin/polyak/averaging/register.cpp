@@ -11,6 +11,12 @@ void register_averages(Catalog& catalog) {
   register_average<ExpMomentumEMA>(catalog);
   register_average<StochasticWeightAverage>(catalog);
   register_average<CosineEMA>(catalog);
+  register_average<WarmupEMA>(catalog);
+  register_average<RampUpEMA>(catalog);
+  register_average<GrowingHalfLifeEMA>(catalog);
+  register_average<BEMA>(catalog);
+  register_average<SlidingWindowAverage>(catalog);
+  register_average<PowerFunctionEMA>(catalog);
 }
 
 }  // namespace polyak

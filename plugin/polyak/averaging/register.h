@@ -6,7 +6,7 @@
 
 namespace polyak {
 
-/// Registers the five averages of this library.
+/// Registers the averages of this library.
 POLYAK_API void register_averages(Catalog& catalog);
 
 }  // namespace polyak

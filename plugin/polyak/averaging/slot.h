@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "polyak/rules/tensor_mode.h"
+
 namespace polyak {
 
 /// One distinct tensor of a model and its average.
@@ -22,6 +24,9 @@ struct Slot {
   // average alone stays.
   at::ScalarType followed_dtype;
   c10::Device followed_device;
+  TensorMode mode = TensorMode::average;  // what an update does with it
+  bool shared = false;  // module_tensor has the source's storage, and must not be written
+  bool frozen = false;  // `mode` is TensorMode::share until the source requires a gradient
 
   /// Whether the average is stored separately from the averaged module's tensor.
   bool is_apart() const { return !average.is_same(module_tensor); }
@@ -33,9 +38,9 @@ inline bool is_averageable(const at::Tensor& tensor) {
   return tensor.is_floating_point() || tensor.is_complex();
 }
 
-/// Whether the slot is averaged if its numbers can be: buffers only on request.
-inline bool is_for_averaging(const Slot& slot, bool update_buffers) {
-  return !slot.buffer || update_buffers;
+/// Whether updates average the slot's numbers.
+inline bool is_averaged(const Slot& slot) {
+  return slot.mode == TensorMode::average && is_averageable(slot.average);
 }
 
 /// Whether both are real, both complex, or both integer.

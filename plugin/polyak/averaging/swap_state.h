@@ -12,8 +12,9 @@ namespace polyak {
 /// What a SwapGuard holds: the model's tensors and their raw values.
 struct SwapState {
   struct Item {
-    at::Tensor live;  // the model's tensor
-    at::Tensor raw;   // what it held
+    at::Tensor live;    // the model's tensor
+    at::Tensor raw;     // what it held
+    bool left = false;  // it still holds that
   };
 
   explicit SwapState(SwapMode mode) : mode(mode) {}
@@ -24,7 +25,12 @@ struct SwapState {
   /// Sets the raw value aside and puts `data` into the model. In copy mode, call keep() for all
   /// tensors first, because they may overlap.
   void keep(const at::Tensor& live);
+  /// Lists a tensor that stays as it is.
+  void leave(const at::Tensor& live);
   void put(size_t i, const at::Tensor& data);
+
+  /// Whether a tensor of a model holds another storage than its own, because of some swap.
+  static bool is_swapped(const at::Tensor& live);
 
   SwapMode mode;
   std::vector<Item> items;

@@ -9,7 +9,7 @@
 namespace polyak {
 
 void UpdateEngine::make_plan(const AveragedTensors& tensors) {
-  plan_ = std::make_shared<Plan>(tensors.shared_slots(), update_buffers_, check_finite_);
+  plan_ = std::make_shared<Plan>(tensors.shared_slots(), check_finite_);
   revision_ = tensors.revision();
 }
 
@@ -44,9 +44,9 @@ void UpdateEngine::update_in_background(double weight, bool averages) {
 
 // ---- CUDA graphs
 
-void UpdateEngine::check_capture(int64_t steps, int64_t interval) const {
+void UpdateEngine::check_capture(bool has_started, int64_t interval) const {
   if (!plan_->is_captured_now()) return;
-  if (steps == 0) {
+  if (!has_started) {
     fail<Error>(
         "update_parameters: the first update copies and cannot be part of a CUDA graph; call it "
         "once before the capture");

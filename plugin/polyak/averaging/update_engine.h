@@ -17,8 +17,7 @@ namespace polyak {
 /// updates several averages in one pass.
 class UpdateEngine {
  public:
-  UpdateEngine(bool update_buffers, bool check_finite)
-      : update_buffers_(update_buffers), check_finite_(check_finite) {}
+  explicit UpdateEngine(bool check_finite) : check_finite_(check_finite) {}
 
   /// Whether the plan fits the current tensors.
   bool fits(const AveragedTensors& tensors) const {
@@ -41,7 +40,7 @@ class UpdateEngine {
   void fence();
 
   /// @throws Error if a CUDA graph is being captured that cannot capture the update
-  void check_capture(int64_t steps, int64_t interval) const;
+  void check_capture(bool has_started, int64_t interval) const;
   /// Call it after an update was captured.
   void keep_for_replays();
   /// @throws Error if no update was captured, or not with the current tensors
@@ -56,7 +55,6 @@ class UpdateEngine {
     std::weak_ptr<const Plan> plan;
   };
 
-  bool update_buffers_;
   bool check_finite_;
   bool defer_fence_ = false;
   std::shared_ptr<Plan> plan_;

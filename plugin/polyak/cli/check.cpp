@@ -5,9 +5,12 @@
 
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
+#include "polyak/cli/horizon.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/run_arguments.h"
 #include "polyak/cli/streams.h"
+#include "polyak/core/log.h"
+#include "polyak/runtime/hook_list.h"
 #include "polyak/trainer/train_runner.h"
 
 namespace polyak::cli {
@@ -16,7 +19,13 @@ namespace {
 int check(const RunArguments& arguments) {
   const ConsoleLog log;
   Catalog& catalog = registered();
-  const TrainRunner runner(read_config(arguments), catalog, TrainRunner::Purpose::check);
+  TrainRunner runner(read_config(arguments), catalog, TrainRunner::Purpose::check);
+  runner.hooks().call([&](Hook& hook) {
+    if (hook.name() == "EMAHook") hook.before_run(runner);  // builds its average
+  });
+  for (const NamedAverage& item : runner.averages()) {
+    if (const std::string text = horizon_warning(item); !text.empty()) log_warning("{}", text);
+  }
   print("{}", runner.config().dump());
   return 0;
 }

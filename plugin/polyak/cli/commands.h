@@ -23,5 +23,6 @@ void add_list(CLI::App& app, int& status);
 void add_describe(CLI::App& app, int& status);
 void add_inspect(CLI::App& app, int& status);
 void add_convert(CLI::App& app, int& status);
+void add_average(CLI::App& app, int& status);
 
 }  // namespace polyak::cli

@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   cli::add_describe(app, status);
   cli::add_inspect(app, status);
   cli::add_convert(app, status);
+  cli::add_average(app, status);
 
   if (argc > 1 &&
       argv[1][0] != '-') {  // for a misspelt command, CLI11 only says that one is needed

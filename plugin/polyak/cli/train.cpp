@@ -41,7 +41,12 @@ int train(const RunArguments& arguments) {
   print("\nFiles are in {}.{}\n", runner.work_dir(),
         has_first && !file.empty() ? " A checkpoint's state_dict holds the averaged weights." : "");
   const int signal = runner.stop_signal();
-  if (signal == 0) return 0;
+  if (signal == 0) {  // the log has said which average it is
+    const bool bad = std::any_of(averages.begin(), averages.end(), [](const NamedAverage& item) {
+      return !item.average->find_nonfinite().empty();
+    });
+    return bad ? 1 : 0;
+  }
   const int64_t done = runner.progress().iter;
   log_warning("{} stopped training after iteration {}; {}", signal_name(signal), done,
               !file.empty() ? fmt::format("--resume continues from {}", file)

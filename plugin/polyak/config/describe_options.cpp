@@ -84,7 +84,9 @@ class Describer : public OptionReader {
   void key(const Key& key, ConstOptionValue value) override {
     KeyDescription description;
     description.name = key.name;
-    description.type = std::visit([](const auto* member) { return type_name(member); }, value);
+    description.type =
+        key.type ? key.type
+                 : std::visit([](const auto* member) { return type_name(member); }, value);
     if (!key.required) description.default_value = default_text(value);
     description.range = key.choices.empty()
                             ? key.bounds.text()

@@ -40,6 +40,7 @@ struct Key {
   Bounds bounds;                     // of a number
   std::vector<std::string> choices;  // for strings; empty: any
   bool required = false;             // a config must give it
+  const char* type = nullptr;        // for the documentation; null: that of the member
 };
 
 }  // namespace polyak

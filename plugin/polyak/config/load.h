@@ -32,5 +32,8 @@ POLYAK_API Node parse_config(const std::string& text, const std::string& name = 
 /// a list, as in MMEngine.
 /// @throws ConfigError for an invalid key or value.
 POLYAK_API void apply_override(Node& config, const std::string& assignment);
+/// The same from another option of a command line, such as `--set`, which messages name.
+POLYAK_API void apply_override(Node& config, const std::string& assignment,
+                               const std::string& option);
 
 }  // namespace polyak

@@ -24,7 +24,20 @@ class ReadOnly : public OptionVisitor {
   }
   void show(const Key& key, const TextOption& option) {
     const std::optional<std::string> text = option.get(option.member);
+    if (option.numeric) {
+      const Node node = text ? Node::scalar(*text, false) : Node();
+      Key typed = key;
+      typed.type = option.nullable ? "length or null" : "length";
+      return reader_.key(typed, &node);
+    }
     option.nullable ? reader_.key(key, &text) : reader_.key(key, &text.value());
+  }
+  void show(const Key& key, const NestedOption& option) {
+    const Options* const value = option.get(option.member);
+    const Node node = value ? options_to_node(*value) : Node();
+    Key typed = key;
+    typed.type = "mapping or null";
+    reader_.key(typed, &node);
   }
 
   OptionReader& reader_;
@@ -46,16 +59,16 @@ OptionError::OptionError(std::string key, const std::string& problem)
 OptionError::~OptionError() = default;
 
 void OptionVisitor::key(const char* name, OptionValue value, const char* doc, Bounds bounds) {
-  visit(Key{name, doc, bounds, {}, false}, value);
+  visit(Key{name, doc, bounds, {}, false, nullptr}, value);
 }
 
 void OptionVisitor::choice(const char* name, OptionValue value,
                            std::initializer_list<const char*> choices, const char* doc) {
-  visit(Key{name, doc, {}, {choices.begin(), choices.end()}, false}, value);
+  visit(Key{name, doc, {}, {choices.begin(), choices.end()}, false, nullptr}, value);
 }
 
 void OptionVisitor::required(const char* name, OptionValue value, const char* doc, Bounds bounds) {
-  visit(Key{name, doc, bounds, {}, true}, value);
+  visit(Key{name, doc, bounds, {}, true, nullptr}, value);
 }
 
 }  // namespace polyak

@@ -17,10 +17,21 @@ namespace polyak {
 
 /// A member that a config gives as text, such as an enum or a device. See OptionVisitor::text().
 struct TextOption {
-  void* member;                                                       // of an Options struct
-  bool nullable;                                                      // whether it accepts null
+  void* member;   // of an Options struct
+  bool nullable;  // whether it accepts null
+  bool numeric;   // whether a config may also write a number, as for lengths: 2000, 5%
   std::optional<std::string> (*get)(const void* member);              // empty for null
   void (*set)(void* member, const std::optional<std::string>& text);  // @throws ConfigError
+};
+
+struct Options;
+
+/// A member that a config gives as a mapping with keys of its own. See OptionVisitor::nested().
+struct NestedOption {
+  void* member;                               // std::optional<an Options struct>
+  const Options* (*get)(const void* member);  // null if it is not set
+  Options* (*emplace)(void* member);          // sets the defaults
+  void (*reset)(void* member);                // back to not set
 };
 
 /// The member that a key sets. std::optional members accept null.
@@ -28,7 +39,7 @@ using OptionValue =
     std::variant<bool*, int64_t*, double*, std::string*, std::optional<bool>*,
                  std::optional<int64_t>*, std::optional<double>*, std::optional<std::string>*,
                  std::vector<int64_t>*, std::vector<double>*, std::vector<std::string>*, Node*,
-                 TextOption>;
+                 TextOption, NestedOption>;
 
 namespace detail {
 template <auto Show, auto Parse, class Member>
@@ -73,7 +84,28 @@ class POLYAK_API OptionVisitor {
   void text(const char* name, Member* member, std::initializer_list<const char*> choices,
             const char* doc) {
     using Access = detail::TextMember<Show, Parse, Member>;
-    choice(name, TextOption{member, Access::kNullable, &Access::get, &Access::set}, choices, doc);
+    choice(name, TextOption{member, Access::kNullable, false, &Access::get, &Access::set}, choices,
+           doc);
+  }
+  /// The same for a member that a config may also give as a number, such as a length.
+  template <auto Show, auto Parse, class Member>
+  void number_or_text(const char* name, Member* member, const char* doc) {
+    using Access = detail::TextMember<Show, Parse, Member>;
+    key(name, TextOption{member, Access::kNullable, true, &Access::get, &Access::set}, doc);
+  }
+  /// A mapping with the keys of the Options struct `O`, or null.
+  template <class O>
+  void nested(const char* name, std::optional<O>* member, const char* doc) {
+    key(name,
+        NestedOption{
+            member,
+            [](const void* at) -> const Options* {
+              const auto& value = *static_cast<const std::optional<O>*>(at);
+              return value ? &*value : nullptr;
+            },
+            [](void* at) -> Options* { return &static_cast<std::optional<O>*>(at)->emplace(); },
+            [](void* at) { static_cast<std::optional<O>*>(at)->reset(); }},
+        doc);
   }
   /// All other keys, as a mapping. At most one call, after all others.
   virtual void rest(Node* value, const char* doc) = 0;
@@ -122,7 +154,8 @@ struct POLYAK_API Options {
 /// An error in the value of one key. The reader of a config reports it at the place of that key.
 class POLYAK_API OptionError : public ConfigError {
  public:
-  /// The message is "key: problem".
+  /// The message is "key: problem". The key may name a part of a value: `exclude[1]`,
+  /// `buffers[0].mode`.
   OptionError(std::string key, const std::string& problem);
   ~OptionError() override;
   /// The key whose value is wrong.
@@ -146,6 +179,11 @@ template <class... Args>
 /// @throws ConfigError for an unknown key (with the closest known one), a wrong type, or a value
 /// out of range.
 POLYAK_API void read_options(const Node& node, Options& options, const std::string& owner);
+
+/// Throws ConfigError with the error's problem and the place of its key in `block`, or of the part
+/// above it that is there.
+[[noreturn]] POLYAK_API void fail_at(const Node& block, const OptionError& error,
+                                     const std::string& owner);
 
 /// Checks ranges, choices and validate(). Constructors call it, so that the same rules hold for C++
 /// callers.

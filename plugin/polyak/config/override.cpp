@@ -211,7 +211,11 @@ Node& descend(Node& node, const std::string& part, const Place& place) {
 }  // namespace
 
 void apply_override(Node& config, const std::string& assignment) {
-  const Place place{fmt::format("--cfg-options {}", assignment), 0, 0};
+  apply_override(config, assignment, "--cfg-options");
+}
+
+void apply_override(Node& config, const std::string& assignment, const std::string& option) {
+  const Place place{fmt::format("{} {}", option, assignment), 0, 0};
   Node target;
   target.set_place(place);
   const size_t equals = assignment.find('=');

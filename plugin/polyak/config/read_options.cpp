@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstdlib>
 
 #include "polyak/config/check.h"
 #include "polyak/config/nearest.h"
@@ -59,6 +60,26 @@ Node absent(const Node& mapping, const std::string& key) {
   return node;
 }
 
+// The node that a path such as `buffers[0].mode` names, or the closest one above it; null if not
+// even the first key is there. A value in place of a list is its only element.
+const Node* find_part(const Node& block, const std::string& path) {
+  const Node* found = nullptr;
+  const Node* at = &block;
+  for (size_t begin = 0; at && begin < path.size();) {
+    const size_t end = std::min(path.find_first_of(".[", begin), path.size());
+    const std::string key = path.substr(begin, end - begin);
+    if (!key.empty() && key.back() == ']') {
+      const size_t i = std::strtoul(key.c_str(), nullptr, 10);
+      if (at->is_sequence()) at = i < at->items().size() ? &at->items()[i] : nullptr;
+    } else {
+      at = at->is_mapping() ? at->find(key) : nullptr;
+    }
+    if (at) found = at;
+    begin = end + 1;
+  }
+  return found;
+}
+
 // Collects the names of all keys.
 class NameCollector : public OptionReader {
  public:
@@ -98,7 +119,11 @@ class Reader : public OptionVisitor {
   }
   static void read_member(const Node& node, const Key& key, const TextOption& option) {
     std::optional<std::string> text;
-    if (!option.nullable || !node.is_null()) read_value(node, key, text.emplace());
+    if (option.numeric && node.is_number()) {
+      text = node.text();
+    } else if (!option.nullable || !node.is_null()) {
+      read_value(node, key, text.emplace());
+    }
     try {
       option.set(option.member, text);
     } catch (const OptionError& error) {
@@ -106,6 +131,12 @@ class Reader : public OptionVisitor {
     } catch (const ConfigError& error) {
       node.fail(error.what());
     }
+  }
+
+  static void read_member(const Node& node, const Key& key, const NestedOption& option) {
+    if (node.is_null()) return option.reset(option.member);
+    if (!node.is_mapping()) node.fail(fmt::format("must be a mapping, got {}", node.kind_name()));
+    read_options(node, *option.emplace(option.member), key.name);
   }
 
   const Node& node_;
@@ -170,14 +201,22 @@ void read_options(const Node& node, Options& options, const std::string& owner) 
   try {
     options.validate();
   } catch (const OptionError& error) {
-    const Node* value = node.find(error.key());
-    if (value && !value->prefix().empty()) value->fail(error.problem());
-    if (node.prefix().empty()) fail<ConfigError>("{}: {}", owner, error.what());
-    absent(node, error.key()).fail(error.problem());
+    fail_at(node, error, owner);
   } catch (const ConfigError& error) {
     const std::string prefix = node.prefix();
     fail<ConfigError>("{}{}", prefix.empty() ? owner + ": " : prefix, error.what());
   }
+}
+
+void fail_at(const Node& block, const OptionError& error, const std::string& owner) {
+  const Node* value = find_part(block, error.key());
+  if (value && !value->prefix().empty()) {
+    Node named = *value;
+    named.set_path(block.path_of(error.key()));
+    named.fail(error.problem());
+  }
+  if (block.prefix().empty()) fail<ConfigError>("{}: {}", owner, error.what());
+  absent(block, error.key()).fail(error.problem());
 }
 
 void check_options(const Options& options, const std::string& owner) {

@@ -44,6 +44,7 @@ RunLength length_of_loop(const StatedLength& stated, const LoopConfig& config, c
   check_length("max_epochs", stated.max_epochs);
   check_length("epoch_length", stated.epoch_length);
   check_length("max_iters", stated.max_iters);
+  check_length("batch_size", stated.batch_size);
   check_length("accumulative_counts", stated.accumulative_counts);
   std::optional<int64_t> epochs = stated.max_epochs, iters = stated.max_iters;
   if (epochs || iters) {
@@ -79,6 +80,7 @@ RunLength length_of_loop(const StatedLength& stated, const LoopConfig& config, c
   length.max_iters = iters.value_or(0);
   length.epoch_length = stated.epoch_length.value_or(0);
   length.accumulative_counts = stated.accumulative_counts;
+  length.batch_size = stated.batch_size.value_or(0);
   return length;
 }
 

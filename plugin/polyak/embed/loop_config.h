@@ -27,7 +27,7 @@ struct LoopConfig : Options {
 
 /// The length that the program states in code.
 struct StatedLength {
-  std::optional<int64_t> max_epochs, epoch_length, max_iters;
+  std::optional<int64_t> max_epochs, epoch_length, max_iters, batch_size;
   int64_t accumulative_counts = 1;
 };
 

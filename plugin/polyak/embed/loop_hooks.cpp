@@ -52,6 +52,7 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
   std::optional<double> learning_rate() const override;
+  bool reset_optimizer_state() override;
   bool began_unseen() const override { return loop_.began_unseen(); }
   void log(const std::string& name, double value) override { loop_.logged()[name] = value; }
   const Scalars& logged() const override { return loop_.logged(); }
@@ -118,9 +119,10 @@ LoopHooks::Loop::Loop(Node config, const ModelRef& model, LoopHooksSettings opti
     : config_(std::move(config)), model_(model), options_(std::move(options)) {
   LoopConfig keys;
   read_options(config_, keys, "a loop's config");
-  loop_.set_length(length_of_loop({options_.max_epochs_, options_.epoch_length_,
-                                   options_.max_iters_, options_.accumulative_counts_},
-                                  keys, config_));
+  loop_.set_length(
+      length_of_loop({options_.max_epochs_, options_.epoch_length_, options_.max_iters_,
+                      options_.batch_size_, options_.accumulative_counts_},
+                     keys, config_));
   begin_ = loop_.progress();
   const std::vector<Node> nodes = keys.hooks();
   register_averages(catalog_);
@@ -146,6 +148,11 @@ void LoopHooks::Loop::set_up_folders(const LoopConfig& keys) {
   const Node* place = config_.find("work_dir");
   locks_.add(folders, place ? *place : config_);
   timestamp_ = new_timestamp(work_dir_);
+}
+
+bool LoopHooks::Loop::reset_optimizer_state() {
+  if (options_.optimizer_) options_.optimizer_->state().clear();
+  return options_.optimizer_ != nullptr;
 }
 
 std::optional<double> LoopHooks::Loop::learning_rate() const {

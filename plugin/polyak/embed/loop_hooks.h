@@ -34,6 +34,8 @@ class POLYAK_API LoopHooksSettings {
   LoopHooksSettings& accumulative_counts(int64_t value) {
     return accumulative_counts_ = value, *this;
   }
+  /// Samples of an iteration, for averages with base_batch_size or a length in samples.
+  LoopHooksSettings& batch_size(int64_t value) { return batch_size_ = value, *this; }
   /// Lets hooks see the learning rate (of the first group) and checkpoints hold the optimizer's
   /// state. It must outlive the LoopHooks.
   LoopHooksSettings& optimizer(torch::optim::Optimizer& value) {
@@ -47,7 +49,7 @@ class POLYAK_API LoopHooksSettings {
 
  private:
   friend class LoopHooks;
-  std::optional<int64_t> max_epochs_, epoch_length_, max_iters_;
+  std::optional<int64_t> max_epochs_, epoch_length_, max_iters_, batch_size_;
   int64_t accumulative_counts_ = 1;
   torch::optim::Optimizer* optimizer_ = nullptr;
   std::function<void(int64_t)> training_forward_;

@@ -19,6 +19,16 @@ std::string device_name(const c10::Device& device) {
   return device.str();
 }
 
+std::string average_start_name(AverageStart start) {
+  return start == AverageStart::initial ? "initial" : "first_update";
+}
+
+AverageStart parse_average_start(const std::string& name) {
+  if (name == "initial") return AverageStart::initial;
+  if (name == "first_update") return AverageStart::first_update;
+  fail_option("start", "must be first_update or initial, got '{}'", name);
+}
+
 void check_device(const c10::Device& device) {
   if (!device.is_cpu() && !device.is_cuda()) {
     fail_option("device", "'{}' is not supported; it must be cpu, cuda or cuda:N", device.str());

@@ -30,18 +30,29 @@ struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
   double end_momentum() const { return end_momentum_; }
   /// K: the updates over which the momentum goes from start to end, at least 1. Required, unless
   /// the training loop knows its own length.
-  CosineEMAOptions& max_iters(int64_t value) { return max_iters_ = value, *this; }
-  std::optional<int64_t> max_iters() const { return max_iters_; }
+  CosineEMAOptions& max_iters(Length value) { return max_iters_ = value, *this; }
+  std::optional<int64_t> max_iters() const {
+    if (!max_iters_ || max_iters_->unit != Length::Unit::updates) return std::nullopt;
+    return static_cast<int64_t>(max_iters_->value);
+  }
 
   /// The weight of the new value at an update, in [0, 1].
   double weight(const Clock& clock) const {
-    const double length = static_cast<double>(max_iters_ ? *max_iters_ : clock.run_length);
+    const double length = max_iters_ ? max_iters_->value : static_cast<double>(clock.run_length);
     const double done = std::min(static_cast<double>(clock.updates) / length, 1.0);
     return end_momentum_ + (momentum() - end_momentum_) * (1 + std::cos(M_PI * done)) / 2;
   }
   /// See AverageOptions::set_run_length().
   void set_run_length(int64_t updates) {
     if (!max_iters_) max_iters_ = updates;
+  }
+  void resolve(const RunLengths& run) {
+    MomentumOptions::resolve(run);
+    if (max_iters_) resolve_length(*max_iters_, run, /*least=*/1);
+  }
+  void check_lengths() const {
+    MomentumOptions::check_lengths();
+    if (max_iters_) check_resolved(*max_iters_, kName, "max_iters");
   }
   /// @throws ConfigError if max_iters is not set
   void check_complete() const {
@@ -55,15 +66,18 @@ struct CosineEMAOptions : MomentumOptions<CosineEMAOptions> {
     MomentumOptions::visit(visitor);
     visitor.key("end_momentum", &end_momentum_, "The momentum that the schedule ends with.",
                 closed_interval(0, 1));
-    visitor.key(
+    visitor.number_or_text<length_text, parse_length>(
         "max_iters", &max_iters_,
-        "Updates over which the momentum goes to end_momentum; null: the length of the run.",
-        steps_from(1));
+        "Updates over which the momentum goes to end_momentum; null: the length of the run.");
+  }
+  void validate() const override {
+    MomentumOptions::validate();
+    if (max_iters_) check_length(*max_iters_, "max_iters", 1);
   }
 
  private:
   double end_momentum_ = 0.0;
-  std::optional<int64_t> max_iters_;
+  std::optional<Length> max_iters_;
 };
 
 }  // namespace polyak

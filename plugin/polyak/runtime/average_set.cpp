@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "polyak/core/log.h"
+
 namespace polyak {
 namespace {
 
@@ -10,10 +12,17 @@ std::string scalar(const char* what, const NamedAverage& item) {
   return item.name.empty() ? what : fmt::format("{}_{}", what, item.name);
 }
 
+std::string description(const NamedAverage& item) {
+  return item.name.empty() ? "the average" : fmt::format("the average '{}'", item.name);
+}
+
 }  // namespace
 
-AverageSet::AverageSet(std::function<ModelRef()> model, Log log)
-    : model_(std::move(model)), log_(std::move(log)) {}
+AverageSet::AverageSet(std::function<ModelRef()> model, Log log,
+                       std::function<void()> reset_optimizer)
+    : model_(std::move(model)),
+      log_(std::move(log)),
+      reset_optimizer_(std::move(reset_optimizer)) {}
 
 size_t AverageSet::place_of(const AveragedModel& average) const {
   size_t place = 0;
@@ -39,6 +48,7 @@ void AverageSet::remove(const AveragedModel& average) {
   flush();
   const size_t place = place_of(average);
   if (place < items_.size()) items_.erase(items_.begin() + static_cast<std::ptrdiff_t>(place));
+  warned_.erase(std::remove(warned_.begin(), warned_.end(), &average), warned_.end());
 }
 
 void AverageSet::post(AveragedModel& average, bool due) {
@@ -73,6 +83,10 @@ void AverageSet::flush() const {
   }
   if (together_.empty()) return;
   update_together(together_, model_());
+  const bool resets =
+      std::any_of(together_.begin(), together_.end(),
+                  [](const AveragedModel* average) { return average->wants_optimizer_reset(); });
+  if (resets && reset_optimizer_) reset_optimizer_();
   for (const Turn& turn : made_) {
     const NamedAverage& item = items_[turn.item];
     const int64_t skipped = item.average->skipped();
@@ -83,6 +97,21 @@ void AverageSet::flush() const {
 const std::vector<NamedAverage>& AverageSet::all() const {
   flush();
   return items_;
+}
+
+void AverageSet::warn_of_nonfinite(int64_t iterations) const {
+  for (const NamedAverage& item : all()) {
+    const AveragedModel* average = item.average.get();
+    if (std::find(warned_.begin(), warned_.end(), average) != warned_.end()) continue;
+    const std::string bad = average->find_nonfinite();
+    if (bad.empty()) continue;
+    warned_.push_back(average);
+    log_warning(
+        "{} holds a NaN or an infinity after iteration {} ({}); continue from an earlier "
+        "checkpoint with a lower learning rate or clipped gradients, and with skip_nonfinite: "
+        "true, which keeps an average at its last finite values",
+        description(item), iterations, bad);
+  }
 }
 
 std::shared_ptr<AveragedModel> AverageSet::find(const std::string& name) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -21,6 +22,11 @@ struct NamedAverage {
   /// Whether max_iters of the average's options is the length of the run, which a resumed run may
   /// change.
   bool has_length_of_run = false;
+  /// Whether checkpoints come with a file of their own for this average.
+  bool own_file = false;
+  int64_t updates = 0;  // that the run will make from its start; 0: unknown
+  /// Whether the run evaluates it; PreciseBNHook leaves the statistics of others alone.
+  bool is_measured = true;
 };
 
 /// The averages of a runner's model, in the order in which hooks added them.
@@ -36,7 +42,9 @@ class POLYAK_API AverageSet {
   /// @param model returns the model; called by flush()
   /// @param log receives `ema_momentum`, the weight of each update, and `ema_skipped`, the number
   ///   of updates that skip_nonfinite has skipped so far; a named average appends `_NAME`
-  AverageSet(std::function<ModelRef()> model, Log log);
+  /// @param reset_optimizer drops the optimizer's state, after a write_back that asks for it
+  AverageSet(std::function<ModelRef()> model, Log log,
+             std::function<void()> reset_optimizer = nullptr);
 
   AverageSet(const AverageSet&) = delete;
   AverageSet& operator=(const AverageSet&) = delete;
@@ -66,6 +74,10 @@ class POLYAK_API AverageSet {
   std::vector<NamedAverage>::const_iterator end() const { return items_.end(); }
   /// The average of that name, after flush(), or a null pointer.
   std::shared_ptr<AveragedModel> find(const std::string& name) const;
+  /// Looks for a NaN or an infinity in the averages, after flush(), and warns of the first tensor
+  /// that holds one, once for each average. Reads every average once, so call it now and then.
+  /// @param iterations finished so far, for the warning
+  void warn_of_nonfinite(int64_t iterations) const;
   bool empty() const { return items_.empty(); }
   size_t size() const { return items_.size(); }
 
@@ -79,12 +91,14 @@ class POLYAK_API AverageSet {
 
   std::function<ModelRef()> model_;
   Log log_;
+  std::function<void()> reset_optimizer_;
   std::vector<NamedAverage> items_;
   // Mutable, since readers see the same whenever the updates are made. add() reserves room for all
   // averages, so that no update allocates.
   mutable std::vector<Turn> turns_;  // since the last flush()
   mutable std::vector<Turn> made_;
   mutable std::vector<AveragedModel*> together_;
+  mutable std::vector<const AveragedModel*> warned_;  // of numbers that are not finite
 };
 
 }  // namespace polyak

@@ -238,6 +238,16 @@ AverageState recorded_average(const Value& checkpoint, const std::string& name) 
   if (const Value* compensation = record->find("compensation")) {
     state.compensation = tensors_of(*compensation);
   }
+  if (const Value* kept = record->find("kept"); kept && kept->is_dict()) {
+    for (const auto& [kind, tensors] : kept->entries()) {
+      if (kind.kind() == Value::Kind::string && tensors.is_dict()) {
+        state.kept.push_back({kind.as_string(), tensors_of(tensors)});
+      }
+    }
+  }
+  if (const Value* numbers = record->find("numbers"); numbers && numbers->is_dict()) {
+    state.numbers = to_node(*numbers);
+  }
   return state;
 }
 
@@ -249,6 +259,12 @@ void set_average_record(Value& checkpoint, const std::string& name, const Averag
   if (!count.empty()) record.set("count", count);
   if (!state.exact.empty()) record.set("average", dict_of(state.exact));
   if (!state.compensation.empty()) record.set("compensation", dict_of(state.compensation));
+  if (!state.kept.empty()) {
+    Value kept = Value::dict();
+    for (const KeptTensors& item : state.kept) kept.set(item.kind, dict_of(item.tensors));
+    record.set("kept", std::move(kept));
+  }
+  if (!state.numbers.entries().empty()) record.set("numbers", to_value(state.numbers));
   Value& ours = checkpoint.at("polyak");
   if (!ours.contains("averages")) ours.set("averages", Value::dict());
   ours.at("averages").set(record_key(name), std::move(record));

@@ -177,6 +177,22 @@ Value checkpoint_with_weights(Value file, const std::string& key) {
   return file;
 }
 
+std::vector<std::string> weight_kinds(const Value& file) {
+  std::vector<std::string> kinds;
+  if (has_own_averages(file)) {
+    kinds.emplace_back("raw");
+    for (const std::string& name : averages_in(file)) {
+      kinds.push_back(name.empty() ? "averaged" : name);
+    }
+    return kinds;
+  }
+  if (file.contains(kLightningRaw) && file.contains("state_dict")) return {"raw", "averaged"};
+  const std::vector<std::string> found = all_weights(file);
+  if (first_known(kRawKeys, found)) kinds.emplace_back("raw");
+  if (first_known(kAveragedKeys, found)) kinds.emplace_back("averaged");
+  return kinds;
+}
+
 Value checkpoint_with_kind(Value file, const std::string& kind) {
   if (has_own_averages(file)) {
     match_average_names(file);

@@ -20,6 +20,10 @@ POLYAK_API std::string find_weights(const Value& file);
 /// The key paths of all state dicts in a file, to three levels: dicts with tensors under names.
 POLYAK_API std::vector<std::string> all_weights(const Value& file);
 
+/// Which weights of the same model a file holds, for checkpoint_with_kind(): `raw`, `averaged` and
+/// the names of Polyak's averages. One of them, or none, if there is nothing to choose.
+POLYAK_API std::vector<std::string> weight_kinds(const Value& file);
+
 /// Moves the weights under a key path into the entry `state_dict`, which a checkpoint has. With "",
 /// the file becomes the entry `state_dict` of an otherwise empty checkpoint.
 /// @throws CheckpointError if there is no state dict at `key`, with those there are

@@ -50,6 +50,9 @@ class POLYAK_API Hook {
   enum class Stage { train, val, test };
 
   virtual ~Hook();
+  /// Further hooks that one block of a config asks for; HookList::add() puts them right behind this
+  /// one, with its priority.
+  virtual std::vector<std::shared_ptr<Hook>> companions() const { return {}; }
   /// The class's own priority; `priority` in a config overrides it.
   virtual int priority() const { return kNormal; }
   /// The registered name, for messages.
@@ -58,6 +61,9 @@ class POLYAK_API Hook {
   /// Throws ConfigError for settings that cannot work in this run. A runner calls it once all hooks
   /// exist, before it writes or trains anything. Not one of the 22 points.
   virtual void check_run(Runner&) {}
+  /// Lines for `polyak check` about what this hook would do in this run, which does not take place.
+  /// @throws ConfigError for settings that cannot work in it
+  virtual std::vector<std::string> describe_run(Runner&) { return {}; }
   /// Which weights a validation's metrics measure, by the suffix that this hook adds to their
   /// names: {"", "averaged"}, {"_origin", "raw"}, {"_slow", "slow"} (the average of that name).
   /// Metrics that no hook lists measure the raw weights.
@@ -66,6 +72,10 @@ class POLYAK_API Hook {
   /// Whether a checkpoint contains what this hook does after an iteration or an epoch: averages,
   /// schedules, statistics. A hook that writes checkpoints must run after all of these.
   virtual bool changes_checkpoints() const { return false; }
+  /// Whether after_train_iter leaves updates to the runner's AverageSet. If the next hook does so
+  /// too, the updates wait for it, so that all are made in one pass; see
+  /// HookList::next_posts_averages().
+  virtual bool posts_averages() const { return false; }
 
   /// Before and after the whole run.
   virtual void before_run(Runner&) {}

@@ -10,7 +10,9 @@ void HookList::add(std::shared_ptr<Hook> hook, std::optional<int> priority) {
   auto after =
       std::upper_bound(entries_.begin(), entries_.end(), own,
                        [](int value, const Entry& entry) { return value < entry.priority; });
+  const std::vector<std::shared_ptr<Hook>> companions = hook->companions();
   entries_.insert(after, Entry{std::move(hook), own});
+  for (const std::shared_ptr<Hook>& companion : companions) add(companion, own);
 }
 
 void HookList::add(const Node& node, const Registry<Hook>& registry, const Hook::Context& context) {
@@ -28,6 +30,13 @@ std::vector<std::string> HookList::lines() const {
     lines.push_back(fmt::format("({:<12}) {}", priority_name(entry.priority), entry.hook->name()));
   }
   return lines;
+}
+
+bool HookList::next_posts_averages(const Hook& hook) const {
+  for (size_t i = 0; i + 1 < entries_.size(); ++i) {
+    if (entries_[i].hook.get() == &hook) return entries_[i + 1].hook->posts_averages();
+  }
+  return false;
 }
 
 }  // namespace polyak

@@ -27,6 +27,10 @@ class POLYAK_API HookList {
     for (const Entry& entry : entries_) call(*entry.hook);
   }
 
+  /// Whether the hook after this one posts updates of averages (Hook::posts_averages). It is called
+  /// before anything can change the weights or read an average, so updates may wait for it.
+  bool next_posts_averages(const Hook& hook) const;
+
   /// Whether there are no hooks.
   bool empty() const { return entries_.empty(); }
   /// "(NORMAL      ) EMAHook", in order.

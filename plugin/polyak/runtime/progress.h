@@ -24,6 +24,7 @@ struct Progress {
   int64_t max_optimizer_steps = 0;
   bool by_epoch = true;             // the loop counts epochs
   int64_t accumulative_counts = 1;  // iterations whose gradients make one step
+  int64_t batch_size = 0;           // samples of an iteration; 0: unknown
 
   /// Optimizer steps in the run's first `iters` iterations. Gradients that are left at the end of
   /// the run make one more step.

@@ -72,6 +72,10 @@ void PublishOptions::validate() const {
   }
 }
 
+at::ScalarType floating_dtype(const std::string& name) {
+  return kDtypes.at(name);
+}
+
 Value cast_tensors(const Value& state_dict, const std::string& dtype) {
   Value tensors = Value::dict({}, /*ordered=*/true);
   std::map<std::pair<const void*, std::vector<int64_t>>, at::Tensor> made;

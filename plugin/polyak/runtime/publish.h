@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <c10/core/ScalarType.h>
+
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +23,9 @@ struct POLYAK_API PublishOptions : Options {
   void visit(OptionVisitor& visitor) override;
   void validate() const override;
 };
+
+/// The dtype `float64`, `float32`, `float16` or `bfloat16`.
+POLYAK_API at::ScalarType floating_dtype(const std::string& name);
 
 /// The tensors of a state dict, those of floating point in another dtype: `float64`, `float32`,
 /// `float16` or `bfloat16`; "": as they are. Tied tensors stay tied. What is not a tensor is left

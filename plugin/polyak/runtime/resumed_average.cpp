@@ -20,13 +20,17 @@ bool same_option(const Node& a, const Node& b) {
 /// Whether a saved average has the rule and the options of an average of the run.
 bool was_made_as(const AverageState& saved, const NamedAverage& item) {
   const Node own = item.average->rule_options();
+  const Node defaults = item.average->rule_defaults();
   if (saved.rule != item.average->rule_name() || !saved.options.is_mapping()) return false;
-  if (own.entries().size() != saved.options.entries().size()) return false;
+  if (own.entries().size() < saved.options.entries().size()) return false;
   return std::all_of(own.entries().begin(), own.entries().end(), [&](const Node::Entry& option) {
     const Node* theirs = saved.options.find(option.first);
     // A run may be made longer.
     if (item.has_length_of_run && option.first == "max_iters") return theirs != nullptr;
-    return theirs && same_option(option.second, *theirs);
+    if (theirs) return same_option(option.second, *theirs);
+    // An older version did not have the option, and did what its default says now.
+    const Node* const unset = defaults.is_mapping() ? defaults.find(option.first) : nullptr;
+    return unset && same_option(option.second, *unset);
   });
 }
 

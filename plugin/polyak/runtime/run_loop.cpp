@@ -3,11 +3,13 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <utility>
 #include <vector>
 
 #include "polyak/averaging/average_state.h"
 #include "polyak/core/cleanup.h"
+#include "polyak/core/log.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/runner.h"
 #include "polyak/runtime/state_dict.h"
@@ -43,6 +45,7 @@ void RunLoop::set_length(const RunLength& length, int64_t iters) {
   progress_.epoch_length = length.epoch_length;
   progress_.max_iters = length.max_iters;
   progress_.accumulative_counts = length.accumulative_counts;
+  progress_.batch_size = length.batch_size;
   progress_.max_optimizer_steps = progress_.steps_in(length.max_iters);
   progress_.iter = progress_.optimizer_steps = iters_at_step_ = iters;
   batch_ = length.by_epoch ? 0 : iters;
@@ -157,6 +160,7 @@ void RunLoop::after_iter(const Scalars& outputs) {
   check_call("after_iter");
   enter_iter("after_iter", /*seen=*/false);
   for (const auto& [name, value] : outputs) logged_[name] = value;
+  warn_of_loss(outputs);
   struct End {  // a hook that throws ends the iteration too
     RunLoop& loop;
     ~End() {
@@ -167,6 +171,25 @@ void RunLoop::after_iter(const Scalars& outputs) {
   } end{*this};
   phase_ = Phase::after_iteration;
   runner_.hooks().call([&](Hook& hook) { hook.after_train_iter(runner_, batch_, outputs); });
+}
+
+/// A loss is at hand anyway, and the first sign that weights, and with them averages, go bad.
+void RunLoop::warn_of_loss(const Scalars& outputs) {
+  if (warned_of_loss_) return;
+  std::string bad;
+  for (const auto& [name, value] : outputs) {
+    if (std::isfinite(value) || name.find("loss") == std::string::npos) continue;
+    bad += fmt::format("{}{} is {}", bad.empty() ? "" : ", ", name,
+                       std::isnan(value) ? "nan" : fmt::format("{}", value));  // not -nan
+  }
+  if (bad.empty()) return;
+  warned_of_loss_ = true;
+  const std::optional<double> rate = runner_.learning_rate();
+  log_warning(
+      "iteration {}: {}{}; a step that follows from it spoils the weights, and an average of them "
+      "for good: lower the learning rate or clip the gradients; skip_nonfinite: true keeps an "
+      "average at its last finite values",
+      progress_.iter + 1, bad, rate ? fmt::format(" (lr {:.4g})", *rate) : "");
 }
 
 void RunLoop::after_epoch() {
@@ -201,6 +224,20 @@ void RunLoop::after_train() {
   } end{*this};
   if (!progress_.by_epoch && phase_ == Phase::in_epoch) after_epoch();
   runner_.hooks().call([&](Hook& hook) { hook.after_train(runner_); });
+  warn_of_averages();
+}
+
+/// Said at the end even if it was said before: the run's result is bad.
+void RunLoop::warn_of_averages() const {
+  for (const NamedAverage& item : runner_.averages()) {
+    const std::string bad = item.average->find_nonfinite();
+    if (bad.empty()) continue;
+    log_warning(
+        "training ended with an average{} that holds a NaN or an infinity ({}); of the "
+        "checkpoints, only earlier ones may be of use: polyak inspect FILE counts what is not "
+        "finite",
+        item.name.empty() ? "" : fmt::format(" '{}'", item.name), bad);
+  }
 }
 
 void RunLoop::after_run() {
@@ -252,6 +289,8 @@ Scalars EvaluationPass::finish(Scalars metrics) {
 
 Value RunLoop::begin_checkpoint(CheckpointParts parts) const {
   const RunPlace done = place();
+  runner_.averages().warn_of_nonfinite(
+      done.iters);  // to read an average costs less than to write it
   Value checkpoint = polyak::begin_checkpoint(runner_, done.epochs, done.iters, parts.config);
   if (parts.random_state) {
     checkpoint.at("polyak").set("random_state", std::move(*parts.random_state));

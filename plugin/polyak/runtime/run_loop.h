@@ -23,6 +23,7 @@ struct RunLength {
   int64_t epoch_length = 0;         // iterations in an epoch
   int64_t max_iters = 0;            // iterations of the run
   int64_t accumulative_counts = 1;  // iterations whose gradients make one optimizer step; from 1
+  int64_t batch_size = 0;           // samples of an iteration, of every process
 };
 
 /// The position of a run. Correct inside hooks as well: in after_train_iter and after_train_epoch
@@ -119,10 +120,12 @@ class POLYAK_API RunLoop {
   void before_iter();
   /// The optimizer made a step: at most one per iteration. Calls no point.
   void after_step();
-  /// @param outputs losses, with `loss` their total; they are added to logged()
+  /// @param outputs losses, with `loss` their total; they are added to logged(). The first loss (a
+  ///   name that contains "loss") that is not finite is named in the log, once per run.
   void after_iter(const Scalars& outputs = {});
   void after_epoch();
-  /// Also ends the single epoch of a loop that counts iterations.
+  /// Also ends the single epoch of a loop that counts iterations, and warns if an average holds a
+  /// NaN or an infinity.
   void after_train();
   void after_run();
 
@@ -153,6 +156,8 @@ class POLYAK_API RunLoop {
   void enter_epoch(const char* call, bool seen);
   void enter_iter(const char* call, bool seen);
   void take_place(const Value& checkpoint, bool repeat_epoch_end);
+  void warn_of_loss(const Scalars& outputs);
+  void warn_of_averages() const;
 
   Runner& runner_;
   const char* name_;
@@ -164,6 +169,7 @@ class POLYAK_API RunLoop {
   int64_t iters_at_step_ = 0;  // finished iterations, including that of the last step
   bool resuming_ = false;
   bool began_unseen_ = false;
+  bool warned_of_loss_ = false;
   const std::function<Scalars()>* again_ = nullptr;  // of the running evaluation
 };
 

@@ -91,6 +91,10 @@ class POLYAK_API Runner {
   /// The optimizer's learning rate (of its first parameter group), if there is one.
   virtual std::optional<double> learning_rate() const { return std::nullopt; }
 
+  /// Drops the optimizer's state, such as momentum buffers and moments. @return whether this runner
+  /// has an optimizer
+  virtual bool reset_optimizer_state() { return false; }
+
   /// Whether the current epoch or iteration began earlier than hooks were told: a loop that does
   /// not report where they begin is noticed at its first call from inside, when time has passed.
   virtual bool began_unseen() const { return false; }
@@ -129,7 +133,8 @@ class POLYAK_API Runner {
 
  private:
   AverageSet averages_{[this] { return model(); },
-                       [this](const std::string& name, double value) { log(name, value); }};
+                       [this](const std::string& name, double value) { log(name, value); },
+                       [this] { reset_optimizer_state(); }};
   Value run_info_ = Value::dict();
 };
 

@@ -55,6 +55,8 @@ class POLYAK_API Optimizer {
   /// without them the optimizer cannot be resumed. Empty: nothing is required.
   virtual std::vector<std::string> state_names(const Value& /*group*/) const { return {}; }
 
+  /// Drops the state of all parameters, as before the first step.
+  virtual void clear_state() = 0;
   /// The result of Python's `optimizer.state_dict()`: {state: {index: {...}}, param_groups:
   /// [{...}]}, where indices count the parameters, and groups list names in `param_names` if they
   /// are known. Tensors share memory with the optimizer.
@@ -86,7 +88,6 @@ class POLYAK_API Optimizer {
   /// The state of one parameter, a dict; empty before its first step.
   virtual Value state_of(const at::Tensor& parameter) const = 0;
   virtual void load_state_of(const at::Tensor& parameter, const Value& state) = 0;
-  virtual void clear_state() = 0;
 
  private:
   std::vector<Group> groups_;

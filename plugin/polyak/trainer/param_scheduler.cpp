@@ -141,6 +141,44 @@ class LinearLr final : public ParamScheduler {
   double change_;
 };
 
+class SwaLr final : public ParamScheduler {
+ public:
+  SwaLr(const SwaLrOptions& options, const Context& context)
+      : ParamScheduler(options, context),
+        lr_(options.swa_lr),
+        anneal_(units(options.anneal_epochs)),
+        annealing_(options.anneal_strategy) {
+    const int64_t length = units_in_run();
+    if (length <= 0 || length > anneal_) return;
+    doubt("anneal_epochs",
+          "swa_lr is not reached: it takes {} {}, but the schedule has {}, and the first of them "
+          "keeps the rate",
+          anneal_, unit_name(), length);
+  }
+
+ private:
+  double next(double lr, int64_t last_step) const override {
+    if (anneal_ == 0) return lr_;
+    const double before = part_of(std::max<int64_t>(last_step - 1, 0)), now = part_of(last_step);
+    const double from = before == 1 ? lr_ : (lr - before * lr_) / (1 - before);
+    return lr_ * now + from * (1 - now);
+  }
+  /// How much of the way is done after so many units, from 0 to 1.
+  double part_of(int64_t step) const {
+    const double part = std::min(static_cast<double>(step) / static_cast<double>(anneal_), 1.0);
+    return annealing_ == Annealing::linear ? part : (1 - std::cos(kPi * part)) / 2;
+  }
+  Value settings() const override {
+    return Value::dict({{"swa_lr", lr_},
+                        {"anneal_epochs", anneal_},
+                        {"anneal_strategy", annealing_name(annealing_)}});
+  }
+
+  double lr_;
+  int64_t anneal_;
+  Annealing annealing_;
+};
+
 template <class Scheduler, class O>
 std::shared_ptr<ParamScheduler> make(const O& options, const ParamScheduler::Context& context,
                                      const char* name) {
@@ -240,6 +278,26 @@ void LinearLrOptions::visit(OptionVisitor& visitor) {
   ParamSchedulerOptions::visit(visitor);
 }
 
+std::string annealing_name(Annealing annealing) {
+  return annealing == Annealing::cos ? "cos" : "linear";
+}
+
+Annealing parse_annealing(const std::string& name) {
+  if (name == "cos") return Annealing::cos;
+  if (name == "linear") return Annealing::linear;
+  fail_option("anneal_strategy", "must be cos or linear, got '{}'", name);
+}
+
+void SwaLrOptions::visit(OptionVisitor& visitor) {
+  visitor.required("swa_lr", &swa_lr, "The rate at the end, and from then on.", at_least(0));
+  visitor.key("anneal_epochs", &anneal_epochs, "Units until that rate is reached; 0: at once.",
+              count_from(0));
+  visitor.text<annealing_name, parse_annealing>(
+      "anneal_strategy", &anneal_strategy, {"cos", "linear"},
+      "How the rate goes there: along half a cosine or a line.");
+  ParamSchedulerOptions::visit(visitor);
+}
+
 std::shared_ptr<ParamScheduler> make_step_lr(const StepLrOptions& options,
                                              const ParamScheduler::Context& context) {
   return make<StepLr>(options, context, "StepLR");
@@ -258,6 +316,11 @@ std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(const CosineAnnealingLr
 std::shared_ptr<ParamScheduler> make_linear_lr(const LinearLrOptions& options,
                                                const ParamScheduler::Context& context) {
   return make<LinearLr>(options, context, "LinearLR");
+}
+
+std::shared_ptr<ParamScheduler> make_swa_lr(const SwaLrOptions& options,
+                                            const ParamScheduler::Context& context) {
+  return make<SwaLr>(options, context, "SWALR");
 }
 
 }  // namespace polyak

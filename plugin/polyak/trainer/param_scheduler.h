@@ -19,7 +19,7 @@ namespace polyak {
 /// The keys that every schedule takes. Units are epochs or, with by_epoch off, iterations.
 struct POLYAK_API ParamSchedulerOptions : Options {
   bool by_epoch = true;  // units are epochs, otherwise iterations
-  int64_t begin = 0;
+  int64_t begin = 0;     // first unit of the schedule
   std::optional<int64_t> end;
   bool convert_to_iter_based = false;
   void visit(OptionVisitor& visitor) override;
@@ -121,6 +121,19 @@ struct POLYAK_API LinearLrOptions : ParamSchedulerOptions {
   void visit(OptionVisitor& visitor) override;
 };
 
+/// How the rate goes to that of the average.
+enum class Annealing { cos, linear };
+/// "cos" or "linear".
+POLYAK_API std::string annealing_name(Annealing annealing);
+POLYAK_API Annealing parse_annealing(const std::string& name);
+
+struct POLYAK_API SwaLrOptions : ParamSchedulerOptions {
+  double swa_lr = 0;
+  int64_t anneal_epochs = 10;
+  Annealing anneal_strategy = Annealing::cos;
+  void visit(OptionVisitor& visitor) override;
+};
+
 /// Multiplies by gamma every step_size units.
 POLYAK_API std::shared_ptr<ParamScheduler> make_step_lr(const StepLrOptions& options,
                                                         const ParamScheduler::Context& context);
@@ -134,5 +147,9 @@ POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(
 /// 1.
 POLYAK_API std::shared_ptr<ParamScheduler> make_linear_lr(const LinearLrOptions& options,
                                                           const ParamScheduler::Context& context);
+/// Goes from the current rate to swa_lr in anneal_epochs units, and stays there, beside a
+/// StochasticWeightAverage (torch.optim.swa_utils.SWALR).
+POLYAK_API std::shared_ptr<ParamScheduler> make_swa_lr(const SwaLrOptions& options,
+                                                       const ParamScheduler::Context& context);
 
 }  // namespace polyak

@@ -165,6 +165,9 @@ void register_optimization(Catalog& catalog) {
                                            make_cosine_annealing_lr);
   schedulers.add<LinearLrOptions>("LinearLR", "Changes the rate linearly: warm-up.",
                                   make_linear_lr);
+  schedulers.add<SwaLrOptions>(
+      "SWALR", "Goes to a constant rate and stays there, for a StochasticWeightAverage.",
+      make_swa_lr);
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ const std::vector<Kind>& kinds() {
   static const std::vector<Kind> kKinds = {{"CosineRestart", {"restart_weights"}},
                                            {"CosineAnnealing", {"T_max"}},
                                            {"Linear", {"start_factor", "end_factor"}},
+                                           {"SWALR", {"swa_lr"}},
                                            {"Step", {"step_size", "gamma"}},
                                            {"MultiStep", {"milestones", "gamma"}},
                                            {"Poly", {"power"}},

@@ -48,6 +48,12 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
         config_.at("param_scheduler").prefix());
   }
   hooks_.call([&](Hook& hook) { hook.check_run(*this); });
+  if (purpose_ != Purpose::check) return;
+  hooks_.call([&](Hook& hook) {
+    for (const std::string& line : hook.describe_run(*this)) {
+      log_info("{}: {}", hook.name(), line);
+    }
+  });
 }
 
 TrainRunner::~TrainRunner() = default;
@@ -109,6 +115,7 @@ void TrainRunner::set_up_length() {
   length.max_iters =
       length.by_epoch ? length.max_epochs * length.epoch_length : *loop_options_.max_iters;
   length.accumulative_counts = optim.accumulative_counts;
+  length.batch_size = data_.train->batch_size();
   if (!count_from(1).contains(static_cast<double>(length.max_iters))) {
     options_.train_cfg.at("max_epochs")
         .fail(fmt::format("{} epochs of {} batches are {} iterations; a run has at most 2147483647",
@@ -180,6 +187,11 @@ Scalars TrainRunner::test() {
   Scalars metrics = run_evaluation(*data_.test, Hook::Stage::test);
   loop_.after_run();
   return metrics;
+}
+
+Scalars TrainRunner::measure() {
+  if (!data_.test) config_.fail("a test needs test_dataloader and test_evaluator");
+  return evaluate(*data_.test, nullptr);
 }
 
 void TrainRunner::start_run() {
@@ -328,6 +340,11 @@ std::vector<std::string> TrainRunner::metric_names() const {
 
 std::optional<double> TrainRunner::learning_rate() const {
   return optimization_ ? std::optional<double>(optimization_->lr()) : std::nullopt;
+}
+
+bool TrainRunner::reset_optimizer_state() {
+  if (optimization_) optimization_->wrapper().optimizer().clear_state();
+  return optimization_ != nullptr;
 }
 
 Schedules* TrainRunner::schedules() {

@@ -55,6 +55,9 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   /// Evaluates on the test data: after train() the trained model, otherwise the model of the
   /// checkpoint.
   Scalars test();
+  /// Evaluates the model as it is now on the test data: no checkpoint is loaded, no hook is called
+  /// and no file is written. For weights that the caller puts into the model.
+  Scalars measure();
 
   /// The validations of train() so far, in order.
   const std::vector<Validation>& validations() const { return validations_; }
@@ -69,6 +72,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
   std::optional<double> learning_rate() const override;
+  bool reset_optimizer_state() override;
   void log(const std::string& name, double value) override { loop_.logged()[name] = value; }
   const Scalars& logged() const override { return loop_.logged(); }
   Scalars validate(const std::string& suffix) override;

@@ -79,10 +79,10 @@ TEST(AveragedTensors, FollowTensorsThatWereReplacedUnderTheirNames) {
   Averaged averaged(net);
   std::vector<NamedTensor> tensors = net.tensors();
   const uint64_t before = averaged.tensors.revision();
-  EXPECT_TRUE(averaged.tensors.rebind(tensors, "Net"));
+  EXPECT_TRUE(averaged.tensors.rebind(tensors, "Net", false));
   EXPECT_EQ(averaged.tensors.revision(), before) << "the same tensors";
   tensors[2].tensor = at::full({3}, 9.0);
-  EXPECT_TRUE(averaged.tensors.rebind(tensors, "Net"));
+  EXPECT_TRUE(averaged.tensors.rebind(tensors, "Net", false));
   EXPECT_NE(averaged.tensors.revision(), before);
   averaged.tensors.copy_from_model();
   EXPECT_EQ(averaged.first("own"), 9);
@@ -93,14 +93,20 @@ TEST(AveragedTensors, OtherTiesOrNamesAreNotTheSameTensors) {
   Averaged averaged(net);
   std::vector<NamedTensor> tensors = net.tensors();
   tensors[1].tensor = at::zeros({2});
-  EXPECT_FALSE(averaged.tensors.rebind(tensors, "Net")) << "no longer tied";
+  EXPECT_FALSE(averaged.tensors.rebind(tensors, "Net", false)) << "no longer tied";
   tensors = net.tensors();
   tensors.push_back({"late", at::zeros({1})});
-  EXPECT_FALSE(averaged.tensors.rebind(tensors, "Net"));
+  EXPECT_FALSE(averaged.tensors.rebind(tensors, "Net", false));
   tensors = net.tensors();
   tensors.erase(tensors.begin() + 2);
-  EXPECT_THAT([&] { averaged.tensors.rebind(tensors, "Net"); },
+  EXPECT_THAT([&] { averaged.tensors.rebind(tensors, "Net", /*same_model=*/false); },
               ThrowsMessage<Error>(HasSubstr("the model Net lacks averaged tensors: own")));
+  EXPECT_FALSE(averaged.tensors.rebind(tensors, "Net", /*same_model=*/true)) << "it was removed";
+  tensors = net.tensors();
+  tensors[2].tensor = at::zeros({4});
+  EXPECT_THAT([&] { averaged.tensors.rebind(tensors, "Net", /*same_model=*/false); },
+              ThrowsMessage<Error>(HasSubstr("own: has the shape 4")));
+  EXPECT_FALSE(averaged.tensors.rebind(tensors, "Net", /*same_model=*/true)) << "it grew";
 }
 
 TEST(AveragedTensors, BuiltAnewKeepTheAveragesOfNamesThatStay) {
@@ -183,6 +189,27 @@ TEST(AveragedTensors, NameTheTensorThatIsNotFinite) {
   net.own[1] = INFINITY;
   ASSERT_NE(averaged.tensors.find_nonfinite(), nullptr);
   EXPECT_EQ(*averaged.tensors.find_nonfinite(), "own");
+}
+
+TEST(AveragedTensors, NameTheAverageThatIsNotFiniteOfAnyKindAndNoBufferThatIsCopied) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    Net net;
+    net.register_buffer("mask", at::full({2}, -INFINITY));
+    net.to(type);
+    const Averaged averaged(net);
+    EXPECT_EQ(averaged.tensors.find_nonfinite_average(), nullptr) << type;
+    averaged.average("own")[1] = NAN;
+    ASSERT_NE(averaged.tensors.find_nonfinite_average(), nullptr) << type;
+    EXPECT_EQ(*averaged.tensors.find_nonfinite_average(), "own") << type;
+    EXPECT_EQ(averaged.tensors.find_nonfinite(), nullptr) << "the model is fine";
+  }
+  Net net;
+  net.register_parameter("phase", at::ones({2}, at::kComplexFloat));
+  const Averaged averaged(net);
+  EXPECT_EQ(averaged.tensors.find_nonfinite_average(), nullptr);
+  averaged.average("phase").fill_(INFINITY);
+  ASSERT_NE(averaged.tensors.find_nonfinite_average(), nullptr);
+  EXPECT_EQ(*averaged.tensors.find_nonfinite_average(), "phase");
 }
 
 }  // namespace

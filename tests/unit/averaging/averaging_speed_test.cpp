@@ -17,6 +17,7 @@ namespace polyak::test {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
@@ -125,14 +126,18 @@ TEST(Update, SeesStorageThatWasReplacedOnEitherSide) {
   }
 }
 
-TEST(Update, RefusesAShapeThatChanged) {
+// Was refused, until averages followed layers that change: what grows in place starts as a copy.
+TEST(Update, OfAShapeThatChangedInPlaceStartsAsACopyAndSaysSo) {
   torch::nn::Linear net(4, 4);
   ExponentialMovingAverage average(net, ema(0.1));
   average.update_parameters(net);
+  const at::Tensor weight = average_of(average, "weight").clone();
   net->bias.set_data(at::ones({1}));
-  EXPECT_THAT([&] { average.update_parameters(net); },
-              ThrowsMessage<Error>(AllOf(HasSubstr("bias"), HasSubstr("shape 1"))));
-  EXPECT_EQ(average.steps(), 1);
+  EXPECT_THAT(log_of([&] { average.update_parameters(net); }),
+              ElementsAre(HasSubstr("of another shape bias (averaged from a copy on)")));
+  EXPECT_EQ(average.steps(), 2);
+  EXPECT_TRUE(at::equal(average_of(average, "bias"), at::ones({1})));
+  EXPECT_TRUE(at::equal(average_of(average, "weight"), weight));
 }
 
 TEST(Update, SeesAMatrixThatWasTransposedInPlace) {
@@ -456,6 +461,28 @@ TEST(SkipNonfinite, OffPoisonsAsTheReferenceDoes) {
   average.update_parameters(net);
   EXPECT_TRUE(average_of(average, "bias").isnan().all().item<bool>());
   EXPECT_EQ(average.skipped(), 0);
+}
+
+TEST(FindNonfinite, TellsOfTheAverageAndNotOfTheModel) {
+  Mixed net;
+  ExponentialMovingAverage average(net, ema(0.5)), careful(net, ema(0.5).skip_nonfinite(true));
+  EXPECT_EQ(average.find_nonfinite(), "");
+  for (AveragedModel* one :
+       {static_cast<AveragedModel*>(&average), static_cast<AveragedModel*>(&careful)}) {
+    one->update_parameters(net);
+  }
+  const std::string name = net.named_parameters().back().key();
+  {
+    const torch::NoGradGuard no_grad;
+    net.named_parameters().back().value().fill_(kNan);
+  }
+  EXPECT_EQ(average.find_nonfinite(), "");
+  average.update_parameters(net);
+  careful.update_parameters(net);
+  EXPECT_EQ(average.find_nonfinite(), name);
+  EXPECT_EQ(careful.find_nonfinite(), "");
+  const SwapGuard guard = average.swap(net);
+  EXPECT_EQ(average.find_nonfinite(), "") << "not looked at while it is in the model";
 }
 
 // ---- tensors that are not averaged, devices that are not there

@@ -6,6 +6,9 @@
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/linear.h>
 
+#include <functional>
+#include <memory>
+
 namespace polyak::test {
 namespace {
 
@@ -35,6 +38,46 @@ TEST(ModelBinding, SeesTheFirstTensorOfAModelThatHadNone) {
   EXPECT_TRUE(binding.is_current(net));
   net.register_parameter("first", at::ones({2}));
   EXPECT_FALSE(binding.is_current(net));
+}
+
+TEST(ModelBinding, SeesTheFirstEntryOfAnyPartThatHadNone) {
+  const auto made = [] {
+    auto net = std::make_shared<torch::nn::Module>("Net");
+    net->register_module("part", std::make_shared<torch::nn::Module>("Part"))
+        ->register_module("leaf", torch::nn::Linear(1, 1));
+    return net;
+  };
+  const std::function<void(torch::nn::Module&)> changes[] = {
+      [](auto& leaf) { leaf.register_parameter("late", at::ones({1})); },
+      [](auto& leaf) { leaf.register_buffer("late", at::ones({1})); },
+      [](auto& leaf) { leaf.register_module("late", std::make_shared<torch::nn::Module>()); }};
+  for (const auto& change : changes) {
+    for (const char* path : {"part", "part.leaf"}) {
+      const auto net = made();
+      ModelBinding binding;
+      binding.bind(net);
+      EXPECT_TRUE(binding.is_current(net));
+      change(*net->named_modules()[path]);
+      EXPECT_FALSE(binding.is_current(net));
+    }
+  }
+}
+
+TEST(ModelBinding, TheModelIsTheSameWhateverBecameOfItsLayers) {
+  const auto owned = std::make_shared<torch::nn::Module>("Net");
+  owned->register_parameter("a", at::ones({1}));
+  torch::nn::Module local("Net");
+  local.register_parameter("a", at::ones({1}));
+  for (const ModelRef& model : {ModelRef(owned), ModelRef(local)}) {
+    Slots slots;
+    slots.push_back({"a", model.tensors()[0].tensor, {}, {}, {}, false, {}, at::kFloat, at::kCPU});
+    ModelBinding binding;
+    binding.bind(model);
+    EXPECT_TRUE(binding.is_of(model, slots, model.tensors()));
+    EXPECT_EQ(binding.is_of(model, slots, {}), model.nn_module() == owned.get())
+        << "an address alone does not tell";
+    EXPECT_FALSE(binding.is_of(torch::nn::Linear(1, 1), slots, model.tensors()));
+  }
 }
 
 TEST(ModelBinding, NamesWhatNobodyTrainsOnceAndOfListsAlone) {

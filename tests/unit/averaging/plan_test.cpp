@@ -43,18 +43,27 @@ TEST(ChunkTable, ThreadsGetTheSameBytesWhetherTensorsAreHugeOrTiny) {
   EXPECT_LT(static_cast<double>(*most - *least), 0.02 * static_cast<double>(*most));
 }
 
-Slot slot_of(const std::string& name, const at::Tensor& source, bool buffer = false) {
+Slot slot_of(const std::string& name, const at::Tensor& source,
+             TensorMode mode = TensorMode::average) {
   const at::Tensor average = at::zeros_like(source);
-  return {name, source, average, average, {}, buffer, {}, source.scalar_type(), source.device()};
+  return {name,
+          source,
+          average,
+          average,
+          {},
+          mode == TensorMode::copy,
+          {},
+          source.scalar_type(),
+          source.device(),
+          mode};
 }
 
 /// One tensor of each sort: a kernel's, LibTorch's, a copied buffer, an integer.
-std::shared_ptr<Slots> every_sort() {
-  return std::make_shared<Slots>(
-      Slots{slot_of("dense", at::full({1000}, 4.0F)),
-            slot_of("complex", at::full({3}, 4, at::kComplexFloat)),
-            slot_of("mean", at::full({5}, 4.0F), /*buffer=*/true),
-            slot_of("count", at::full({}, 4, at::kLong), /*buffer=*/true)});
+std::shared_ptr<Slots> every_sort(TensorMode buffers = TensorMode::copy) {
+  return std::make_shared<Slots>(Slots{slot_of("dense", at::full({1000}, 4.0F)),
+                                       slot_of("complex", at::full({3}, 4, at::kComplexFloat)),
+                                       slot_of("mean", at::full({5}, 4.0F), buffers),
+                                       slot_of("count", at::full({}, 4, at::kLong), buffers)});
 }
 
 double first_of(const Slots& slots, size_t i) {
@@ -64,7 +73,7 @@ double first_of(const Slots& slots, size_t i) {
 TEST(Plan, KeepsTheSlotsThatItDescribes) {
   std::shared_ptr<Slots> slots = every_sort();
   const at::Tensor averages[] = {slots->at(0).average, slots->at(1).average};
-  Plan plan(slots, false, false);
+  Plan plan(slots, false);
   slots.reset();
   EXPECT_TRUE(plan.is_current());
   JointUpdate({&plan, 0.25, true, true}).run();
@@ -76,7 +85,7 @@ TEST(Plan, KeepsTheSlotsThatItDescribes) {
 TEST(Plan, SeesStorageThatWasReplacedOnEitherSide) {
   const std::shared_ptr<Slots> slots = every_sort();
   for (const bool of_source : {true, false}) {
-    const Plan plan(slots, false, false);
+    const Plan plan(slots, false);
     EXPECT_TRUE(plan.is_current());
     const at::Tensor& tensor = of_source ? slots->at(0).source : slots->at(0).average;
     tensor.set_data(tensor.clone());
@@ -87,7 +96,7 @@ TEST(Plan, SeesStorageThatWasReplacedOnEitherSide) {
 TEST(Plan, LooksForNumbersThatAreNotFiniteWhereItAverages) {
   for (const size_t where : {0, 1, 2}) {
     const std::shared_ptr<Slots> slots = every_sort();
-    const Plan plan(slots, false, /*check_finite=*/true);
+    const Plan plan(slots, /*check_finite=*/true);
     EXPECT_TRUE(plan.model_is_finite());
     slots->at(where).source.fill_(std::numeric_limits<double>::infinity());
     EXPECT_EQ(plan.model_is_finite(), where == 2) << "a buffer is copied";
@@ -102,7 +111,7 @@ TEST(JointUpdate, DoesWhatEachShareSays) {
   for (const Case& one : {Case{true, true, 2, 2, 4}, Case{true, false, 2, 2, 0},
                           Case{false, true, 0, 0, 4}, Case{false, false, 0, 0, 0}}) {
     const std::shared_ptr<Slots> slots = every_sort();
-    Plan plan(slots, false, false);
+    Plan plan(slots, false);
     JointUpdate({&plan, 0.5, one.averages, one.copies}).run();
     EXPECT_EQ(first_of(*slots, 0), one.dense);
     EXPECT_EQ(first_of(*slots, 1), one.complex);
@@ -112,8 +121,8 @@ TEST(JointUpdate, DoesWhatEachShareSays) {
 }
 
 TEST(JointUpdate, IntegersGoWithAveragesOfBuffers) {
-  const std::shared_ptr<Slots> slots = every_sort();
-  Plan plan(slots, /*update_buffers=*/true, false);
+  const std::shared_ptr<Slots> slots = every_sort(TensorMode::average);
+  Plan plan(slots, false);
   JointUpdate({&plan, 0.5, /*averages=*/false, /*copies=*/true}).run();
   EXPECT_EQ(first_of(*slots, 3), 0);
   JointUpdate({&plan, 0.5, /*averages=*/true, /*copies=*/true}).run();
@@ -131,7 +140,7 @@ TEST(JointUpdate, OfSeveralAveragesGivesTheBitsOfEachAlone) {
   for (const double weight : kWeights) {
     for (auto* all : {&apart, &together}) {
       all->push_back(std::make_shared<Slots>(Slots{slot_of("only", source)}));
-      plans.push_back(std::make_unique<Plan>(all->back(), false, false));
+      plans.push_back(std::make_unique<Plan>(all->back(), false));
       const Share share{plans.back().get(), weight, true, true};
       all == &apart ? JointUpdate(share).run() : joint.add(share);
     }

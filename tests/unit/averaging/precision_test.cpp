@@ -16,9 +16,10 @@ Slot slot_of(const at::Tensor& value) {
   return {"name", value, mine, mine, {}, false, {}, value.scalar_type(), value.device()};
 }
 
-Slot settled(const at::Tensor& value, Precision precision, bool averaged = true) {
+Slot settled(const at::Tensor& value, Precision precision, TensorMode mode = TensorMode::average) {
   Slot slot = slot_of(value);
-  settle_precision(slot, precision, averaged);
+  slot.mode = mode;
+  settle_precision(slot, precision);
   return slot;
 }
 
@@ -37,7 +38,7 @@ TEST(AveragePrecision, OfAnAverageIsTheModelsButForHalfAndWhereMoreIsAskedFor) {
 TEST(AveragePrecision, WhatIsCopiedIsKeptAsTheModelHasIt) {
   for (const Precision precision :
        {Precision::standard, Precision::compensated, Precision::float64}) {
-    EXPECT_FALSE(settled(at::ones({3}, at::kHalf), precision, /*averaged=*/false).is_apart());
+    EXPECT_FALSE(settled(at::ones({3}, at::kHalf), precision, TensorMode::copy).is_apart());
     EXPECT_FALSE(settled(at::ones({3}, at::kLong), precision).is_apart());
     EXPECT_FALSE(settled(at::ones({3}, at::kComplexFloat), precision).residual.defined());
   }
@@ -49,11 +50,11 @@ TEST(AveragePrecision, ACastOfTheModulesTensorKeepsAllOfTheAveragesValue) {
   const at::Tensor exact = exact_value(slot);
   EXPECT_EQ(exact[0].item<double>(), 1 + 0x1p-25);
   set_module_tensor(slot, slot.module_tensor.to(at::kDouble));
-  settle_precision(slot, Precision::compensated, true);
+  settle_precision(slot, Precision::compensated);
   EXPECT_FALSE(slot.is_apart());
   EXPECT_TRUE(at::equal(slot.average, exact));
   set_module_tensor(slot, slot.module_tensor.to(at::kFloat));
-  settle_precision(slot, Precision::compensated, true);
+  settle_precision(slot, Precision::compensated);
   EXPECT_TRUE(at::equal(exact_value(slot), exact));
 }
 
@@ -70,22 +71,23 @@ TEST(StallCheck, NamesTheDtypeAndARemedyOnce) {
   const Slots slots{settled(at::ones({2}), Precision::standard)};
   StallCheck check;
   EXPECT_TRUE(check.is_due());
-  EXPECT_THAT(check.check(slots, false, 1e-7),
+  EXPECT_THAT(check.check(slots, 1e-7),
               AllOf(HasSubstr("1e-07"), HasSubstr("Float"), HasSubstr("precision: compensated")));
   EXPECT_FALSE(check.is_due());
-  EXPECT_THAT(check.check(slots, false, 1e-7), IsEmpty());
+  EXPECT_THAT(check.check(slots, 1e-7), IsEmpty());
 }
 
 TEST(StallCheck, SaysNothingWhereUpdatesArriveOrEnd) {
   const Slots standard{settled(at::ones({2}), Precision::standard)};
   const Slots compensated{settled(at::ones({2}), Precision::compensated)};
-  EXPECT_THAT(StallCheck().check(standard, false, 1e-4), IsEmpty());
-  EXPECT_THAT(StallCheck().check(standard, false, 0), IsEmpty());
-  EXPECT_THAT(StallCheck().check(compensated, false, 1e-7), IsEmpty());
+  EXPECT_THAT(StallCheck().check(standard, 1e-4), IsEmpty());
+  EXPECT_THAT(StallCheck().check(standard, 0), IsEmpty());
+  EXPECT_THAT(StallCheck().check(compensated, 1e-7), IsEmpty());
   Slots buffer = standard;
-  buffer[0].buffer = true;
-  EXPECT_THAT(StallCheck().check(buffer, false, 1e-7), IsEmpty());
-  EXPECT_FALSE(StallCheck().check(buffer, /*update_buffers=*/true, 1e-7).empty());
+  buffer[0].mode = TensorMode::copy;
+  EXPECT_THAT(StallCheck().check(buffer, 1e-7), IsEmpty());
+  buffer[0].mode = TensorMode::average;
+  EXPECT_FALSE(StallCheck().check(buffer, 1e-7).empty());
 }
 
 TEST(StallCheck, LooksAtOneTensorInHalfPrecisionAlone) {

@@ -24,7 +24,7 @@ struct Engine {
   torch::NoGradGuard no_grad;
   torch::nn::Linear net{2, 2};
   AveragedTensors tensors{{false, Precision::standard, std::nullopt}};
-  UpdateEngine engine{false, false};
+  UpdateEngine engine{false};
 };
 
 TEST(UpdateEngine, HasAPlanForTheTensorsThatItWasMadeForAlone) {
@@ -65,7 +65,7 @@ TEST(UpdateEngine, WithoutWorkBesideItWaitsForNothing) {
 TEST(UpdateEngine, RefusesAReplayOfWhatWasNeverCaptured) {
   Engine made;
   made.engine.make_plan(made.tensors);
-  made.engine.check_capture(0, 1);  // nothing captures now
+  made.engine.check_capture(false, 1);  // nothing captures now
   EXPECT_THAT([&] { made.engine.check_replay(made.tensors); },
               ThrowsMessage<Error>(HasSubstr("no CUDA graph has captured")));
 }

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
+#include <torch/utils.h>
 
 #include <chrono>
+#include <cmath>
 #include <thread>
 
 #include "polyak/config/load.h"
@@ -15,6 +17,7 @@
 namespace polyak::test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -172,6 +175,58 @@ TEST(LoopLog, TheAveragesOfALoopFollowACastOfItsModel) {
   });
   EXPECT_EQ(net->weight.item<double>(), 1.0 / 3);
   hooks.after_train();
+}
+
+/// A loop with an average, and a weight that a loss follows.
+struct Diverging {
+  explicit Diverging(const std::string& hooks_text)
+      : hooks(LoopHooks::from_config(parse_config(hooks_text), net,
+                                     LoopHooksSettings().max_iters(6).optimizer(optimizer))) {}
+  std::vector<std::string> iterate(double value) {
+    return log_of([&] {
+      {
+        const torch::NoGradGuard no_grad;
+        net->weight.fill_(value);
+      }
+      hooks.after_step();
+      hooks.after_iter({{"loss", value}, {"loss_cls", value}, {"accuracy", std::nan("")}});
+    });
+  }
+  torch::nn::Linear net{1, 1};
+  torch::optim::SGD optimizer{net->parameters(), 0.125};
+  LoopHooks hooks;
+};
+
+TEST(LoopLog, TheFirstLossThatIsNotFiniteIsNamedAtOnceAndOnce) {
+  Diverging run("{}");
+  EXPECT_TRUE(run.iterate(0.5).empty()) << "an accuracy may be what it likes";
+  const auto lines = run.iterate(INFINITY);
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("iteration 2"), HasSubstr("loss is inf, loss_cls is inf"),
+                              HasSubstr("lr 0.125"), HasSubstr("lower the learning rate")));
+  EXPECT_TRUE(run.iterate(std::nan("")).empty());
+}
+
+TEST(LoopLog, AnAverageThatIsNotFiniteIsNamedAtALogLineAndAtTheEnd) {
+  Diverging run("custom_hooks: [{type: EMAHook, momentum: 0.5}, {type: LoggerHook, interval: 3}]");
+  run.iterate(0.5);
+  EXPECT_EQ(run.iterate(std::nan("")).size(), 1U) << "the loss alone: no log line is due";
+  auto lines = run.iterate(0.5);
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_THAT(lines[1], AllOf(HasSubstr("the average holds a NaN"), HasSubstr("iteration 3"),
+                              HasSubstr("(weight)")));
+  for (int i = 0; i < 3; ++i) lines = run.iterate(0.5);
+  EXPECT_EQ(lines.size(), 1U) << "the line alone: it was said";
+  lines = log_of([&] { run.hooks.after_train(); });
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_THAT(lines[0], HasSubstr("training ended with an average that holds a NaN"));
+}
+
+TEST(LoopLog, AnAverageThatSkipsWhatIsNotFiniteEndsWell) {
+  Diverging run("custom_hooks: [{type: EMAHook, momentum: 0.5, skip_nonfinite: true}]");
+  run.iterate(0.5);
+  run.iterate(std::nan(""));
+  EXPECT_TRUE(log_of([&] { run.hooks.after_train(); }).empty());
 }
 
 }  // namespace

