@@ -237,7 +237,10 @@ void EMAHook::before_save_checkpoint(Runner& runner, Value& checkpoint) {
   // While the averaged weights are in the model, the raw ones are set aside.
   for (const NamedTensor& raw : average.swapped_out()) state_dict.set(raw.name, raw.tensor);
   AverageState state = average.state_dict();
-  if (!average.has_started()) {  // a copy of the model until then
+  const Node options = average.rule_options();
+  const Node* const start = options.is_mapping() ? options.find("start") : nullptr;
+  const bool is_copy = !start || !start->is_scalar() || start->text() != "initial";
+  if (!average.has_started() && is_copy) {  // a copy of the model until then
     state.values = runner.model().tensors();
     state.exact.clear();
     state.compensation.clear();

@@ -84,7 +84,6 @@ void AverageCore::check_capture() const {
 }
 
 void AverageCore::write_back(int64_t k) {
-  wrote_back = false;
   if (!options.write_back) return;
   if (!options.write_back->is_due(k + 1, position(k).since_start)) return;
   engine.wait();

@@ -121,6 +121,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     }
     AverageCore& core = *averages[i]->core_;
     core.prepare(model);
+    core.wrote_back = false;  // also if this update is skipped
     note(*averages[i], core.take_changes());
     core.check_capture();
     if (core.options.needs_batch_size && core.batch_size <= 0) {
