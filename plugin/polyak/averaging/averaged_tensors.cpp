@@ -448,6 +448,7 @@ void AveragedTensors::put_into_model(SwapState& state) const {
   for (const Slot& slot : *slots_) {
     slot.shared ? state.leave(slot.source) : state.keep(slot.source);
   }
+  state.begin();
   for (size_t i = 0; i < slots_->size(); ++i) {
     const Slot& slot = (*slots_)[i];
     if (slot.shared) continue;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/averaging/swap_state.h"
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
-#include <unordered_map>
 
 #include "polyak/core/error.h"
 #include "polyak/core/log.h"
@@ -11,15 +11,15 @@
 namespace polyak {
 namespace {
 
-/// Tensors of models that hold an average's storage, and by how many swaps. Threads may swap models
-/// of their own. Never destroyed: guards may outlive main.
-struct Exchanged {
+/// The swaps that exchanged storages and have not ended. Threads may swap models of their own.
+/// Never destroyed: guards may outlive main.
+struct Exchanges {
   std::mutex mutex;
-  std::unordered_map<const void*, int> count_of;
+  std::vector<const SwapState*> active;
 
-  static Exchanged& all() {
-    static Exchanged& exchanged = *new Exchanged;
-    return exchanged;
+  static Exchanges& all() {
+    static Exchanges& exchanges = *new Exchanges;
+    return exchanges;
   }
 };
 
@@ -36,11 +36,6 @@ void write(SwapMode mode, const at::Tensor& live, const at::Tensor& data) {
 }  // namespace
 
 void SwapState::keep(const at::Tensor& live) {
-  if (mode == SwapMode::exchange) {
-    Exchanged& exchanged = Exchanged::all();
-    const std::lock_guard<std::mutex> lock(exchanged.mutex);
-    ++exchanged.count_of[live.unsafeGetTensorImpl()];
-  }
   items.push_back(
       {live, mode == SwapMode::exchange ? live.variable_data() : live.variable_data().clone()});
 }
@@ -49,10 +44,20 @@ void SwapState::leave(const at::Tensor& live) {
   items.push_back({live, live.variable_data(), /*left=*/true});
 }
 
+void SwapState::begin() {
+  if (mode != SwapMode::exchange) return;
+  Exchanges& exchanges = Exchanges::all();
+  const std::lock_guard<std::mutex> lock(exchanges.mutex);
+  exchanges.active.push_back(this);
+}
+
 bool SwapState::is_swapped(const at::Tensor& live) {
-  Exchanged& exchanged = Exchanged::all();
-  const std::lock_guard<std::mutex> lock(exchanged.mutex);
-  return exchanged.count_of.count(live.unsafeGetTensorImpl()) > 0;
+  Exchanges& exchanges = Exchanges::all();
+  const std::lock_guard<std::mutex> lock(exchanges.mutex);
+  return std::any_of(exchanges.active.begin(), exchanges.active.end(), [&](const SwapState* swap) {
+    return std::any_of(swap->items.begin(), swap->items.end(),
+                       [&](const Item& item) { return !item.left && item.live.is_same(live); });
+  });
 }
 
 void SwapState::put(size_t i, const at::Tensor& data) {
@@ -71,12 +76,10 @@ SwapState::~SwapState() {
     }
   }
   if (mode != SwapMode::exchange) return;
-  Exchanged& exchanged = Exchanged::all();
-  const std::lock_guard<std::mutex> lock(exchanged.mutex);
-  for (const Item& item : items) {
-    const auto known = exchanged.count_of.find(item.live.unsafeGetTensorImpl());
-    if (!item.left && --known->second == 0) exchanged.count_of.erase(known);
-  }
+  Exchanges& exchanges = Exchanges::all();
+  const std::lock_guard<std::mutex> lock(exchanges.mutex);
+  exchanges.active.erase(std::remove(exchanges.active.begin(), exchanges.active.end(), this),
+                         exchanges.active.end());
 }
 
 }  // namespace polyak

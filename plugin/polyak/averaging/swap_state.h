@@ -22,11 +22,14 @@ struct SwapState {
   SwapState& operator=(const SwapState&) = delete;
   ~SwapState();
 
-  /// Sets the raw value aside and puts `data` into the model. In copy mode, call keep() for all
-  /// tensors first, because they may overlap.
+  /// Sets the raw value aside. In order: keep() or leave() for each tensor, as tensors may overlap,
+  /// then begin(), then put().
   void keep(const at::Tensor& live);
   /// Lists a tensor that stays as it is.
   void leave(const at::Tensor& live);
+  /// From here on, is_swapped() is true of what keep() listed.
+  void begin();
+  /// Puts `data` into the model.
   void put(size_t i, const at::Tensor& data);
 
   /// Whether a tensor of a model holds another storage than its own, because of some swap.
