@@ -37,4 +37,12 @@ inline const std::string& own_folder() {
   return folder.path();
 }
 
+/// Copies a folder to one beside it, in place of an earlier copy. @return the copy's path
+inline std::string copy_of(const std::string& folder) {
+  const std::string copy = folder + "_copy";
+  std::filesystem::remove_all(copy);
+  std::filesystem::copy(folder, copy, std::filesystem::copy_options::recursive);
+  return copy;
+}
+
 }  // namespace polyak::test

@@ -73,17 +73,22 @@ std::shared_ptr<AveragedModel> EMAHook::build_average(const AveragedModel::Conte
   }
 }
 
+void EMAHook::add_average(Runner& runner, int64_t length) {
+  const Node* max_iters = average_node_.find("max_iters");
+  const bool has_length_of_run = !max_iters || max_iters->is_null();
+  runner.averages().add({options_.name(), average_, has_length_of_run, options_.own_file(),
+                         updates_of(runner.progress(), length)});
+}
+
 void EMAHook::before_run(Runner& runner) {
   at_once_ = false;
   const ModelRef model = runner.model();
-  const Node* max_iters = average_node_.find("max_iters");
-  const bool has_length_of_run = !max_iters || max_iters->is_null();
+  const AveragedModel::Context context = context_of(runner);
   if (average_ && model_->is(model)) {  // train() then test(): the average continues
-    runner.averages().add({options_.name(), average_, has_length_of_run, options_.own_file()});
+    add_average(runner, context.lengths.run);
     average_->rebind(model);
     return;
   }
-  const AveragedModel::Context context = context_of(runner);
   std::shared_ptr<AveragedModel> average = build_average(context);
   if (average_) runner.averages().remove(*average_);
   average_ = std::move(average);
@@ -93,8 +98,7 @@ void EMAHook::before_run(Runner& runner) {
     const std::string horizon = text_of_horizon(*average_, context);
     if (!horizon.empty()) log_info("EMAHook: {}", horizon);
   }
-  runner.averages().add({options_.name(), average_, has_length_of_run, options_.own_file(),
-                         updates_of(runner.progress(), context.lengths.run)});
+  add_average(runner, context.lengths.run);
 }
 
 /// What the average's numbers mean in this run, for the log; empty for rules without a momentum.

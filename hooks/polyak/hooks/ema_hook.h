@@ -146,6 +146,7 @@ class POLYAK_API EMAHook : public Hook {
   const std::shared_ptr<AveragedModel>& average() const { return average_; }
 
  private:
+  void add_average(Runner& runner, int64_t length);
   std::shared_ptr<AveragedModel> build_average(const AveragedModel::Context& context) const;
   AveragedModel::Context context_of(Runner& runner) const;
   bool started(const Runner& runner) const;

@@ -2,8 +2,6 @@
 #include "polyak/hooks/post_hoc_ema_hook.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -28,24 +26,12 @@ constexpr const char* kHookName = "PostHocEMAHook";
 constexpr const char* kRunKey = "post_hoc_run";  // in the run_info
 constexpr int64_t kMostSnapshots = 4000;         // that PostHocSolver takes
 
-/// A length: a number and what it counts.
-struct Every {
-  double number;
-  enum class Unit { steps, epochs, percent } unit;
-};
-
-Every parse_every(const Node& node) {
-  const std::string text = node.is_scalar() ? node.text() : "";
-  char* end = nullptr;
-  const double number = std::strtod(text.c_str(), &end);
-  const std::string unit = text.empty() ? "none" : end;
-  const bool is_count = number >= 1 && number <= kMaxSteps && number == std::floor(number);
-  if (unit.empty() && is_count) return {number, Every::Unit::steps};
-  if (unit == "ep" && number > 0 && number <= kMaxSteps) return {number, Every::Unit::epochs};
-  if (unit == "%" && number > 0 && number <= 100) return {number, Every::Unit::percent};
-  fail_option("every",
-              "must be optimizer steps (20), epochs (2ep) or a part of the run (1%), got {}",
-              node.is_scalar() ? fmt::format("'{}'", text) : node.kind_name());
+/// What lengths are relative to in a run; an update is an optimizer step.
+RunLengths lengths_of(const Progress& progress) {
+  const auto accumulated = static_cast<double>(std::max<int64_t>(progress.accumulative_counts, 1));
+  return {progress.max_optimizer_steps > 0 ? progress.max_optimizer_steps : progress.max_iters,
+          static_cast<double>(progress.epoch_length) / accumulated,
+          progress.batch_size * progress.accumulative_counts};
 }
 
 }  // namespace
@@ -53,9 +39,10 @@ Every parse_every(const Node& node) {
 void PostHocEMAHookOptions::visit(OptionVisitor& visitor) {
   visitor.key("sigma_rels", &sigma_rels_,
               "Widths of the averages that are kept, as parts of the run so far; two are enough.");
-  visitor.key("every", &every_,
-              "How often snapshots are written: optimizer steps (20), epochs (2ep), or a part of "
-              "the run (1%).");
+  visitor.number_or_text<length_text, parse_length>(
+      "every", &every_,
+      "How often snapshots are written: optimizer steps (20), epochs (2ep), a part of the run (1%) "
+      "or samples (100000samples).");
   visitor.choice("dtype", &dtype_, {"float32", "float16", "bfloat16"},
                  "Of floating-point tensors in snapshots.");
   visitor.key("out_dir", &out_dir_, "Folder for snapshots; null: post_hoc in the work_dir.");
@@ -66,7 +53,7 @@ void PostHocEMAHookOptions::visit(OptionVisitor& visitor) {
 }
 
 void PostHocEMAHookOptions::validate() const {
-  parse_every(every_);
+  check_length(every_, "every", 1);
   if (sigma_rels_.size() < 2) {
     fail_option("sigma_rels",
                 "has {} width{}, but averages of other widths are made from at least two",
@@ -97,30 +84,11 @@ Node PostHocEMAHookOptions::average_node(double sigma_rel) const {
 }
 
 int64_t PostHocEMAHookOptions::steps_between(const Progress& progress) const {
-  const Every every = parse_every(every_);
-  double steps = every.number;
-  if (every.unit == Every::Unit::percent) {
-    const int64_t length =
-        progress.max_optimizer_steps > 0 ? progress.max_optimizer_steps : progress.max_iters;
-    if (length <= 0) {
-      fail<ConfigError>(
-          "PostHocEMAHook: every: is {}, but the length of the run is unknown; set the number of "
-          "optimizer steps",
-          every_.text());
-    }
-    steps = every.number / 100 * static_cast<double>(length);
+  Length every = every_;
+  if (!resolve_length(every, lengths_of(progress), /*least=*/1)) {
+    fail<ConfigError>("PostHocEMAHook: every: {}", why_unresolved(every, "every"));
   }
-  if (every.unit == Every::Unit::epochs) {
-    if (progress.epoch_length <= 0) {
-      fail<ConfigError>(
-          "PostHocEMAHook: every: is {}, but the length of an epoch is unknown; set the number of "
-          "optimizer steps",
-          every_.text());
-    }
-    steps = every.number * static_cast<double>(progress.epoch_length) /
-            static_cast<double>(std::max<int64_t>(progress.accumulative_counts, 1));
-  }
-  return std::max<int64_t>(1, std::llround(steps));
+  return static_cast<int64_t>(every.value);
 }
 
 PostHocEMAHook::PostHocEMAHook(PostHocEMAHookOptions options,
@@ -159,8 +127,7 @@ void PostHocEMAHook::check_run(Runner& runner) {
   }
   const Progress& progress = runner.progress();
   const int64_t between = options_.steps_between(progress);
-  const int64_t length =
-      progress.max_optimizer_steps > 0 ? progress.max_optimizer_steps : progress.max_iters;
+  const int64_t length = lengths_of(progress).run;
   const int64_t most = kMostSnapshots / static_cast<int64_t>(kept_.size());
   if (length / between > most) {
     fail<ConfigError>(

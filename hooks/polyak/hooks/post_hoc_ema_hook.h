@@ -8,6 +8,7 @@
 
 #include "polyak/averaging/averaged_model.h"
 #include "polyak/registry/registry.h"
+#include "polyak/rules/length.h"
 #include "polyak/runtime/hook.h"
 
 namespace polyak {
@@ -20,10 +21,9 @@ struct POLYAK_API PostHocEMAHookOptions : Options {
     return sigma_rels_ = std::move(value), *this;
   }
   const std::vector<double>& sigma_rels() const { return sigma_rels_; }
-  /// How often snapshots are written: optimizer steps (20), epochs ("2ep") or a part of the run
-  /// ("1%").
-  PostHocEMAHookOptions& every(Node value) { return every_ = std::move(value), *this; }
-  const Node& every() const { return every_; }
+  /// How often snapshots are written; its updates are optimizer steps.
+  PostHocEMAHookOptions& every(Length value) { return every_ = value, *this; }
+  const Length& every() const { return every_; }
   /// Of floating-point tensors in snapshots: float32, float16 or bfloat16.
   PostHocEMAHookOptions& dtype(std::string value) { return dtype_ = std::move(value), *this; }
   const std::string& dtype() const { return dtype_; }
@@ -47,13 +47,13 @@ struct POLYAK_API PostHocEMAHookOptions : Options {
   void validate() const override;
   /// The config of the average of one width.
   Node average_node(double sigma_rel) const;
-  /// The optimizer steps from one snapshot to the next in a run of this length.
-  /// @throws ConfigError if the run's length is needed and unknown
+  /// The optimizer steps from one snapshot to the next in a run of this length, at least 1.
+  /// @throws ConfigError if the length of what `every` is relative to is unknown
   int64_t steps_between(const Progress& progress) const;
 
  private:
   std::vector<double> sigma_rels_{0.05, 0.10};
-  Node every_{"1%"};
+  Length every_{1, Length::Unit::percent};
   std::string dtype_ = "float32";
   std::optional<std::string> out_dir_;
   std::string on_save_error_ = "stop";

@@ -41,6 +41,18 @@ Node node_of(const Json& json) {
   return node;
 }
 
+/// In the block of an average.
+void refuse_patterns(const Node& block) {
+  if (!block.is_mapping()) return;  // EMAHook itself says what is wrong
+  for (const char* key : {"include", "exclude", "keep", "buffers"}) {
+    const Node* patterns = block.find(key);
+    if (!patterns || patterns->is_null()) continue;
+    patterns->fail(
+        "the names of a compiled program's tensors are known only when it saves them, so patterns "
+        "cannot choose among them; remove the key");
+  }
+}
+
 }  // namespace
 
 void AttachConfig::visit(OptionVisitor& visitor) {
@@ -107,12 +119,9 @@ void AttachConfig::validate() const {
           "supports EMAHook",
           type.text()));
     }
-    for (const char* key : {"include", "exclude", "keep", "buffers"}) {
-      const Node* patterns = hook.find(key);
-      if (!patterns || patterns->is_null()) continue;
-      patterns->fail(
-          "the names of a compiled program's tensors are known only when it saves them, so "
-          "patterns cannot choose among them; remove the key");
+    refuse_patterns(hook);
+    if (const Node* averages = hook.find("averages"); averages && averages->is_sequence()) {
+      for (const Node& average : averages->items()) refuse_patterns(average);
     }
     const Node* epoch = hook.find("begin_epoch");
     if (epoch && epoch->as_int() != 0) {

@@ -19,12 +19,20 @@ std::string stripped(const std::string& text, const char* characters) {
   return text.substr(first, text.find_last_not_of(characters) - first + 1);
 }
 
+bool opens(char c) {
+  return c == '(' || c == '[' || c == '{';
+}
+
+bool closes(char c) {
+  return c == ')' || c == ']' || c == '}';
+}
+
 // The end of the element that starts at `start`: its comma, or the end of the text.
 size_t element_end(const std::string& text, size_t start) {
   int depth = 0;
   for (size_t i = start; i < text.size(); ++i) {
-    if (text[i] == '(' || text[i] == '[') ++depth;
-    if (text[i] == ')' || text[i] == ']') --depth;
+    if (opens(text[i])) ++depth;
+    if (closes(text[i])) --depth;
     if (text[i] == ',' && depth == 0) return i;
   }
   return text.size();
@@ -34,8 +42,8 @@ size_t element_end(const std::string& text, size_t start) {
 bool is_balanced(const std::string& text) {
   std::string expected;
   for (char c : text) {
-    if (c == '(' || c == '[') expected += c == '(' ? ')' : ']';
-    if (c == ')' || c == ']') {
+    if (opens(c)) expected += c == '(' ? ')' : c == '[' ? ']' : '}';
+    if (closes(c)) {
       if (expected.empty() || expected.back() != c) return false;
       expected.pop_back();
     }
@@ -44,18 +52,25 @@ bool is_balanced(const std::string& text) {
 }
 
 // Whether one pair of brackets encloses the whole text: `[1, 2]`, but not `(1, 2), (3, 4)`.
-bool is_bracketed(const std::string& text) {
-  if (text.empty() || (text[0] != '(' && text[0] != '[')) return false;
+bool is_enclosed(const std::string& text) {
   int depth = 0;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '(' || text[i] == '[') ++depth;
-    if ((text[i] == ')' || text[i] == ']') && --depth == 0) return i + 1 == text.size();
+    if (opens(text[i])) ++depth;
+    if (closes(text[i]) && --depth == 0) return i + 1 == text.size();
   }
   return false;
 }
 
+bool is_bracketed(const std::string& text) {
+  return !text.empty() && (text[0] == '(' || text[0] == '[') && is_enclosed(text);
+}
+
+bool is_mapping(const std::string& text) {
+  return !text.empty() && text[0] == '{' && is_enclosed(text);
+}
+
 bool is_list(const std::string& text) {
-  return is_bracketed(text) || text.find(',') != std::string::npos;
+  return is_bracketed(text) || element_end(text, 0) < text.size();
 }
 
 bool is_quote(char c) {
@@ -81,13 +96,15 @@ std::string unquoted(const std::string& text) {
 std::string outline(const std::string& text, const Node& target) {
   std::string result = text;
   bool begins = true;  // an element, and so a quoted string, may begin here
+  bool in_mapping = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (begins && is_quote(c)) {
       const size_t end = closing_quote(text, i);
       if (end == std::string::npos) target.fail(fmt::format("a quote is not closed in {}", text));
       const size_t next = std::min(text.find_first_not_of(' ', end + 1), text.size());
-      if (next < text.size() && std::string_view(",])").find(text[next]) == std::string::npos) {
+      if (next < text.size() &&
+          std::string_view(in_mapping ? ",])}:" : ",])").find(text[next]) == std::string::npos) {
         target.fail(fmt::format("text follows the closing quote in {}", text));
       }
       std::fill(result.begin() + static_cast<std::ptrdiff_t>(i),
@@ -95,7 +112,8 @@ std::string outline(const std::string& text, const Node& target) {
       i = end;
       begins = false;
     } else if (c != ' ') {
-      begins = c == ',' || c == '[' || c == '(';
+      begins = c == ',' || opens(c) || (in_mapping && c == ':');
+      in_mapping = in_mapping || c == '{';
     }
   }
   return result;
@@ -123,6 +141,15 @@ Node parse_scalar(const std::string& written) {
   return number ? Node::scalar(text, false) : Node(written);
 }
 
+// {key: value} as YAML has it. A key path may name its keys one by one, too.
+Node parse_mapping(const std::string& text, const Node& target) {
+  try {
+    return *parse_config("value: " + text).find("value");
+  } catch (const ConfigError& error) {
+    target.fail(fmt::format("{} is not a mapping: {}", text, error.what()));
+  }
+}
+
 // `target` has the place and the path for messages.
 Node parse_value(const std::string& written, const Node& target, int depth = 0) {
   if (depth > kDeepest) {
@@ -135,10 +162,11 @@ Node parse_value(const std::string& written, const Node& target, int depth = 0) 
     return is_list_in_quotes(inner) ? parse_value(inner, target, depth + 1) : Node(inner);
   }
   const bool bracketed = is_bracketed(shape);
-  const bool opened = !text.empty() && (text[0] == '[' || text[0] == '(');
+  const bool opened = !text.empty() && opens(text[0]);
   if ((opened || is_list(shape)) && !is_balanced(shape)) {
     target.fail(fmt::format("the brackets do not match in '{}'", text));
   }
+  if (is_mapping(shape)) return parse_mapping(text, target);
   if (!is_list(shape)) return parse_scalar(text);
   if (bracketed) {
     const size_t first = std::min(text.find_first_not_of(' ', 1), text.size() - 1);
@@ -156,8 +184,12 @@ Node parse_value(const std::string& written, const Node& target, int depth = 0) 
 
 void set_place_of_all(Node& node, const Place& place) {
   node.set_place(place);
-  if (!node.is_sequence()) return;
-  for (Node& item : node.items()) set_place_of_all(item, place);
+  if (node.is_sequence()) {
+    for (Node& item : node.items()) set_place_of_all(item, place);
+  }
+  if (node.is_mapping()) {
+    for (const auto& [key, value] : node.entries()) set_place_of_all(*node.find(key), place);
+  }
 }
 
 std::vector<std::string> split_key(const std::string& key, const Node& target) {

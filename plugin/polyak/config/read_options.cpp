@@ -46,7 +46,7 @@ void read_value(const Node& node, const Key& key, std::vector<T>& value) {
   std::vector<T> read;
   if (node.is_scalar()) {  // `save_best: accuracy`: one value is a list of one, as in MMEngine
     read_value(node, key, read.emplace_back());
-  } else {
+  } else if (!node.is_null()) {  // `save_best: null`: none, as in MMEngine
     for (const Node& item : node.items()) read_value(item, key, read.emplace_back());
   }
   value = std::move(read);

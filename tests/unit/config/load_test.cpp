@@ -388,6 +388,26 @@ TEST(ConfigOverride, QuotesWithinQuotesAreWrittenAsInYaml) {
   EXPECT_EQ(value_of("it's, that's"), "[it's, that's]");
 }
 
+TEST(ConfigOverride, MappingsAreWrittenAsInYaml) {
+  EXPECT_EQ(value_of("{a: 1, b: [x, 'y, z']}"), "a: 1\nb: [x, 'y, z']");
+  Node config;
+  apply_override(config, "hooks=[{type: EMAHook, averages: [{decay: 0.9}, {name: b}]}, {c: 'd}'}]");
+  const Node& averages = config.at("hooks").items()[0].at("averages");
+  EXPECT_EQ(averages.items()[0].at("decay").as_double(), 0.9);
+  EXPECT_EQ(averages.items()[1].at("name").as_string(), "b");
+  EXPECT_EQ(config.at("hooks").items()[1].at("c").as_string(), "d}");
+  const auto error = [&](const std::string& text) {
+    return error_of([&] { apply_override(config, text); });
+  };
+  EXPECT_THAT(error("a={b: 1"), testing::HasSubstr("a: the brackets do not match in '{b: 1'"));
+  EXPECT_THAT(error("a={b: 1, b: 2}"), testing::HasSubstr("a: {b: 1, b: 2} is not a mapping"));
+  EXPECT_THAT(error_of([&] {
+                apply_override(config, "a={b: {c: x}}");
+                config.at("a").at("b").at("c").as_int();
+              }),
+              testing::StartsWith("--cfg-options a={b: {c: x}}: a.b.c: must be an integer"));
+}
+
 TEST(ConfigOverride, BlanksWithinAStringStay) {
   EXPECT_EQ(value_of("/data/my set/a b"), "/data/my set/a b");
   EXPECT_EQ(value_of("  x  "), "x");

@@ -129,6 +129,15 @@ TEST_F(BlockOfAverages, WriteBackCanResetTheOptimizer) {
   EXPECT_EQ(net_->weight.item<float>(), 2.75F) << "1, 1.5, then (1.5 + 4) / 2";
 }
 
+TEST_F(BlockOfAverages, ASkippedUpdateDoesNotResetTheOptimizerOnceMore) {
+  use("momentum: 0.5\nskip_nonfinite: true\nwrite_back: {every: 2, optimizer_state: reset}\n");
+  start();
+  for (const double weight : {1.0, 2.0, 4.0}) iterate(weight);
+  EXPECT_EQ(runner_.optimizer_resets_, 1);
+  iterate(std::nan(""));
+  EXPECT_EQ(runner_.optimizer_resets_, 1);
+}
+
 TEST_F(BlockOfAverages, WrongKeysAreRefusedAtTheirOwnPlace) {
   expect_refused("averages: 3\n", "c.yaml:1:1: averages: must be a list of averages");
   expect_refused("averages: []\n", "c.yaml:1:1: averages: must be a list of averages");

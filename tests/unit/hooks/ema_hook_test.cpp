@@ -251,6 +251,19 @@ TEST_F(EMAHookTest, ACheckpointTakenWhileSwappedHoldsTheSameAsOneTakenBefore) {
   EXPECT_EQ(checkpoint.at("ema_state_dict").at("module.weight").as_tensor().item<float>(), 1);
 }
 
+TEST_F(EMAHookTest, ASaveBeforeTheFirstUpdateKeepsTheWeightsThatTheAverageStartsFrom) {
+  use(keys({{"momentum", 0.5}, {"begin_iter", 5}, {"start", "initial"}}));
+  fill(*net_, 3);
+  start();
+  iterate(7);
+  Value checkpoint = Value::dict();
+  checkpoint.set("state_dict", state_dict_of(net_));
+  hook_->before_save_checkpoint(runner_, checkpoint);
+  EXPECT_EQ(checkpoint.at("state_dict").at("weight").as_tensor().item<float>(), 3);
+  EXPECT_EQ(checkpoint.at("ema_state_dict").at("module.weight").as_tensor().item<float>(), 7)
+      << "the raw weight, in the average's place";
+}
+
 TEST_F(EMAHookTest, AHalfPrecisionAverageResumesExactlyThroughAFile) {
   net_->to(at::kBFloat16);
   use(keys({{"momentum", 0.001}}));

@@ -152,13 +152,14 @@ TEST(PostHocEMAHook, CountsStepsAndEpochsToo) {
   progress.accumulative_counts = 2;
   EXPECT_EQ(options.steps_between(progress), 10);  // 1 %
   EXPECT_EQ(options.every(7).steps_between(progress), 7);
-  EXPECT_EQ(options.every("2ep").steps_between(progress), 40);
-  EXPECT_EQ(options.every("0.5ep").steps_between(progress), 10);
-  EXPECT_EQ(options.every("0.01%").steps_between(progress), 1);
-  EXPECT_THAT([&] { options.every("1%").steps_between({}); },
-              ThrowsMessage<ConfigError>(HasSubstr("length of the run is unknown")));
-  EXPECT_THAT([&] { options.every("1ep").steps_between({}); },
-              ThrowsMessage<ConfigError>(HasSubstr("length of an epoch is unknown")));
+  EXPECT_EQ(options.every(parse_length("2ep")).steps_between(progress), 40);
+  EXPECT_EQ(options.every(parse_length("0.5ep")).steps_between(progress), 10);
+  EXPECT_EQ(options.every(parse_length("0.01%")).steps_between(progress), 1);
+  EXPECT_THAT([&] { options.every(parse_length("1%")).steps_between({}); },
+              ThrowsMessage<ConfigError>(
+                  HasSubstr("every: 1% needs the length of the run, which is unknown here")));
+  EXPECT_THAT([&] { options.every(parse_length("1ep")).steps_between({}); },
+              ThrowsMessage<ConfigError>(HasSubstr("every: 1ep needs the length of an epoch")));
 }
 
 TEST(PostHocEMAHook, GivesAveragesOfOtherWidthsAsTrainingWouldHaveKeptThem) {
@@ -319,7 +320,7 @@ TEST(PostHocEMAHook, GoesOnOrStopsWhereASnapshotCannotBeWritten) {
 }
 
 TEST(PostHocEMAHook, RefusesKeysThatCannotWork) {
-  EXPECT_THAT(refusal_of({{"every", "1 %x"}}), HasSubstr("every: must be optimizer steps (20)"));
+  EXPECT_THAT(refusal_of({{"every", "1 %x"}}), HasSubstr("every: '1 %x' is not a length"));
   EXPECT_THAT(refusal_of({{"every", 0}}), HasSubstr("every: must be"));
   EXPECT_THAT(refusal_of({{"every", "101%"}}), HasSubstr("every: must be"));
   EXPECT_THAT(refusal_of({{"every", 1.5}}), HasSubstr("every: must be"));

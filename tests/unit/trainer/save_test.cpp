@@ -170,6 +170,25 @@ TEST_F(Saving, PublishesTheBestAndTheLastWeights) {
   }
 }
 
+TEST_F(Saving, AnAverageInAFileOfItsOwnIsThereAsLongAsItsCheckpoint) {
+  train("a", {"custom_hooks=[{type: EMAHook, averages: [{decay: 0.9}, {decay: 0.5, name: fast, "
+              "own_file: true}]}]",
+              "default_hooks.checkpoint.save_best=null"});
+  EXPECT_THAT(files("a"), UnorderedElementsAre("epoch_4.pth", "epoch_4_fast.pth"))
+      << "max_keep_ckpts removes both files of an epoch";
+  const Value checkpoint = read_pth(path("a/epoch_4.pth"));
+  const Value own = read_pth(path("a/epoch_4_fast.pth"));
+  int64_t compared = 0;
+  for (const auto& [name, value] : own.at("state_dict").entries()) {
+    const Value* const kept =
+        checkpoint.at("ema_state_dict.fast").find("module." + name.as_string());
+    ASSERT_TRUE(kept) << name.as_string();
+    EXPECT_TRUE(value.as_tensor().equal(kept->as_tensor())) << name.as_string();
+    ++compared;
+  }
+  EXPECT_GT(compared, 0);
+}
+
 TEST_F(Saving, WhatCannotBePublishedIsRefusedBeforeTraining) {
   const auto published = [&](const std::string& options,
                              const std::vector<std::string>& overrides = {}) {
