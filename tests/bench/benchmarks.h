@@ -32,5 +32,6 @@ void add_step_benchmarks();
 void add_precision_benchmarks();
 void add_finite_benchmarks();
 void add_soft_update_benchmarks();
+void add_rules_benchmarks();
 
 }  // namespace polyak::bench

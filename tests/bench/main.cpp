@@ -56,6 +56,7 @@ int run(int count, char** arguments) {
   add_precision_benchmarks();
   add_finite_benchmarks();
   add_soft_update_benchmarks();
+  add_rules_benchmarks();
   benchmark::AddCustomContext("cpu", cpu_name());
   benchmark::AddCustomContext("polyak", POLYAK_VERSION);
   benchmark::AddCustomContext("libtorch", TORCH_VERSION);

@@ -15,7 +15,8 @@ sys.dont_write_bytecode = True  # no traces in the source tree
 import table  # noqa: E402
 
 EXPECTED = {"update": (5, 3, 2), "several": (2, 2, 2), "swap": (2, 2, 2), "step": (1, 1, 2), "precision_time": (1, 2, 2),
-            "precision_error": (1, 1, 1), "finite": (3, 2, 2), "soft_update": (3, 1, 2)}  # shapes, dtypes, thread counts
+            "precision_error": (1, 1, 1), "finite": (3, 2, 2), "soft_update": (3, 1, 2),
+            "rules": (2, 1, 2)}  # shapes, dtypes, thread counts
 
 
 def of_a_gpu():

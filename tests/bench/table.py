@@ -162,6 +162,13 @@ COLUMNS = {
         "of `mul_.add_`": lambda row: times(row["mul_add/ours"]),
         "of `lerp_`, lists kept": lambda row: times(row["kept_lerp/ours"]),
         "`_foreach_lerp_`, lists kept": lambda row: times(row["foreach_lerp/ours"]) if "foreach_lerp/ours" in row else ""}),
+    "rules": ("rules", {
+        "half excluded, of the time": lambda row: times(row["half/ours"]),
+        "of the bytes": lambda row: times(row["half_bytes"]),
+        "three rules in one pass, of three passes": lambda row: times(row["three_rules/three_rules_apart"]),
+        "sliding mean, of its bytes at the limit's speed":
+            lambda row: times(row["sliding/ours"] / row["limit/ours"] / row["sliding_bytes/limit_bytes"]),
+        "plain average, ms": lambda row: ms(row["ours_us"])}),
     "precision_time": ("precision_time", {
         "compensated, of default's time": lambda row: times(row["compensated/default"]),
         "float64, of default's time": lambda row: times(row["float64/default"]),

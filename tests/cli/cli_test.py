@@ -420,7 +420,7 @@ class Config(CommandTest):
         line, = warned("momentum: 0.01")
         self.assertIn("EMAHook: the average (ExponentialMovingAverage) is too slow for this run: after its 24 updates", line)
         self.assertIn("the first weights are still 79 % of it", line)
-        fits = re.search(r"momentum: (\S+) would fit", line)[1]
+        fits = re.search(r"momentum: (\S+) \(the same as decay: \S+\) would fit", line)[1]
         self.assertEqual(warned(f"momentum: {fits}"), [])
         self.assertRegex(warned("momentum: 0.2, begin_epoch: 3, name: slow")[0], "the average 'slow' .* its 8 updates")
         self.assertEqual(len(warned("momentum: 0.2, interval: 3")), 1)

@@ -12,11 +12,11 @@
 #include "polyak/checkpoint/background_writer.h"
 #include "polyak/checkpoint/file.h"
 #include "polyak/checkpoint/format.h"
-#include "polyak/config/nearest.h"
 #include "polyak/core/log.h"
 #include "polyak/hooks/checkpoint_hook_files.h"
 #include "polyak/runtime/checkpoint_averages.h"
 #include "polyak/runtime/hook_list.h"
+#include "polyak/runtime/metric_names.h"
 #include "polyak/runtime/publish.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
@@ -38,13 +38,6 @@ CheckpointSource& source_of(Runner& runner) {
     fail<ConfigError>("CheckpointHook: this runner makes no checkpoints; remove the hook");
   }
   return *source;
-}
-
-[[noreturn]] void fail_metric(const std::string& wanted, const std::vector<std::string>& names) {
-  const std::string near = nearest_name(wanted, names);
-  fail<ConfigError>("CheckpointHook: save_best: no metric is named '{}'; {}the metrics are: {}",
-                    wanted, near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
-                    fmt::join(names, ", "));
 }
 
 }  // namespace
@@ -111,18 +104,10 @@ void CheckpointHook::check_run(Runner& runner) {
   const Value checkpoint =
       source_of(runner).make_checkpoint(options_.save_optimizer(), options_.save_param_scheduler());
   if (published_) check_published_keys(*published_, checkpoint);
-  std::vector<std::string> names = runner.metric_names();
-  if (names.empty()) return;
-  const std::vector<std::string> plain = names;
-  runner.hooks().call([&](const Hook& hook) {
-    for (const auto& [suffix, weights] : hook.measured_weights()) {
-      if (suffix.empty()) continue;
-      for (const std::string& name : plain) names.push_back(name + suffix);
-    }
-  });
   for (const std::string& wanted : options_.save_best()) {
-    if (wanted == "auto" || std::count(names.begin(), names.end(), wanted)) continue;
-    fail_metric(wanted, names);
+    if (wanted != "auto") {
+      check_metric(wanted, measured_metrics(runner), "CheckpointHook", "save_best");
+    }
   }
 }
 
@@ -455,7 +440,8 @@ void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
     if (found == metrics.end()) {
       std::vector<std::string> names;
       for (const auto& [name, value] : metrics) names.push_back(name);
-      fail_metric(wanted, names);
+      check_metric(wanted, names, "CheckpointHook", "save_best");
+      continue;  // the validation gave nothing at all
     }
     save_if_best(runner, found->first, found->second, weights_of(runner, found->first, metrics));
   }

@@ -32,7 +32,7 @@ EMAHook::EMAHook(const EMAHookOptions& options, const Registry<AveragedModel>& a
     companions_.push_back(std::make_shared<EMAHook>(all[i], averages));
   }
   if (!is_first() || options_.evaluate_on_ema() || options_.evaluate_on_origin()) return;
-  if (all.size() == 1) {
+  if (!options_.is_of_a_list()) {
     log_warning(
         "EMAHook: evaluate_on_ema and evaluate_on_origin are both false; the raw weights are "
         "evaluated");
@@ -56,9 +56,10 @@ AveragedModel::Context EMAHook::context_of(Runner& runner) const {
   context.lengths = {length,
                      static_cast<double>(progress.epoch_length) / static_cast<double>(accumulated),
                      progress.batch_size * accumulated};
-  if (!runner.training()) {  // no update will need them
-    context.max_iters = 1;
-    context.lengths = {1, 1, 1};
+  if (!runner.training()) {  // no update will need them, but options are checked
+    constexpr int64_t kAny = 1'000'000;
+    context.max_iters = kAny;
+    context.lengths = {kAny, static_cast<double>(kAny), 1};
   }
   return context;
 }
@@ -94,11 +95,18 @@ void EMAHook::before_run(Runner& runner) {
   average_ = std::move(average);
   model_ = std::make_shared<const KnownModel>(model);
   // A momentum is what it says.
-  if (runner.training() && (average_node_.find("decay") || average_node_.find("half_life"))) {
+  if (runner.training() && !is_described_ &&
+      (average_node_.find("decay") || average_node_.find("half_life"))) {
     const std::string horizon = text_of_horizon(*average_, context);
     if (!horizon.empty()) log_info("EMAHook: {}", horizon);
   }
   add_average(runner, context.lengths.run);
+  const int64_t updates = updates_of(runner.progress(), context.lengths.run);
+  if (runner.training() && updates > 0 && average_->begins_after() >= updates) {
+    average_node_.fail(fmt::format(
+        "the average starts after {} updates, but the run makes {} of them; it would never start",
+        average_->begins_after(), updates));
+  }
 }
 
 /// What the average's numbers mean in this run, for the log; empty for rules without a momentum.
@@ -108,14 +116,20 @@ std::string EMAHook::text_of_horizon(const AveragedModel& average,
   const Node* const momentum = options.is_mapping() ? options.find("momentum") : nullptr;
   if (!momentum || !momentum->is_number() || momentum->as_double() <= 0) return {};
   const double m = momentum->as_double();
+  const auto interval = static_cast<double>(options.at("interval").as_int());
   const Node* const per_interval = options.find("per_interval");
-  const bool scaled = per_interval && per_interval->is_bool() && per_interval->as_bool();
-  const int64_t interval = options.at("interval").as_int();
-  const double updates = static_cast<double>(scaled ? 1 : interval) / m;
+  const Node* const base_batch_size = options.find("base_batch_size");
+  double scale = per_interval && per_interval->as_bool() ? interval : 1;
+  if (base_batch_size && base_batch_size->is_int() && context.lengths.batch_size > 0) {
+    scale *= static_cast<double>(context.lengths.batch_size) /
+             static_cast<double>(base_batch_size->as_int());
+  }
+  const double decay_rate = -scale * std::log1p(-m) / interval;  // of an update
+  const double updates = interval / -std::expm1(scale * std::log1p(-m));
   std::string text =
       fmt::format("{}{}: momentum {:.6g} = decay {:.6g} = half_life {:.6g}; horizon {:.4g} updates",
                   average.rule_name(), is_first() ? "" : fmt::format(" '{}'", options_.name()), m,
-                  1 - m, -M_LN2 / std::log1p(-m), updates);
+                  1 - m, M_LN2 / decay_rate, updates);
   if (context.lengths.epoch > 0) {
     text += fmt::format(" = {:.3g} epochs", updates / context.lengths.epoch);
   }
@@ -133,6 +147,12 @@ void EMAHook::check_run(Runner& runner) {
   });
   if (!runner.training()) return;
   const Progress& progress = runner.progress();
+  const Node* const base_batch_size = average_node_.find("base_batch_size");
+  if (base_batch_size && !base_batch_size->is_null() && progress.batch_size <= 0) {
+    base_batch_size->fail(
+        "needs the samples of an optimizer step, which are unknown here; set "
+        "LoopHooksSettings::batch_size, or remove the key");
+  }
   // A length of 0 means unknown.
   if (progress.max_epochs > 0 && options_.begin_epoch() > progress.max_epochs) {
     fail<ConfigError>(
@@ -149,6 +169,7 @@ void EMAHook::check_run(Runner& runner) {
 }
 
 std::vector<std::string> EMAHook::describe_run(Runner& runner) {
+  is_described_ = true;
   std::vector<std::string> lines;
   const AveragedModel::Context context = context_of(runner);
   const std::shared_ptr<AveragedModel> average = build_average(context);
@@ -263,8 +284,13 @@ void EMAHook::report(const LoadReport& report, const std::string& what) const {
 
 void EMAHook::load(Runner& runner, const Value& checkpoint, const std::string& name) {
   AverageState state = saved_average(checkpoint, name);
-  state.steps =
-      resumed_steps(checkpoint, name, runner.progress(), options_.counts_iterations(), kName);
+  const int64_t counted = std::exchange(
+      state.steps,
+      resumed_steps(checkpoint, name, runner.progress(), options_.counts_iterations(), kName));
+  if (state.steps != counted) {  // of another unit: so are other numbers of updates
+    state.numbers = state.numbers.without({"origin", "restarted_at"});
+    state.options = Node();
+  }
   const std::string rule = std::exchange(state.rule, {});  // the warning below has the hook's name
   const LoadReport loaded = flushed(runner).load_state_dict(state);
   if (!loaded.mismatched.empty() && runner.resuming()) {

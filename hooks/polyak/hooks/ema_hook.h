@@ -75,6 +75,8 @@ struct POLYAK_API EMAHookOptions : Options {
   /// The options of a hook for each average of the block; these options alone if it has one.
   /// @throws ConfigError at the key that is wrong
   std::vector<EMAHookOptions> of_each_average() const;
+  /// Whether they are of an entry of `averages`.
+  bool is_of_a_list() const { return is_of_a_list_; }
 
  private:
   std::vector<EMAHookOptions> split() const;
@@ -91,7 +93,8 @@ struct POLYAK_API EMAHookOptions : Options {
   Node averages_;  // null: one
   std::vector<std::string> evaluate_;
   Node average_ = Node::mapping();
-  Place type_place_;                   // of ema_type
+  Place type_place_;  // of ema_type
+  bool is_of_a_list_ = false;
   const char* type_key_ = "ema_type";  // or "type", in a list of averages
   Node block_;                         // that they were read from; null: none
 };
@@ -169,7 +172,8 @@ class POLYAK_API EMAHook : public Hook {
   std::shared_ptr<const KnownModel> model_;
   int64_t steps_seen_ = 0;
   bool start_from_average_ = false;
-  bool at_once_ = false;  // no update waits for the next hook
+  bool at_once_ = false;       // no update waits for the next hook
+  bool is_described_ = false;  // so the log has the horizon already
   SwapGuard guard_;
 };
 

@@ -101,6 +101,7 @@ std::vector<EMAHookOptions> EMAHookOptions::split() const {
     }
     EMAHookOptions options = *this;
     options.averages_ = Node();
+    options.is_of_a_list_ = true;
     options.evaluate_.clear();
     options.average_ = item.without({"type", "name", "own_file"});
     if (const Node* own_file = item.find("own_file")) options.own_file_ = own_file->as_bool();

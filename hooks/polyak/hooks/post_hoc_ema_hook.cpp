@@ -71,6 +71,12 @@ void PostHocEMAHookOptions::validate() const {
   for (const char* key : {"sigma_rel", "gamma"}) {
     if (average_.find(key)) fail_option(key, "the widths are those of sigma_rels; remove it");
   }
+  if (average_.find("interval")) {
+    fail_option("interval", "does not go with snapshots, whose averages have each step; remove it");
+  }
+  if (average_.find("write_back")) {
+    fail_option("write_back", "would change the training that is recorded here; use an EMAHook");
+  }
   if (out_dir_ && out_dir_->empty()) fail_option("out_dir", "must not be empty");
 }
 
@@ -97,7 +103,7 @@ PostHocEMAHook::PostHocEMAHook(PostHocEMAHookOptions options,
   check_options(options_, kHookName);
   for (const double width : options_.sigma_rels()) {
     const Node node = options_.average_node(width);
-    kept_.push_back({width, fmt::format("post_hoc_{}", width),
+    kept_.push_back({width, fmt::format("post_hoc_{}", width), node,
                      averages.prepare_shared(node, kHookName, options_, "its averages are of type"),
                      nullptr});
   }
@@ -137,6 +143,24 @@ void PostHocEMAHook::check_run(Runner& runner) {
   }
 }
 
+std::vector<std::string> PostHocEMAHook::describe_run(Runner& runner) {
+  return build_average(kept_.front(), runner)->coverage().lines();
+}
+
+std::shared_ptr<AveragedModel> PostHocEMAHook::build_average(const Kept& kept,
+                                                             Runner& runner) const {
+  AveragedModel::Context context;
+  context.model = runner.model();
+  context.lengths = lengths_of(runner.progress());
+  try {
+    return kept.make(context);
+  } catch (const OptionError& error) {  // of a pattern that matches nothing, for example
+    fail_at(kept.node, error, kHookName);
+  } catch (const ConfigError& error) {  // from the constructor: the keys were already read
+    kept.node.fail(error.what());
+  }
+}
+
 void PostHocEMAHook::before_run(Runner& runner) {
   at_once_ = false;
   if (!runner.training()) return;  // nothing here is measured
@@ -146,10 +170,8 @@ void PostHocEMAHook::before_run(Runner& runner) {
     if (known) {
       kept.average->rebind(model);
     } else {
-      AveragedModel::Context context;
-      context.model = model;
       if (kept.average) runner.averages().remove(*kept.average);
-      kept.average = kept.make(context);
+      kept.average = build_average(kept, runner);
     }
     NamedAverage item{kept.name, kept.average};
     item.is_measured = false;
@@ -204,14 +226,11 @@ void PostHocEMAHook::after_train(Runner& runner) {
   if (!runner.interrupted()) write_snapshots(runner);
 }
 
-/// The buffers whose averages are the model's own values.
-std::vector<std::string> PostHocEMAHook::copied_buffers(Runner& runner) const {
-  const Node options = kept_.front().average->rule_options();
-  const Node* averaged = options.find("update_buffers");
+/// The tensors that are not averaged, so that the newest snapshot has their values.
+std::vector<std::string> PostHocEMAHook::copied_tensors() const {
   std::vector<std::string> names;
-  if (averaged && averaged->as_bool()) return names;
-  for (const NamedTensor& item : runner.model().tensors()) {
-    if (item.buffer) names.push_back(item.name);
+  for (const AverageCoverage::Tensor& tensor : kept_.front().average->coverage().tensors) {
+    if (tensor.mode != TensorMode::average) names.push_back(tensor.name);
   }
   return names;
 }
@@ -220,7 +239,7 @@ void PostHocEMAHook::write_snapshots(Runner& runner) {
   runner.averages().flush();
   const int64_t step = kept_.front().average->steps();
   if (step == 0 || step == written_at_) return;
-  const std::vector<std::string> copied = copied_buffers(runner);
+  const std::vector<std::string> copied = copied_tensors();
   std::error_code error;
   fs::create_directories(folder(runner), error);  // the write below reports a failure
   try {

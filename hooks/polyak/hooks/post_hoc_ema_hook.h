@@ -79,6 +79,7 @@ class POLYAK_API PostHocEMAHook : public Hook {
   bool posts_averages() const override { return !kept_.empty(); }
 
   void check_run(Runner& runner) override;
+  std::vector<std::string> describe_run(Runner& runner) override;
   void before_run(Runner& runner) override;
   void before_train(Runner& runner) override;
   void before_train_epoch(Runner& runner) override;
@@ -91,12 +92,14 @@ class POLYAK_API PostHocEMAHook : public Hook {
   struct Kept {
     double sigma_rel;
     std::string name;  // in checkpoints
+    Node node;         // the average's config
     Registry<AveragedModel>::Maker make;
     std::shared_ptr<AveragedModel> average;
   };
   std::string folder(const Runner& runner) const;
   void write_snapshots(Runner& runner);
-  std::vector<std::string> copied_buffers(Runner& runner) const;
+  std::shared_ptr<AveragedModel> build_average(const Kept& kept, Runner& runner) const;
+  std::vector<std::string> copied_tensors() const;
 
   PostHocEMAHookOptions options_;
   std::vector<Kept> kept_;

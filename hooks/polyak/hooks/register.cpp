@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <memory>
 
+#include "polyak/hooks/check_invalid_loss_hook.h"
 #include "polyak/hooks/checkpoint_hook.h"
+#include "polyak/hooks/early_stopping_hook.h"
 #include "polyak/hooks/ema_hook.h"
 #include "polyak/hooks/iter_timer_hook.h"
 #include "polyak/hooks/logger_hook.h"
@@ -49,4 +51,8 @@ POLYAK_PLUGIN(catalog) {
   add<ParamSchedulerHook, ParamSchedulerHookOptions>(hooks, "ParamSchedulerHook",
                                                      "Steps the parameter schedulers.");
   add<CheckpointHook, CheckpointHookOptions>(hooks, "CheckpointHook", "Writes checkpoints.");
+  add<EarlyStoppingHook, EarlyStoppingHookOptions>(hooks, "EarlyStoppingHook",
+                                                   "Ends training when a metric improves no more.");
+  add<CheckInvalidLossHook, CheckInvalidLossHookOptions>(
+      hooks, "CheckInvalidLossHook", "Ends training at a loss that is not finite.");
 }

@@ -41,9 +41,18 @@ Node node_of(const Json& json) {
   return node;
 }
 
-/// In the block of an average.
-void refuse_patterns(const Node& block) {
+/// Keys of an average's block that need what a compiled program does not tell.
+void refuse_unknown(const Node& block) {
   if (!block.is_mapping()) return;  // EMAHook itself says what is wrong
+  if (const Node* samples = block.find("base_batch_size"); samples && !samples->is_null()) {
+    samples->fail("attach does not see the samples of a step; remove the key");
+  }
+  const Node* const write_back = block.find("write_back");
+  const Node* const reset =
+      write_back && write_back->is_mapping() ? write_back->find("optimizer_state") : nullptr;
+  if (reset && reset->is_scalar() && reset->text() == "reset") {
+    reset->fail("attach cannot reset a program's optimizer; remove the key");
+  }
   for (const char* key : {"include", "exclude", "keep", "buffers"}) {
     const Node* patterns = block.find(key);
     if (!patterns || patterns->is_null()) continue;
@@ -119,9 +128,9 @@ void AttachConfig::validate() const {
           "supports EMAHook",
           type.text()));
     }
-    refuse_patterns(hook);
+    refuse_unknown(hook);
     if (const Node* averages = hook.find("averages"); averages && averages->is_sequence()) {
-      for (const Node& average : averages->items()) refuse_patterns(average);
+      for (const Node& average : averages->items()) refuse_unknown(average);
     }
     const Node* epoch = hook.find("begin_epoch");
     if (epoch && epoch->as_int() != 0) {

@@ -52,6 +52,13 @@ class Average : public AveragedModel {
         options_(std::move(options)) {}
   /// The options with their final numbers. @throws ConfigError as the constructor does
   static O resolved(O options) {
+    check_options(options, O::kName);
+    if (options.start() == AverageStart::initial && options.begins_after() > 0) {
+      fail<ConfigError>(
+          "{}: start: initial begins with the weights from before training, and so does not go "
+          "with a later begin; remove one of them",
+          O::kName);
+    }
     options.resolve(RunLengths());
     options.check_lengths();
     options.check_complete();

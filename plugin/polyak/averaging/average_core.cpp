@@ -38,9 +38,17 @@ AverageCore& AverageCore::ready_for(const char* what) {
 
 void AverageCore::sync_from_module() {
   const torch::NoGradGuard no_grad;
+  const int64_t before = counter.value();
   tensors.sync_from_module();
   counter.adopt();
+  count_changed(before);
   take_values();
+}
+
+void AverageCore::count_changed(int64_t before) {
+  if (counter.value() == before) return;
+  restarted_at = 0;
+  filled = counter.value() == 0 ? 0 : -1;
 }
 
 void AverageCore::take_values(const std::set<std::string>* names) {
@@ -67,6 +75,7 @@ AverageCore::Position AverageCore::position(int64_t k) const {
 
 Clock AverageCore::clock(int64_t k) const {
   Clock clock(k);
+  clock.optimizer_steps -= restarted_at;
   clock.updates = std::max<int64_t>(position(k).since_start, 0);
   clock.batch_size = batch_size;
   clock.samples = batch_size * clock.optimizer_steps;
@@ -100,7 +109,8 @@ void AverageCore::write_back(int64_t k) {
   }
   wrote_back = true;
   if (!options.write_back->restart()) return;
-  restarted_at = k + 1;
+  // The average has the weights of this update: the next one averages.
+  restarted_at = options.start == AverageStart::initial ? k + 1 : k;
   start_from_model();
 }
 

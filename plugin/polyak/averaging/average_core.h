@@ -91,8 +91,11 @@ struct AverageCore {
   /// What the rule's weight at update k depends on.
   Clock clock(int64_t k) const;
   /// The update at which the average starts, or last started.
-  int64_t origin() const { return std::max(options.begins_after, restarted_at); }
+  int64_t origin() const { return std::max(begun_at.value_or(options.begins_after), restarted_at); }
   bool has_started() const { return counter.value() > origin(); }
+  /// After the number of updates was set from outside: what it says of their begin is unknown.
+  /// @param before the number until then
+  void count_changed(int64_t before);
   /// Makes the average a copy of the model.
   void start_from_model();
   /// Starts what the rule keeps from the averages, after these were set.
@@ -105,7 +108,8 @@ struct AverageCore {
   const Options options;
   int64_t skipped = 0;
   int64_t batch_size = 0;                   // samples of an optimizer step; 0: unknown
-  int64_t restarted_at = 0;                 // the number of the first update after the last restart
+  std::optional<int64_t> begun_at;          // by a loaded state, in place of options.begins_after
+  int64_t restarted_at = 0;                 // the update that the last restart counts from
   double filled = 0;                        // Clock::filled
   bool wrote_back = false;                  // by the last update
   std::shared_ptr<TensorRule> tensor_rule;  // null: the average is a weighted mean

@@ -69,6 +69,7 @@ AverageState AveragedModel::state_dict() {
   }
   state.compensation = compensation();
   if (core_->tensor_rule) state.kept = core_->tensor_rule->kept();
+  if (core_->origin() > 0) state.numbers.set("origin", core_->origin());
   if (core_->restarted_at > 0) state.numbers.set("restarted_at", core_->restarted_at);
   if (core_->filled > 0) state.numbers.set("filled", core_->filled);
   return state;
@@ -92,11 +93,17 @@ LoadReport AveragedModel::load_state_dict(const AverageState& state) {
   }
   load_compensation(state.compensation);
   const torch::NoGradGuard no_grad;
-  if (core_->tensor_rule) core_->tensor_rule->load(state.kept);
+  if (core_->tensor_rule) core_->tensor_rule->load(state.kept, state.options);
   const Node* const restarted_at = state.numbers.find("restarted_at");
   core_->restarted_at = restarted_at ? restarted_at->as_int() : 0;
   const Node* const filled = state.numbers.find("filled");
   core_->filled = filled ? filled->as_double() : state.steps == 0 ? 0 : -1;
+  // An average that had started goes on, wherever the options now have its begin.
+  const Node* const origin = state.numbers.find("origin");
+  const int64_t began = origin ? origin->as_int() : 0;
+  if (state.rule == rule_name() && state.steps > began && !core_->has_started()) {
+    core_->begun_at = began;
+  }
   if (!state.rule.empty() && state.rule != rule_name()) {
     log_warning("{}: the state was made by {}; the average continues with {}", rule_name(),
                 state.rule, rule_name());

@@ -33,9 +33,9 @@ struct POLYAK_API AverageState {
   /// What rules keep beside that: BEMA its running average and first weights, SlidingWindowAverage
   /// its mean in float64 and its snapshots. Empty for others.
   std::vector<KeptTensors> kept;
-  /// Numbers that `steps` does not give: `restarted_at`, the update at which write_back last
-  /// restarted the average, and `filled` of averages with bias_correction. A mapping, usually
-  /// empty.
+  /// Numbers that `steps` does not give: `origin`, the update from which the average counts, where
+  /// that is not 0; `restarted_at`, the one at which write_back last restarted it; and `filled` of
+  /// averages with bias_correction. A mapping, usually empty.
   Node numbers = Node::mapping();
 
   /// A deep copy, on the same devices.

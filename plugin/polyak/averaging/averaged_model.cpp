@@ -66,6 +66,10 @@ void AveragedModel::set_batch_size(int64_t samples) {
   core_->batch_size = samples;
 }
 
+int64_t AveragedModel::begins_after() const {
+  return core_->options.begins_after;
+}
+
 bool AveragedModel::has_started() const {
   return core_->has_started();
 }
@@ -267,7 +271,12 @@ torch::OrderedDict<std::string, at::Tensor> AveragedModel::named_averages() cons
 }
 
 AverageCoverage AveragedModel::coverage() const {
-  return core_->ready().tensors.coverage();
+  AverageCore& core = core_->ready();
+  AverageCoverage coverage = core.tensors.coverage();
+  if (!core.tensor_rule) return coverage;
+  const std::vector<int64_t> kept = core.tensor_rule->bytes();
+  for (size_t i = 0; i < kept.size(); ++i) coverage.tensors[i].bytes += kept[i];
+  return coverage;
 }
 
 std::vector<NamedTensor> AveragedModel::state() {
@@ -279,7 +288,9 @@ LoadReport AveragedModel::load_state(const std::vector<NamedTensor>& values, int
   AverageCore& core = core_->ready();
   const torch::NoGradGuard no_grad;
   LoadReport report = core.tensors.load(values);
+  const int64_t before = core.counter.value();
   core.counter.set(steps);
+  core.count_changed(before);
   std::set<std::string> names;
   for (const NamedTensor& value : values) names.insert(value.name);
   core.take_values(&names);
@@ -301,6 +312,7 @@ void AveragedModel::reset(const ModelRef& model) {
   core.bind(model);
   note(*this, core.take_changes());
   core.start_from_model();
+  core.begun_at.reset();
   core.restarted_at = 0;
   core.counter.set(0);
 }
@@ -373,8 +385,10 @@ void AveragedModel::load(torch::serialize::InputArchive& archive) {
   archive.read("module", of_module);
   core.tensors.unshare();  // an archive is not loaded into the model
   load_module(of_module, *core.copy.module);
+  const int64_t before = core.counter.value();
   core.counter.load(steps);
   core.sync_from_module();
+  core.count_changed(before);
 }
 
 }  // namespace polyak

@@ -97,8 +97,10 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// Samples of an optimizer step, for `base_batch_size`. 0: unknown.
   void set_batch_size(int64_t samples);
   /// Whether the average holds anything but the weights that it starts with: false before the first
-  /// update, before `begin`, and after a restart.
+  /// update, and before `begin`.
   bool has_started() const;
+  /// Updates that only count, before the one with which the average starts: `begin` and the like.
+  int64_t begins_after() const;
   /// Whether the last update wrote the average into the model (`write_back`).
   bool wrote_back() const;
   /// Whether it did, and the options say that the optimizer's state does not fit the model any

@@ -172,6 +172,8 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
   std::unordered_map<const void*, const Slot*> had_tensor;
   for (const auto& [name, i] : names_) had_name.emplace(name, &(*slots_)[i]);
   for (const Slot& slot : *slots_) had_tensor.emplace(slot.source.unsafeGetTensorImpl(), &slot);
+  std::unordered_set<const void*> now;
+  for (const NamedTensor& item : tensors) now.insert(item.tensor.unsafeGetTensorImpl());
   std::unordered_map<const void*, size_t> slot_of;
   for (const NamedTensor& item : tensors) {
     const auto counterpart = counterparts.find(item.name);
@@ -200,9 +202,12 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
       Slot& slot = slots.back();
       const auto by_tensor = had_tensor.find(item.tensor.unsafeGetTensorImpl());
       const auto by_name = had_name.find(item.name);
-      set_frozen(slot, by_tensor != had_tensor.end() ? by_tensor->second
-                       : by_name != had_name.end()   ? by_name->second
-                                                     : nullptr);
+      const Slot* had = by_tensor != had_tensor.end() ? by_tensor->second : nullptr;
+      if (!had && by_name != had_name.end() &&
+          !now.count(by_name->second->source.unsafeGetTensorImpl())) {
+        had = by_name->second;
+      }
+      set_frozen(slot, had);
       if (slot.mode == TensorMode::share && is_at_home(item.tensor)) {
         share(slot);
       } else {
@@ -240,8 +245,16 @@ void AveragedTensors::keep_averages(const Slots& before, const Names& names_befo
   for (size_t i = 0; i < before.size(); ++i) {
     had_tensor.emplace(before[i].source.unsafeGetTensorImpl(), i);
   }
-  std::unordered_set<std::string> names_now, other_name;
-  for (const auto& [name, i] : names_) names_now.insert(name);
+  const std::unordered_map<std::string, size_t> names_now(names_.begin(), names_.end());
+  std::unordered_map<const void*, bool> tensors_now;  // whether a name of it is as before
+  for (const auto& [name, i] : names_) {
+    const at::Tensor& source = (*slots_)[i].source;
+    const auto before_now = had_name.find(name);
+    const bool stays =
+        before_now != had_name.end() && before[before_now->second].source.is_same(source);
+    tensors_now[source.unsafeGetTensorImpl()] |= stays;
+  }
+  std::unordered_set<std::string> other_name;
   std::vector<bool> is_new(slots_->size(), true);
   for (size_t i = 0; i < slots_->size(); ++i) {
     const Slot& slot = (*slots_)[i];
@@ -249,11 +262,18 @@ void AveragedTensors::keep_averages(const Slots& before, const Names& names_befo
     const auto same_name = had_name.find(slot.name);
     const bool by_tensor = same_tensor != had_tensor.end();
     if (!by_tensor && same_name == had_name.end()) continue;
-    const Slot& had = before[by_tensor ? same_tensor->second : same_name->second];
+    const size_t old = by_tensor ? same_tensor->second : same_name->second;
+    const Slot& had = before[old];
+    // A tensor whose predecessor under this name only moved is new. One that was tied to a tensor
+    // that stays is not.
+    const auto moved = tensors_now.find(had.source.unsafeGetTensorImpl());
+    if (!by_tensor && moved != tensors_now.end() && !moved->second) continue;
     if (slot.average.sizes() != had.average.sizes()) continue;
     if (!same_kind(slot.average, had.average)) continue;
     is_new[i] = false;
-    if (by_tensor && same_name == had_name.end() && !names_now.count(had.name)) {
+    const auto name_now = names_now.find(had.name);
+    const bool lost_name = name_now == names_now.end() || name_now->second != i;
+    if (by_tensor && lost_name && (same_name == had_name.end() || same_name->second != old)) {
       changes_.renamed.push_back(fmt::format("{} -> {}", had.name, slot.name));
       other_name.insert(had.name);
     }

@@ -80,6 +80,16 @@ class SlidingWindow : public TensorRule {
     return kinds;
   }
 
+  /// Snapshots stand in a ring, whose places follow from the count of updates.
+  bool can_continue(const Node& options) const override {
+    const Node own = options_to_node(options_);
+    const auto same = [&](const char* key) {
+      const Node* const value = options.is_mapping() ? options.find(key) : nullptr;
+      return value && value->is_int() && value->as_int() == own.at(key).as_int();
+    };
+    return same("window") && same("snapshot_every") && same("interval");
+  }
+
   /// As if all snapshots so far had been this value: a layer may be added later.
   Tensors start(const Slot& slot) const override {
     const at::Tensor value = slot.average.detach();

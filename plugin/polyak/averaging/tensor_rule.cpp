@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace polyak {
 
@@ -12,19 +13,31 @@ TensorRule::~TensorRule() = default;
 
 void TensorRule::follow(const Slots& slots, uint64_t revision) {
   if (revision == revision_ && items_.size() == slots.size()) return;
-  std::unordered_map<std::string, Item*> had;
-  for (Item& item : items_) had.emplace(item.name, &item);
+  std::unordered_map<std::string, const Item*> had_name;
+  std::unordered_map<const void*, const Item*> had_tensor;
+  for (const Item& item : items_) {
+    had_name.emplace(item.name, &item);
+    had_tensor.emplace(item.source.unsafeGetTensorImpl(), &item);
+  }
+  std::unordered_set<const void*> now;
+  for (const Slot& slot : slots) now.insert(slot.source.unsafeGetTensorImpl());
   std::vector<Item> items;
   for (const Slot& slot : slots) {
-    Item item{slot.name, is_averaged(slot), {}};
+    Item item{slot.name, slot.source, is_averaged(slot), {}};
     if (item.averaged) {
-      const auto known = had.find(slot.name);
+      const auto same_tensor = had_tensor.find(slot.source.unsafeGetTensorImpl());
+      const auto same_name = had_name.find(slot.name);
+      const Item* known = same_tensor != had_tensor.end() ? same_tensor->second : nullptr;
+      if (!known && same_name != had_name.end() &&
+          !now.count(same_name->second->source.unsafeGetTensorImpl())) {
+        known = same_name->second;
+      }
       Tensors fresh = start(slot);
-      if (known != had.end() && known->second->tensors.size() == fresh.size() &&
-          known->second->tensors[0].sizes() == fresh[0].sizes()) {
+      if (known && known->tensors.size() == fresh.size() &&
+          known->tensors[0].sizes() == fresh[0].sizes()) {
         // The device and dtype may be new.
         for (size_t i = 0; i < fresh.size(); ++i) {
-          fresh[i] = known->second->tensors[i].to(fresh[i].device(), fresh[i].scalar_type());
+          fresh[i] = known->tensors[i].to(fresh[i].device(), fresh[i].scalar_type());
         }
       }
       item.tensors = std::move(fresh);
@@ -54,12 +67,14 @@ void TensorRule::update(const Slots& slots, const Clock& clock, double weight) {
   }
 }
 
-int64_t TensorRule::bytes() const {
-  int64_t bytes = 0;
+std::vector<int64_t> TensorRule::bytes() const {
+  std::vector<int64_t> all;
   for (const Item& item : items_) {
+    int64_t bytes = 0;
     for (const at::Tensor& tensor : item.tensors) bytes += static_cast<int64_t>(tensor.nbytes());
+    all.push_back(bytes);
   }
-  return bytes;
+  return all;
 }
 
 std::vector<KeptTensors> TensorRule::kept() const {
@@ -75,7 +90,8 @@ std::vector<KeptTensors> TensorRule::kept() const {
   return all;
 }
 
-void TensorRule::load(const std::vector<KeptTensors>& kept) {
+void TensorRule::load(const std::vector<KeptTensors>& kept, const Node& options) {
+  if (kept.empty() || !can_continue(options)) return;
   const std::vector<std::string> names = kinds();
   for (size_t kind = 0; kind < names.size(); ++kind) {
     const auto found = std::find_if(kept.begin(), kept.end(), [&](const KeptTensors& item) {

@@ -9,6 +9,7 @@
 
 #include "polyak/averaging/kept_tensors.h"
 #include "polyak/averaging/slot.h"
+#include "polyak/config/node.h"
 #include "polyak/rules/clock.h"
 
 namespace polyak {
@@ -22,26 +23,29 @@ class TensorRule {
  public:
   virtual ~TensorRule();
 
-  /// Follows the slots: keeps what it has of those whose name, shape and kind are known, and starts
-  /// the others from their average.
+  /// Follows the slots: keeps what it has of a model's tensor under whatever name, or of a tensor
+  /// that replaced one under its name, and starts the others from their average.
   void follow(const Slots& slots, uint64_t revision);
   /// The averages were set to other values: everything starts there.
   /// @param names those whose averages were set; null: all
   void start(const Slots& slots, const std::set<std::string>* names = nullptr);
   /// An averaging update.
   void update(const Slots& slots, const Clock& clock, double weight);
-  /// Bytes of the further tensors.
-  int64_t bytes() const;
+  /// Bytes of the further tensors of each slot.
+  std::vector<int64_t> bytes() const;
 
   /// The further tensors by a name for each kind, as handles: what a checkpoint needs beyond the
   /// averages.
   std::vector<KeptTensors> kept() const;
   /// Restores them. Those that do not fit are ignored.
-  void load(const std::vector<KeptTensors>& kept);
+  /// @param options of the average that they are from; null: unknown
+  void load(const std::vector<KeptTensors>& kept, const Node& options);
 
  protected:
   /// What is kept for one slot: a tensor for each kind.
   using Tensors = std::vector<at::Tensor>;
+  /// Whether what an average with these options kept has the same meaning here.
+  virtual bool can_continue(const Node& /*options*/) const { return true; }
   /// The name of each kind.
   virtual std::vector<std::string> kinds() const = 0;
   /// Fresh ones for a slot whose average has just been set.
@@ -51,6 +55,7 @@ class TensorRule {
  private:
   struct Item {
     std::string name;
+    at::Tensor source;  // the model's
     bool averaged;
     Tensors tensors;
   };

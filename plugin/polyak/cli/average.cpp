@@ -29,6 +29,7 @@
 #include "polyak/runtime/offline_average.h"
 #include "polyak/runtime/post_hoc_average.h"
 #include "polyak/runtime/run_checkpoint.h"
+#include "polyak/runtime/run_folder.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/trainer/train_runner.h"
 
@@ -149,6 +150,28 @@ void refuse_with(bool given, const char* option, const char* with) {
   if (given) fail<ConfigError>("{} does not go with {}; remove one of them", option, with);
 }
 
+/// Before the work, which may take hours.
+void check_out(const std::string& out, const std::string& format) {
+  const std::optional<CheckpointFormat> named = checkpoint_format(out);
+  if (format.empty() && !named) {
+    fail<ConfigError>("{}: its extension does not say the format; add --format pth or safetensors",
+                      out);
+  }
+  if (named && !format.empty() &&
+      (*named == CheckpointFormat::safetensors) != (format == "safetensors")) {
+    fail<ConfigError>("{}: its extension is not that of --format {}; rename it, or remove --format",
+                      out, format);
+  }
+  std::error_code error;
+  if (fs::is_directory(out, error)) fail<ConfigError>("{}: is a folder; name a file in it", out);
+  const fs::path folder = fs::path(out).parent_path();
+  if (!folder.empty() && !fs::is_directory(folder, error)) {
+    fail<ConfigError>("{}: create the folder '{}' first", out, folder.string());
+  }
+  const std::string reason = unwritable_reason(folder.empty() ? "." : folder.string());
+  if (!reason.empty()) fail<ConfigError>("{}: cannot be written: {}", out, reason);
+}
+
 void check_arguments(const AverageArguments& arguments) {
   const bool measures = arguments.greedy || !arguments.sweep.empty();
   const char* const mode = !arguments.post_hoc.empty() ? "--post-hoc" : "--sweep";
@@ -193,10 +216,7 @@ void check_arguments(const AverageArguments& arguments) {
     if (!arguments.sweep.empty()) return;
     fail<ConfigError>("-o is missing: the file to write, such as -o averaged.safetensors");
   }
-  if (arguments.format.empty() && !checkpoint_format(arguments.out)) {
-    fail<ConfigError>("{}: its extension does not say the format; add --format pth or safetensors",
-                      arguments.out);
-  }
+  check_out(arguments.out, arguments.format);
 }
 
 void print_written(const std::string& path, const Value& state_dict, const std::string& what) {
@@ -320,15 +340,25 @@ std::vector<double> parse_sweep(const std::string& text) {
       kMaxSigmaRel, text);
 }
 
-void print_snapshots(const PostHocAverage& average) {
+PostHocAverage open_snapshots(const AverageArguments& arguments) {
+  PostHocAverage average(arguments.files.front(), arguments.step);
+  const fs::path folder = fs::path(average.snapshots().front().path).parent_path();
+  const fs::path out = fs::absolute(arguments.out).parent_path();
+  std::error_code error;
+  if (!arguments.out.empty() && fs::equivalent(folder, out, error)) {
+    fail<ConfigError>(
+        "{}: is in the folder of the snapshots, where it would be taken for one of them; write to "
+        "another folder",
+        arguments.out);
+  }
   print("{} snapshots in {}, of the steps {} to {}\n", average.snapshots().size(), average.dtype(),
         average.snapshots().front().step, average.snapshots().back().step);
+  return average;
 }
 
 int combine_snapshots(const AverageArguments& arguments) {
   const double gamma = parse_post_hoc(arguments.post_hoc);
-  const PostHocAverage average(arguments.files.front(), arguments.step);
-  print_snapshots(average);
+  const PostHocAverage average = open_snapshots(arguments);
   const Synthesis synthesis = average.solve(gamma);
   average.check(synthesis, gamma);
   print(
@@ -346,9 +376,8 @@ int combine_snapshots(const AverageArguments& arguments) {
 
 int sweep_snapshots(const AverageArguments& arguments) {
   const std::vector<double> widths = parse_sweep(arguments.sweep);
-  const PostHocAverage average(arguments.files.front(), arguments.step);
   MeasuredModel model(arguments);
-  print_snapshots(average);
+  const PostHocAverage average = open_snapshots(arguments);
   const std::string title = arguments.metric;
   const size_t column = std::max<size_t>(title.size(), 10);
   print("\n| sigma_rel | residual | sum of abs. | rounding | {:>{}} |\n", title, column);

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "polyak/rules/sliding_window_average.h"
+#include "polyak/rules/stochastic_weight_average.h"
+
 namespace polyak::cli {
 namespace {
 
@@ -24,27 +27,26 @@ double rounded_up(double value) {
   return std::ceil(value / unit - 1e-9) * unit;
 }
 
-/// The key of the same rule that would fit, where the rule has a momentum. @param faster how much
+/// What would fit, in the words of a config: the momentum, and the decay that says the same. Empty
+/// for rules without a momentum. @param faster how much
 std::string advice(const Node& options, double faster) {
-  const Node* decay = set_key(options, "decay");
-  const Node* momentum = set_key(options, "momentum");
-  const Node* half_life = set_key(options, "half_life");
-  if (half_life && half_life->is_number()) {
-    return fmt::format("half_life: {:.0f} would fit, or ",
-                       std::max(1.0, std::floor(half_life->as_double() / faster)));
-  }
-  const bool is_decay = decay && decay->is_number();
-  if (!is_decay && !(momentum && momentum->is_number())) return "";
-  const double now = is_decay ? 1 - decay->as_double() : momentum->as_double();
-  const double fits = rounded_up(now * faster);
+  const Node* const momentum = set_key(options, "momentum");
+  if (!momentum || !momentum->is_number()) return "";
+  const double fits = rounded_up(momentum->as_double() * faster);
   if (fits >= 0.5) return "";  // too short a run for it
-  return is_decay ? fmt::format("decay: {:.9g} would fit, or ", 1 - fits)
-                  : fmt::format("momentum: {:.9g} would fit, or ", fits);
+  return fmt::format("momentum: {:.9g} (the same as decay: {:.9g}) would fit, or ", fits, 1 - fits);
+}
+
+/// Rules whose average is a plain mean of snapshots: each has the same weight, and none is first.
+bool is_mean(const std::string& rule) {
+  return rule == StochasticWeightAverageOptions::kName ||
+         rule == SlidingWindowAverageOptions::kName;
 }
 
 }  // namespace
 
 std::string horizon_warning(const NamedAverage& item) {
+  if (is_mean(item.average->rule_name())) return "";
   const Node options = item.average->rule_options();
   const Node* interval = set_key(options, "interval");
   const int64_t every = interval && interval->is_int() ? interval->as_int() : 1;
@@ -57,14 +59,15 @@ std::string horizon_warning(const NamedAverage& item) {
   }
   // A little more than a third is no reason for a word.
   if (calls <= 1 || logarithm <= -0.97 * kHorizons) return "";
+  const std::string hint = logarithm < 0 ? advice(options, kHorizons / -logarithm) : "";
   return fmt::format(
       "EMAHook: {} ({}) is too slow for this run: after its {} updates, the first weights are "
       "still "
-      "{:.0f} % of it; a horizon (1 / momentum) of at most a third of the run leaves 5 %. {}a rule "
+      "{:.0f} % of it; a horizon (1 / momentum) of at most a third of the run leaves 5 %; {} "
       "with a fast start (docs/choosing_an_average.md)",
       item.name.empty() ? "the average" : fmt::format("the average '{}'", item.name),
       item.average->rule_name(), item.updates, 100 * std::exp(logarithm),
-      logarithm < 0 ? advice(options, kHorizons / -logarithm) : "");
+      hint + (hint.empty() ? "use a rule" : "a rule"));
 }
 
 }  // namespace polyak::cli

@@ -135,6 +135,7 @@ struct AverageOptions : Options {
   void validate() const override {
     scope_.check();
     if (device_) check_device(*device_);
+    if (write_back_) check_options(*write_back_, "write_back");
   }
 
   /// The weight that the rule uses for most of a run, after a fast start and before an end at 0.
@@ -152,6 +153,7 @@ struct AverageOptions : Options {
   }
   /// The rule's weight after per_interval and base_batch_size.
   double scaled_weight(const Clock& clock) const {
+    if constexpr (!Self::kScales) return static_cast<const Self&>(*this).weight(clock);
     return scaled(static_cast<const Self&>(*this).weight(clock), clock);
   }
   /// Clock::filled after an averaging update; negative for rules that do not average from zero.
@@ -194,7 +196,8 @@ struct AverageOptions : Options {
 ///
 ///     momentum m     weight of the new value
 ///     decay          1 - m
-///     half_life      updates after which half of the average is newer: m = 1 - 2^(-1 / half_life)
+///     half_life      updates after which half of the average is newer, those that only count
+///                    included: m = 1 - 2^(-interval / half_life), or -1 with per_interval
 template <class Self>
 struct MomentumOptions : AverageOptions<Self> {
   /// @param momentum the rule's default
@@ -207,7 +210,8 @@ struct MomentumOptions : AverageOptions<Self> {
     if (decay_) return 1 - *decay_;
     if (!half_life_) return momentum_;
     if (half_life_->unit != Length::Unit::updates) return std::nan("");
-    return -std::expm1(-M_LN2 / half_life_->value);
+    const double each = this->per_interval() ? 1 : static_cast<double>(this->interval());
+    return -std::expm1(-M_LN2 * each / half_life_->value);
   }
   /// In (0, 1).
   Self& decay(double value) { return decay_ = value, this->self(); }

@@ -57,7 +57,12 @@ void WriteBackOptions::check_lengths() const {
   };
   check(every_.value_or(Length()), "every");
   check(begin_, "begin");
-  if (end_) check(*end_, "end");
+  if (!end_) return;
+  check(*end_, "end");
+  if (end_->value < begin_.value) {
+    fail<ConfigError>("write_back.end: is update {}, before begin, which is {}", length_text(*end_),
+                      length_text(begin_));
+  }
 }
 
 }  // namespace polyak

@@ -19,7 +19,7 @@ std::string description(const NamedAverage& item) {
 }  // namespace
 
 AverageSet::AverageSet(std::function<ModelRef()> model, Log log,
-                       std::function<void()> reset_optimizer)
+                       std::function<bool()> reset_optimizer)
     : model_(std::move(model)),
       log_(std::move(log)),
       reset_optimizer_(std::move(reset_optimizer)) {}
@@ -86,7 +86,12 @@ void AverageSet::flush() const {
   const bool resets =
       std::any_of(together_.begin(), together_.end(),
                   [](const AveragedModel* average) { return average->wants_optimizer_reset(); });
-  if (resets && reset_optimizer_) reset_optimizer_();
+  if (resets && !(reset_optimizer_ && reset_optimizer_()) && !warned_of_reset_) {
+    warned_of_reset_ = true;
+    log_warning(
+        "write_back.optimizer_state: reset does nothing, as the optimizer is not known here; set "
+        "LoopHooksSettings::optimizer, or remove the key");
+  }
   for (const Turn& turn : made_) {
     const NamedAverage& item = items_[turn.item];
     const int64_t skipped = item.average->skipped();

@@ -42,9 +42,10 @@ class POLYAK_API AverageSet {
   /// @param model returns the model; called by flush()
   /// @param log receives `ema_momentum`, the weight of each update, and `ema_skipped`, the number
   ///   of updates that skip_nonfinite has skipped so far; a named average appends `_NAME`
-  /// @param reset_optimizer drops the optimizer's state, after a write_back that asks for it
+  /// @param reset_optimizer drops the optimizer's state, after a write_back that asks for it;
+  ///   returns whether there is one
   AverageSet(std::function<ModelRef()> model, Log log,
-             std::function<void()> reset_optimizer = nullptr);
+             std::function<bool()> reset_optimizer = nullptr);
 
   AverageSet(const AverageSet&) = delete;
   AverageSet& operator=(const AverageSet&) = delete;
@@ -91,7 +92,8 @@ class POLYAK_API AverageSet {
 
   std::function<ModelRef()> model_;
   Log log_;
-  std::function<void()> reset_optimizer_;
+  std::function<bool()> reset_optimizer_;
+  mutable bool warned_of_reset_ = false;
   std::vector<NamedAverage> items_;
   // Mutable, since readers see the same whenever the updates are made. add() reserves room for all
   // averages, so that no update allocates.

@@ -102,6 +102,20 @@ double decay_of(const std::string& shape, double x) {
   return shape == "linear" ? 1 - x : 1 - std::sqrt(x);
 }
 
+/// Keys of averages that have no meaning for files.
+void check_rule(const Node& rule) {
+  for (const char* key : {"include", "exclude", "keep", "buffers", "share_frozen"}) {
+    const Node* found = rule.find(key);
+    if (found) found->fail("does not apply to files, whose tensors are all averaged; remove it");
+  }
+  if (const Node* found = rule.find("write_back")) {
+    found->fail("does not apply to files, as nothing is trained; remove it");
+  }
+  if (const Node* found = rule.find("base_batch_size")) {
+    found->fail("does not apply to files, which have no batches; remove it");
+  }
+}
+
 nlohmann::ordered_json to_json(const Value& value) {
   switch (value.kind()) {
     case Value::Kind::boolean:
@@ -138,7 +152,10 @@ OfflineAverage::OfflineAverage(std::vector<OfflineFile> files, OfflineOptions op
                                const Registry<AveragedModel>& averages)
     : given_(std::move(files)), options_(std::move(options)) {
   check_options();
-  if (!options_.rule.is_null()) make_average_ = averages.prepare(options_.rule);
+  if (!options_.rule.is_null()) {
+    check_rule(options_.rule);
+    make_average_ = averages.prepare(options_.rule);
+  }
   for (const OfflineFile& file : given_) sources_.push_back({file.path, {}, 0});
   set_weights();  // which refuses a rule's options
 }
@@ -194,16 +211,34 @@ void OfflineAverage::check_options() const {
   }
 }
 
+std::shared_ptr<AveragedModel> OfflineAverage::start_average(ModelRef model) const {
+  AveragedModel::Context context;
+  context.model = std::move(model);
+  context.max_iters = static_cast<int64_t>(sources_.size());
+  context.lengths.run = static_cast<int64_t>(sources_.size());
+  return make_average_(context);
+}
+
 /// Of the files in their order.
 void OfflineAverage::set_weights() {
   const auto count = static_cast<double>(sources_.size());
   if (make_average_) {
-    AveragedModel::Context context;
-    context.model = ModelRef(std::vector<NamedTensor>{{"probe", at::zeros({1}), false}});
-    context.max_iters = static_cast<int64_t>(sources_.size());
-    const std::shared_ptr<AveragedModel> average = make_average_(context);
+    const at::Tensor probe = at::zeros({1});
+    const ModelRef model(std::vector<NamedTensor>{{"probe", probe, false}});
+    const std::shared_ptr<AveragedModel> average = start_average(model);
+    const auto value = [&] { return average->named_averages()["probe"].item<double>(); };
     for (size_t i = 0; i < sources_.size(); ++i) {
-      sources_[i].weight = average->weight(static_cast<int64_t>(i));
+      // Another value each time: an update that only counts leaves the average as it is.
+      const double before = value();
+      probe.fill_(before + 1);
+      average->update_parameters(model);
+      const bool counts = value() != before;
+      sources_[i].weight = counts ? average->weight(static_cast<int64_t>(i)) : 0;
+    }
+    if (!average->has_started()) {
+      options_.rule.fail(fmt::format(
+          "the average does not start within {} file(s); lower its begin or update_after_step",
+          sources_.size()));
     }
     return;
   }
@@ -376,10 +411,7 @@ Value OfflineAverage::run_rule() const {
       }
       const ModelRef model(std::move(tensors));
       if (!average) {
-        AveragedModel::Context context;
-        context.model = model;
-        context.max_iters = static_cast<int64_t>(sources_.size());
-        average = make_average_(context);
+        average = start_average(model);
       }
       average->update_parameters(model);
       average->rebind(ModelRef(std::move(without_memory)));
@@ -390,8 +422,8 @@ Value OfflineAverage::run_rule() const {
   std::vector<Value::Entry> entries;
   for (const auto& [name, dtype] : dtypes) {
     const bool is_cast = !options_.dtype.empty() && at::isFloatingType(dtype);
-    entries.emplace_back(
-        name, values.at(name).cpu().to(is_cast ? floating_dtype(options_.dtype) : dtype));
+    entries.emplace_back(name, narrowed(values.at(name).cpu(),
+                                        is_cast ? floating_dtype(options_.dtype) : dtype, name));
   }
   return Value::dict(std::move(entries), /*ordered=*/true);
 }
@@ -416,28 +448,29 @@ Value OfflineAverage::run_greedy(const Measure& measure, bool larger_is_better,
       [&](const Candidate& a, const Candidate& b) { return is_worse(b.alone, a.alone); });
 
   std::vector<OfflineSource> soup;
-  WeightedSum sum;
+  std::optional<WeightedSum> sum(std::in_place);
   double best = 0;
   for (const Candidate& candidate : candidates) {
     const std::string& path = candidate.source.path;
     const Value state_dict = weights_of(path);
-    name_file_in_errors(path, [&] { sum.add(state_dict, 1); });
+    name_file_in_errors(path, [&] { sum->add(state_dict, 1); });
     if (soup.empty()) {
       soup.push_back(candidate.source);
       best = candidate.alone;
       report(path, candidate.alone, std::nullopt, true);
       continue;
     }
-    const double together = measure(sum.result("", 1 / static_cast<double>(soup.size() + 1)));
+    const double together = measure(sum->result("", 1 / static_cast<double>(soup.size() + 1)));
     const bool stays = !is_worse(together, best);
     if (stays) {
       soup.push_back(candidate.source);
       best = together;
     } else {
-      sum.add(state_dict, -1);
+      sum->add(state_dict, -1);
     }
     report(path, candidate.alone, together, stays);
   }
+  sum.reset();  // the memory of one average
   std::stable_sort(soup.begin(), soup.end(), [](const OfflineSource& a, const OfflineSource& b) {
     return a.step && b.step && *a.step < *b.step;
   });

@@ -93,6 +93,7 @@ class POLYAK_API OfflineAverage {
  private:
   void check_options() const;
   bool is_ordered() const { return !options_.shape.empty() || !options_.rule.is_null(); }
+  std::shared_ptr<AveragedModel> start_average(ModelRef model) const;
   void set_weights();
   Value weights_of(const std::string& path) const;
   Value weights_in(Value file, const std::string& path) const;

@@ -134,7 +134,7 @@ class POLYAK_API Runner {
  private:
   AverageSet averages_{[this] { return model(); },
                        [this](const std::string& name, double value) { log(name, value); },
-                       [this] { reset_optimizer_state(); }};
+                       [this] { return reset_optimizer_state(); }};
   Value run_info_ = Value::dict();
 };
 

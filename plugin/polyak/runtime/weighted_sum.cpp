@@ -147,6 +147,16 @@ void WeightedSum::add(const Value& state_dict, double coefficient) {
   }
 }
 
+at::Tensor narrowed(const at::Tensor& tensor, at::ScalarType dtype, const std::string& name) {
+  at::Tensor result = tensor.to(dtype);
+  if (!at::isFloatingType(dtype) || dtype == tensor.scalar_type()) return result;
+  if (!result.isfinite().all().item<bool>()) {
+    fail<CheckpointError>("'{}' has values up to {:.4g}, which {} cannot hold; use --dtype float32",
+                          shortened(name), tensor.abs().max().item<double>(), c10::toString(dtype));
+  }
+  return result;
+}
+
 Value WeightedSum::result(const std::string& dtype, double factor) const {
   const torch::NoGradGuard no_grad;
   std::vector<Value::Entry> tensors;
@@ -159,7 +169,7 @@ Value WeightedSum::result(const std::string& dtype, double factor) const {
     } else {
       value = !entry.sum.defined() ? entry.last : factor == 1 ? entry.sum : entry.sum * factor;
       const bool is_cast = !dtype.empty() && at::isFloatingType(entry.item.dtype);
-      value = value.to(is_cast ? floating_dtype(dtype) : entry.item.dtype);
+      value = narrowed(value, is_cast ? floating_dtype(dtype) : entry.item.dtype, entry.item.name);
     }
     made.push_back(value);
     tensors.emplace_back(entry.item.name, std::move(value));

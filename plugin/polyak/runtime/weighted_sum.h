@@ -41,6 +41,10 @@ class POLYAK_API StateLayout {
   std::vector<std::string> others_;
 };
 
+/// A tensor in another dtype.
+/// @throws CheckpointError, with `name`, if that turns a finite number into an infinity
+at::Tensor narrowed(const at::Tensor& tensor, at::ScalarType dtype, const std::string& name);
+
 /// A linear combination of state dicts. It holds one float64 (or complex128) tensor for each one of
 /// theirs, and no state dict.
 class POLYAK_API WeightedSum {
@@ -54,6 +58,7 @@ class POLYAK_API WeightedSum {
   /// The sum times `factor` as an ordered dict, and what is copied. Tensors that were tied in every
   /// state dict are tied.
   /// @param dtype of floating-point tensors: `float32`, ...; "": as in the last state dict
+  /// @throws CheckpointError if that dtype cannot hold a value
   Value result(const std::string& dtype = "", double factor = 1) const;
 
  private:

@@ -71,7 +71,7 @@ class CosineAnnealingLr final : public ParamScheduler {
         eta_min_(options.eta_min) {
     const int64_t length = units_in_run();
     if (length == 1) {
-      doubt("end", "the schedule has one unit of {}, so the rate never changes", unit_name());
+      doubt_one_unit();
     } else if (length > 0 && t_max_ > static_cast<double>(length)) {
       const double left = (1 + std::cos(kPi * static_cast<double>(length - 1) / t_max_)) / 2;
       doubt(options.T_max ? "T_max" : "end",
@@ -177,6 +177,177 @@ class SwaLr final : public ParamScheduler {
   double lr_;
   int64_t anneal_;
   Annealing annealing_;
+};
+
+class ConstantLr final : public ParamScheduler {
+ public:
+  ConstantLr(const ConstantLrOptions& options, const Context& context)
+      : ParamScheduler(options, context), factor_(options.factor), ends_(options.end) {
+    if (factor_ == 1) doubt("factor", "is 1, so the rate never changes");
+  }
+
+ private:
+  double next(double lr, int64_t last_step) const override {
+    if (last_step == 0) return lr * factor_;
+    return ends_ && last_step == length() - 1 ? lr / factor_ : lr;
+  }
+  Value settings() const override {
+    return Value::dict({{"factor", factor_}, {"total_iters", length() - 1}});
+  }
+
+  double factor_;
+  bool ends_;
+};
+
+class ExponentialLr final : public ParamScheduler {
+ public:
+  ExponentialLr(const ExponentialLrOptions& options, const Context& context)
+      : ParamScheduler(options, context), gamma_(options.gamma) {
+    if (gamma_ == 1) doubt("gamma", "is 1, so the rate never changes");
+    if (gamma_ != 1 && units_in_run() == 1) doubt_one_unit();
+  }
+
+ private:
+  double next(double lr, int64_t last_step) const override {
+    return last_step == 0 ? lr : lr * gamma_;
+  }
+  Value settings() const override { return Value::dict({{"gamma", gamma_}}); }
+
+  double gamma_;
+};
+
+class PolyLr final : public ParamScheduler {
+ public:
+  PolyLr(const PolyLrOptions& options, const Context& context)
+      : ParamScheduler(options, context), power_(options.power), eta_min_(options.eta_min) {
+    const int64_t units = units_in_run();
+    if (units == 1) {
+      doubt_one_unit();
+    } else if (units > 0 && units < length()) {
+      doubt("end", "eta_min is not reached: the run has {} of the schedule's {} {}", units,
+            length(), unit_name());
+    }
+  }
+
+ private:
+  double next(double lr, int64_t last_step) const override {
+    if (last_step == 0) return lr;
+    const auto left = static_cast<double>(length() - last_step);  // units, with this one
+    return (lr - eta_min_) * std::pow(1 - 1 / left, power_) + eta_min_;
+  }
+  Value settings() const override {
+    return Value::dict({{"eta_min", eta_min_}, {"power", power_}, {"total_iters", length() - 1}});
+  }
+
+  double power_;
+  double eta_min_;
+};
+
+class OneCycleLr final : public ParamScheduler {
+ public:
+  OneCycleLr(const OneCycleLrOptions& options, const Context& context)
+      : ParamScheduler(options, context),
+        options_(options),
+        total_(options.total_steps ? units(*options.total_steps) : length()) {
+    const double first = options.eta_max / options.div_factor;
+    const auto total = static_cast<double>(total_);
+    const double top = options.pct_start * total - 1;
+    phases_.push_back({top, first, options.eta_max});
+    if (options.three_phase) phases_.push_back({2 * top, options.eta_max, first});
+    phases_.push_back({total - 1, phases_.back().to, first / options.final_div_factor});
+    const int64_t units = units_in_run();
+    if (units > 0 && units < total_) {
+      doubt(options.total_steps ? "total_steps" : "end",
+            "the cycle does not end: it takes {} {}, but the schedule has {}", total_, unit_name(),
+            units);
+    }
+  }
+
+ private:
+  struct Phase {
+    double end;  // the unit in which it ends; may be a fraction
+    double from, to;
+  };
+
+  double next(double /*lr*/, int64_t last_step) const override {
+    const auto step = static_cast<double>(last_step);
+    double begin = 0;
+    for (const Phase& phase : phases_) {
+      if (step <= phase.end || &phase == &phases_.back()) {
+        const double part =
+            phase.end > begin ? std::min((step - begin) / (phase.end - begin), 1.0) : 1.0;
+        return options_.anneal_strategy == Annealing::linear
+                   ? (phase.to - phase.from) * part + phase.from
+                   : phase.to + (phase.from - phase.to) / 2 * (std::cos(kPi * part) + 1);
+      }
+      begin = phase.end;
+    }
+    return phases_.back().to;
+  }
+  Value settings() const override {
+    return Value::dict({{"eta_max", options_.eta_max},
+                        {"div_factor", options_.div_factor},
+                        {"final_div_factor", options_.final_div_factor},
+                        {"total_steps", total_}});
+  }
+
+  OneCycleLrOptions options_;
+  int64_t total_;
+  std::vector<Phase> phases_;
+};
+
+class CosineRestartLr final : public ParamScheduler {
+ public:
+  CosineRestartLr(const CosineRestartLrOptions& options, const Context& context)
+      : ParamScheduler(options, context), options_(options) {
+    int64_t all = 0;
+    for (int64_t& period : options_.periods) all += period = units(period);
+    const int64_t units = units_in_run();
+    if (units > 0 && all < units) {
+      doubt("periods",
+            "they end after {} {}, but the schedule has {}; from there on the rate stays", all,
+            unit_name(), units);
+    }
+  }
+
+ private:
+  double next(double lr, int64_t last_step) const override {
+    int64_t step = last_step;
+    for (size_t i = 0; i < options_.periods.size(); ++i) {
+      const int64_t period = options_.periods[i];
+      if (step < period) return within(lr, step, period, options_.restart_weights[i]);
+      step -= period;
+    }
+    return lr;
+  }
+  double within(double lr, int64_t step, int64_t period, double weight) const {
+    if (step == 0) return initial_lr() * weight;
+    const double least =
+        options_.eta_min ? *options_.eta_min : initial_lr() * *options_.eta_min_ratio;
+    const double part = kPi / static_cast<double>(period);
+    return (1 + std::cos(part * static_cast<double>(step))) /
+               (1 + std::cos(part * static_cast<double>(step - 1))) * (lr - least) +
+           least;
+  }
+  Value settings() const override {
+    Value periods = Value::list(), weights = Value::list(), ends = Value::list();
+    int64_t end = 0;
+    for (const int64_t period : options_.periods) {
+      periods.items().emplace_back(period);
+      ends.items().emplace_back(end += period);
+    }
+    for (const double weight : options_.restart_weights) weights.items().emplace_back(weight);
+    const auto number = [](const std::optional<double>& value) {
+      return value ? Value(*value) : Value();
+    };
+    return Value::dict({{"periods", std::move(periods)},
+                        {"restart_weights", std::move(weights)},
+                        {"eta_min", number(options_.eta_min)},
+                        {"eta_min_ratio", number(options_.eta_min_ratio)},
+                        {"cumulative_periods", std::move(ends)}});
+  }
+
+  CosineRestartLrOptions options_;
 };
 
 template <class Scheduler, class O>
@@ -288,6 +459,62 @@ Annealing parse_annealing(const std::string& name) {
   fail_option("anneal_strategy", "must be cos or linear, got '{}'", name);
 }
 
+void ConstantLrOptions::visit(OptionVisitor& visitor) {
+  visitor.key("factor", &factor, "Factor of the learning rate.", Bounds{0.0, 1.0, true, false});
+  ParamSchedulerOptions::visit(visitor);
+}
+
+void ExponentialLrOptions::visit(OptionVisitor& visitor) {
+  visitor.required("gamma", &gamma, "Factor of the learning rate in each unit.", above(0));
+  ParamSchedulerOptions::visit(visitor);
+}
+
+void PolyLrOptions::visit(OptionVisitor& visitor) {
+  visitor.key("power", &power, "Exponent of the part that is left of the schedule.", above(0));
+  visitor.key("eta_min", &eta_min, "The rate at the end.", at_least(0));
+  ParamSchedulerOptions::visit(visitor);
+}
+
+void OneCycleLrOptions::visit(OptionVisitor& visitor) {
+  visitor.required("eta_max", &eta_max, "The largest rate.", above(0));
+  visitor.key("total_steps", &total_steps, "Units of the cycle; null: from begin to end.",
+              count_from(1));
+  visitor.key("pct_start", &pct_start, "The part of the cycle in which the rate rises.",
+              closed_interval(0, 1));
+  visitor.text<annealing_name, parse_annealing>(
+      "anneal_strategy", &anneal_strategy, {"cos", "linear"},
+      "How the rate changes: along half a cosine or a line.");
+  visitor.key("div_factor", &div_factor, "The first rate is eta_max divided by this.", above(0));
+  visitor.key("final_div_factor", &final_div_factor,
+              "The last rate is the first one divided by this.", above(0));
+  visitor.key("three_phase", &three_phase,
+              "Fall to the first rate in as many units as the rise took, then on to the last.");
+  ParamSchedulerOptions::visit(visitor);
+}
+
+void CosineRestartLrOptions::visit(OptionVisitor& visitor) {
+  visitor.required("periods", &periods, "Units of each cycle.", count_from(1));
+  visitor.key("restart_weights", &restart_weights,
+              "The initial rate is multiplied by these at the begin of each cycle.", at_least(0));
+  visitor.key("eta_min", &eta_min, "The smallest rate; this or eta_min_ratio.", at_least(0));
+  visitor.key("eta_min_ratio", &eta_min_ratio, "The smallest rate as a part of the initial one.",
+              closed_interval(0, 1));
+  ParamSchedulerOptions::visit(visitor);
+}
+
+void CosineRestartLrOptions::validate() const {
+  ParamSchedulerOptions::validate();
+  if (periods.empty()) fail_option("periods", "is empty; list the units of each cycle");
+  if (periods.size() != restart_weights.size()) {
+    fail_option("restart_weights", "has {} entries, but periods has {}", restart_weights.size(),
+                periods.size());
+  }
+  if (eta_min.has_value() == eta_min_ratio.has_value()) {
+    fail_option("eta_min", "{}; set eta_min or eta_min_ratio",
+                eta_min ? "and eta_min_ratio are both set" : "is required, or eta_min_ratio");
+  }
+}
+
 void SwaLrOptions::visit(OptionVisitor& visitor) {
   visitor.required("swa_lr", &swa_lr, "The rate at the end, and from then on.", at_least(0));
   visitor.key("anneal_epochs", &anneal_epochs, "Units until that rate is reached; 0: at once.",
@@ -316,6 +543,31 @@ std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(const CosineAnnealingLr
 std::shared_ptr<ParamScheduler> make_linear_lr(const LinearLrOptions& options,
                                                const ParamScheduler::Context& context) {
   return make<LinearLr>(options, context, "LinearLR");
+}
+
+std::shared_ptr<ParamScheduler> make_constant_lr(const ConstantLrOptions& options,
+                                                 const ParamScheduler::Context& context) {
+  return make<ConstantLr>(options, context, "ConstantLR");
+}
+
+std::shared_ptr<ParamScheduler> make_exponential_lr(const ExponentialLrOptions& options,
+                                                    const ParamScheduler::Context& context) {
+  return make<ExponentialLr>(options, context, "ExponentialLR");
+}
+
+std::shared_ptr<ParamScheduler> make_poly_lr(const PolyLrOptions& options,
+                                             const ParamScheduler::Context& context) {
+  return make<PolyLr>(options, context, "PolyLR");
+}
+
+std::shared_ptr<ParamScheduler> make_one_cycle_lr(const OneCycleLrOptions& options,
+                                                  const ParamScheduler::Context& context) {
+  return make<OneCycleLr>(options, context, "OneCycleLR");
+}
+
+std::shared_ptr<ParamScheduler> make_cosine_restart_lr(const CosineRestartLrOptions& options,
+                                                       const ParamScheduler::Context& context) {
+  return make<CosineRestartLr>(options, context, "CosineRestartLR");
 }
 
 std::shared_ptr<ParamScheduler> make_swa_lr(const SwaLrOptions& options,

@@ -83,6 +83,10 @@ class POLYAK_API ParamScheduler {
   void doubt(const char* key, fmt::format_string<Args...> text, Args&&... args) {
     doubts_.push_back({key, fmt::format(text, std::forward<Args>(args)...)});
   }
+  /// The doubt of a schedule that has one unit in this run.
+  void doubt_one_unit() {
+    doubt("end", "the schedule has one unit of {}, so the rate never changes", unit_name());
+  }
 
  private:
   Optimizer* optimizer_;
@@ -121,7 +125,23 @@ struct POLYAK_API LinearLrOptions : ParamSchedulerOptions {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// How the rate goes to that of the average.
+struct POLYAK_API ConstantLrOptions : ParamSchedulerOptions {
+  double factor = 1.0 / 3;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API ExponentialLrOptions : ParamSchedulerOptions {
+  double gamma = 0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API PolyLrOptions : ParamSchedulerOptions {
+  double power = 1;
+  double eta_min = 0;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// How a rate goes from one value to another: along half a cosine or a line.
 enum class Annealing { cos, linear };
 /// "cos" or "linear".
 POLYAK_API std::string annealing_name(Annealing annealing);
@@ -132,6 +152,26 @@ struct POLYAK_API SwaLrOptions : ParamSchedulerOptions {
   int64_t anneal_epochs = 10;
   Annealing anneal_strategy = Annealing::cos;
   void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API OneCycleLrOptions : ParamSchedulerOptions {
+  double eta_max = 0;
+  std::optional<int64_t> total_steps;
+  double pct_start = 0.3;
+  Annealing anneal_strategy = Annealing::cos;
+  double div_factor = 25;
+  double final_div_factor = 1e4;
+  bool three_phase = false;
+  void visit(OptionVisitor& visitor) override;
+};
+
+struct POLYAK_API CosineRestartLrOptions : ParamSchedulerOptions {
+  std::vector<int64_t> periods;
+  std::vector<double> restart_weights = {1};
+  std::optional<double> eta_min;
+  std::optional<double> eta_min_ratio;
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
 };
 
 /// Multiplies by gamma every step_size units.
@@ -151,5 +191,25 @@ POLYAK_API std::shared_ptr<ParamScheduler> make_linear_lr(const LinearLrOptions&
 /// StochasticWeightAverage (torch.optim.swa_utils.SWALR).
 POLYAK_API std::shared_ptr<ParamScheduler> make_swa_lr(const SwaLrOptions& options,
                                                        const ParamScheduler::Context& context);
+
+/// lr * factor from begin to end - 2, and the rate that was there before from end - 1 on; without
+/// an end, lr * factor throughout.
+POLYAK_API std::shared_ptr<ParamScheduler> make_constant_lr(const ConstantLrOptions& options,
+                                                            const ParamScheduler::Context& context);
+/// Multiplies by gamma in each unit.
+POLYAK_API std::shared_ptr<ParamScheduler> make_exponential_lr(
+    const ExponentialLrOptions& options, const ParamScheduler::Context& context);
+/// eta_min + (lr - eta_min) * (1 - t / (length - 1))^power, t counted from begin.
+POLYAK_API std::shared_ptr<ParamScheduler> make_poly_lr(const PolyLrOptions& options,
+                                                        const ParamScheduler::Context& context);
+/// From eta_max / div_factor up to eta_max in pct_start of total_steps, and down to the first rate
+/// / final_div_factor; three_phase: down to the first rate in as many steps, then on. Whatever rate
+/// there was. (Smith and Topin 2017, "Super-convergence", arXiv:1708.07120; MMEngine's phases.)
+POLYAK_API std::shared_ptr<ParamScheduler> make_one_cycle_lr(
+    const OneCycleLrOptions& options, const ParamScheduler::Context& context);
+/// A cosine from restart_weights[i] * the initial rate down to eta_min, or to eta_min_ratio * the
+/// initial rate, in each of the periods; then the rate stays (Loshchilov and Hutter 2017, "SGDR").
+POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_restart_lr(
+    const CosineRestartLrOptions& options, const ParamScheduler::Context& context);
 
 }  // namespace polyak

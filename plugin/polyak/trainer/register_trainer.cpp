@@ -165,6 +165,17 @@ void register_optimization(Catalog& catalog) {
                                            make_cosine_annealing_lr);
   schedulers.add<LinearLrOptions>("LinearLR", "Changes the rate linearly: warm-up.",
                                   make_linear_lr);
+  schedulers.add<ConstantLrOptions>("ConstantLR", "Lowers the rate by a factor, until end.",
+                                    make_constant_lr);
+  schedulers.add<ExponentialLrOptions>("ExponentialLR", "Multiplies the rate in each unit.",
+                                       make_exponential_lr);
+  schedulers.add<PolyLrOptions>("PolyLR", "A power of the part that is left, down to eta_min.",
+                                make_poly_lr);
+  schedulers.add<OneCycleLrOptions>("OneCycleLR", "Up to eta_max and down again.",
+                                    make_one_cycle_lr);
+  schedulers.add<CosineRestartLrOptions>(
+      "CosineRestartLR", "Half a cosine down to the smallest rate, again and again.",
+      make_cosine_restart_lr);
   schedulers.add<SwaLrOptions>(
       "SWALR", "Goes to a constant rate and stays there, for a StochasticWeightAverage.",
       make_swa_lr);

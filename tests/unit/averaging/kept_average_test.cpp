@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <deque>
+#include <sstream>
 
 #include "polyak/averaging/average_state.h"
 #include "polyak/polyak.h"
@@ -240,20 +241,126 @@ TEST(WriteBack, TakesAPartBetweenBeginAndEnd) {
   }
 }
 
-TEST(WriteBack, RestartsTheAverageFromTheModel) {
+TEST(WriteBack, RestartsTheAverageFromTheModelAndKeepsItsPeriod) {
+  for (const AverageStart start : {AverageStart::first_update, AverageStart::initial}) {
+    Number model(0);
+    ExponentialMovingAverage average(
+        model.net, ExponentialMovingAverageOptions().momentum(0.25).start(start).write_back(
+                       WriteBackOptions().every(3).restart(true)));
+    const int first = start == AverageStart::initial ? 2 : 3;
+    double expected = 0;
+    for (int k = 0; k < 10; ++k) {
+      model.set(k);
+      average.update_parameters(model.net);
+      if (k > 0 || start == AverageStart::initial) expected += 0.25 * (k - expected);
+      EXPECT_DOUBLE_EQ(value_of(average), expected) << k;
+      EXPECT_EQ(average.wrote_back(), k >= first && (k - first) % 3 == 0) << k;
+    }
+  }
+}
+
+TEST(WriteBack, ARestartBeginsTheRampOfARuleAnew) {
+  Number model(5);
+  PowerFunctionEMA average(model.net, PowerFunctionEMAOptions().gamma(0).write_back(
+                                          WriteBackOptions().every(4).restart(true)));
+  for (int k = 0; k <= 4; ++k) average.update_parameters(model.net);
+  ASSERT_TRUE(average.wrote_back());
+  EXPECT_DOUBLE_EQ(average.weight(5), 0.5) << "the mean of the restart's weights and the next";
+}
+
+TEST(WriteBack, OptionsOfCodeAreCheckedToo) {
+  Number model;
+  const auto build = [&](WriteBackOptions options) {
+    ExponentialMovingAverage(model.net, ExponentialMovingAverageOptions().write_back(options));
+  };
+  EXPECT_THROW(build(WriteBackOptions().weight(0.5)), ConfigError) << "every is missing";
+  EXPECT_THROW(build(WriteBackOptions().every(0)), ConfigError);
+  EXPECT_THROW(build(WriteBackOptions().every(2).weight(2)), ConfigError);
+  EXPECT_THROW(build(WriteBackOptions().every(2).begin(9).end(Length(3))), ConfigError);
+}
+
+TEST(Momentum, TwoNamesAreRefusedInCodeToo) {
+  Number model;
+  EXPECT_THAT(
+      [&] {
+        ExponentialMovingAverage(model.net,
+                                 ExponentialMovingAverageOptions().momentum(0.1).decay(0.99));
+      },
+      ThrowsMessage<ConfigError>(HasSubstr("decay")));
+  EXPECT_THAT(
+      [&] { ExponentialMovingAverage(model.net, ExponentialMovingAverageOptions().decay(1.5)); },
+      ThrowsMessage<ConfigError>(HasSubstr("decay")));
+}
+
+TEST(Momentum, AHalfLifeCountsTheUpdatesThatOnlyCount) {
+  Number model;
+  for (const bool per_interval : {false, true}) {
+    ExponentialMovingAverage average(
+        model.net,
+        ExponentialMovingAverageOptions().half_life(100).interval(10).per_interval(per_interval));
+    EXPECT_NEAR(average.weight(10), 1 - std::pow(0.5, 0.1), 1e-12) << per_interval;
+  }
+}
+
+TEST(BiasCorrection, AnAverageThatWasLoadedByItsCountIsNotForgotten) {
+  Number model(3);
+  const auto options = ExponentialMovingAverageOptions().momentum(0.01).bias_correction(true);
+  ExponentialMovingAverage average(model.net, options);
+  average.load_state(average.state(), 100);
+  EXPECT_NEAR(average.weight(100), 0.01 / (1 - std::pow(0.99, 101)), 1e-12);
+  std::stringstream archive;
+  for (int k = 0; k < 3; ++k) average.update_parameters(model.net);
+  torch::serialize::OutputArchive out;
+  average.save(out);
+  out.save_to(archive);
+  ExponentialMovingAverage other(model.net, options);
+  torch::serialize::InputArchive in;
+  in.load_from(archive);
+  other.load(in);
+  EXPECT_NEAR(other.weight(103), 0.01 / (1 - std::pow(0.99, 104)), 1e-12);
+}
+
+TEST(SlidingWindow, OfAnotherWindowBeginsWithTheMeanThatWasSaved) {
   Number model(0);
-  ExponentialMovingAverage average(model.net,
-                                   ExponentialMovingAverageOptions().momentum(0.25).write_back(
-                                       WriteBackOptions().every(3).restart(true)));
-  for (int k = 0; k <= 3; ++k) {
+  SlidingWindowAverage saved(model.net, SlidingWindowAverageOptions().window(3));
+  for (int k = 0; k < 6; ++k) {
     model.set(k);
+    saved.update_parameters(model.net);
+  }
+  SlidingWindowAverage average(model.net, SlidingWindowAverageOptions().window(2));
+  average.load_state_dict(saved.state_dict());
+  EXPECT_DOUBLE_EQ(value_of(average), 4);
+  for (const double value : {10.0, 20.0}) {
+    model.set(value);
     average.update_parameters(model.net);
   }
-  ASSERT_TRUE(average.wrote_back());
-  EXPECT_FALSE(average.has_started());
-  model.set(7);
-  average.update_parameters(model.net);
-  EXPECT_EQ(value_of(average), 7) << "the first update after a restart copies";
+  EXPECT_DOUBLE_EQ(value_of(average), 15) << "the mean of the two new ones, and nothing else";
+}
+
+TEST(SlidingWindow, ItsMemoryIsStated) {
+  Number model(0);
+  const SlidingWindowAverage average(model.net, SlidingWindowAverageOptions().window(3));
+  EXPECT_EQ(average.coverage().sum().bytes, 5 * 8) << "average, mean and three snapshots";
+}
+
+TEST(Begin, AnAverageThatHadStartedGoesOnUnderALaterBegin) {
+  Number model(1);
+  StochasticWeightAverage saved(model.net, StochasticWeightAverageOptions().begin(2));
+  for (int k = 0; k < 5; ++k) saved.update_parameters(model.net);
+  StochasticWeightAverage average(model.net, StochasticWeightAverageOptions().begin(1000));
+  average.load_state_dict(saved.state_dict());
+  EXPECT_TRUE(average.has_started());
+  EXPECT_EQ(average.weight(5), saved.weight(5));
+}
+
+TEST(Begin, DoesNotGoWithTheInitialWeights) {
+  Number model;
+  EXPECT_THAT(
+      [&] {
+        StochasticWeightAverage(
+            model.net, StochasticWeightAverageOptions().begin(5).start(AverageStart::initial));
+      },
+      ThrowsMessage<ConfigError>(HasSubstr("start: initial")));
 }
 
 TEST(Scaling, KeepsTheHorizonForALongerIntervalAndAnotherBatch) {

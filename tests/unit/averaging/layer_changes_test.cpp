@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nn/cloneable.h>
+#include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <optional>
@@ -267,6 +269,64 @@ TEST(LayerChanges, EveryAverageOfAJointUpdateFollowsAndChangesOfEachStepAreLogge
   }
   EXPECT_EQ(lines, 2u * (8 + 2)) << "1 to 8, 16 and 32";
   EXPECT_EQ(fast.coverage().sum(TensorMode::share).tensors, 6);
+}
+
+/// A model of a list of layers, which a program makes anew.
+struct Blocks : torch::nn::Module {
+  explicit Blocks(int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+      layers.emplace_back(torch::nn::LinearOptions(3, 3).bias(false));
+    register_module("blocks", list());
+  }
+  torch::nn::ModuleList list() const {
+    torch::nn::ModuleList made;
+    for (const torch::nn::Linear& layer : layers) made->push_back(layer);
+    return made;
+  }
+  void rebuild() { replace_module("blocks", list()); }
+  void step() {
+    const torch::NoGradGuard no_grad;
+    for (const torch::nn::Linear& layer : layers) layer->weight.add_(at::rand({3, 3}));
+  }
+  std::vector<torch::nn::Linear> layers;
+};
+
+template <class A, class O>
+void expect_layers_take_their_averages_along(const O& options) {
+  SCOPED_TRACE(O::kName);
+  at::manual_seed(5);
+  Blocks net(3);
+  const ModelRef alone(std::vector<NamedTensor>{{"w", net.layers[1]->weight, false}});
+  A average(net, options), reference(alone, options);
+  const auto update = [&] {
+    net.step();
+    reference.update_parameters(alone);
+    return log_of([&] { average.update_parameters(net); });
+  };
+  for (int i = 0; i < 4; ++i) update();
+  net.layers.erase(net.layers.begin());
+  net.rebuild();
+  const std::vector<std::string> first = update();
+  ASSERT_THAT(first, SizeIs(1));
+  EXPECT_THAT(first[0], HasSubstr("renamed blocks.1.weight -> blocks.0.weight"));
+  update();
+  EXPECT_TRUE(at::equal(average_of(average, "blocks.0.weight"), average_of(reference, "w")));
+
+  net.layers.insert(net.layers.begin(),
+                    torch::nn::Linear(torch::nn::LinearOptions(3, 3).bias(false)));
+  net.rebuild();
+  const at::Tensor added = net.layers[0]->weight;
+  A fresh(ModelRef(std::vector<NamedTensor>{{"w", added, false}}), options);
+  update();
+  EXPECT_TRUE(at::equal(average_of(average, "blocks.1.weight"), average_of(reference, "w")));
+  EXPECT_FALSE(at::equal(average_of(average, "blocks.0.weight"), average_of(reference, "w")));
+}
+
+TEST(LayerChanges, ALayerThatMovesTakesItsAverageAlongAndOneInItsPlaceIsNew) {
+  expect_layers_take_their_averages_along<ExponentialMovingAverage>(ema(0.3));
+  expect_layers_take_their_averages_along<BEMA>(BEMAOptions());
+  expect_layers_take_their_averages_along<SlidingWindowAverage>(
+      SlidingWindowAverageOptions().window(3));
 }
 
 TEST(LayerChanges, TheLineOfTheLogNamesAFewOfEachKind) {

@@ -583,6 +583,13 @@ TEST(EMAHookOptions, WhatIsWrongIsPlacedAtItsOwnKey) {
                "'evaluate_on_origin'? EMAHook takes: ");
 }
 
+TEST_F(EMAHookTest, AnAverageWhoseBeginIsAfterTheRunIsRefused) {
+  use(keys({{"ema_type", "StochasticWeightAverage"}, {"begin", "60%"}, {"begin_iter", 6}}));
+  EXPECT_THAT([&] { start(); },
+              ThrowsMessage<ConfigError>(
+                  HasSubstr("the average starts after 6 updates, but the run makes 5 of them")));
+}
+
 TEST_F(EMAHookTest, AnAverageThatWouldNeverStartIsRefused) {
   use(keys({{"momentum", 0.1}, {"begin_epoch", 3}}));
   EXPECT_THAT([&] { start(10, 2); }, ThrowsMessage<ConfigError>(HasSubstr("never start")));

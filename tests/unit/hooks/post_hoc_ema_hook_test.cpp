@@ -321,6 +321,9 @@ TEST(PostHocEMAHook, GoesOnOrStopsWhereASnapshotCannotBeWritten) {
 
 TEST(PostHocEMAHook, RefusesKeysThatCannotWork) {
   EXPECT_THAT(refusal_of({{"every", "1 %x"}}), HasSubstr("every: '1 %x' is not a length"));
+  EXPECT_THAT(refusal_of({{"interval", 2}}), HasSubstr("interval: does not go with snapshots"));
+  EXPECT_THAT(refusal_of({{"write_back", Node::mapping({{"every", 2}})}}),
+              HasSubstr("write_back: would change the training"));
   EXPECT_THAT(refusal_of({{"every", 0}}), HasSubstr("every: must be"));
   EXPECT_THAT(refusal_of({{"every", "101%"}}), HasSubstr("every: must be"));
   EXPECT_THAT(refusal_of({{"every", 1.5}}), HasSubstr("every: must be"));

@@ -13,6 +13,7 @@
 #include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/pth.h"
 #include "polyak/checkpoint/safetensors.h"
+#include "polyak/config/load.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/weighted_sum.h"
 #include "support/averages.h"
@@ -103,6 +104,54 @@ TEST_F(OfflineAverageTest, IsTheMeanWithIntegersOfTheLastFile) {
   EXPECT_EQ(value_of(state_dict), 3);
   EXPECT_EQ(state_dict.at("layer.count").as_tensor().item<int64_t>(), 60);
   EXPECT_EQ(state_dict.entries().size(), 2U);
+}
+
+TEST_F(OfflineAverageTest, SaysTheWeightsThatARuleReallyUses) {
+  std::vector<std::string> names;
+  for (const int step : {1, 2, 3}) {
+    names.push_back(fmt::format("iter_{}.pth", step));
+    write(names.back(), checkpoint(step, step));
+  }
+  OfflineOptions options;
+  options.rule = parse_config("{type: ExponentialMovingAverage, momentum: 0.5, interval: 2}");
+  const OfflineAverage average = surveyed(names, options);
+  EXPECT_THAT(weights_of(average), ElementsAre(1, 0, 0.5));
+  EXPECT_EQ(value_of(average.run()), 2);
+  options.rule = parse_config("{type: StochasticWeightAverage, begin: 50%}");
+  EXPECT_THAT(weights_of(surveyed(names, options)), ElementsAre(0, 0, 1)) << "1.5 updates are 2";
+}
+
+TEST_F(OfflineAverageTest, RefusesKeysThatHaveNoMeaningForFiles) {
+  write("iter_1.pth", checkpoint(1, 1));
+  for (const char* key : {"exclude: w", "include: w", "keep: w", "buffers: []",
+                          "share_frozen: true", "write_back: {every: 1}", "base_batch_size: 8"}) {
+    OfflineOptions options;
+    options.rule = parse_config(fmt::format("type: ExponentialMovingAverage\n{}\n", key));
+    EXPECT_THAT([&] { surveyed({"iter_1.pth"}, options); },
+                ThrowsMessage<ConfigError>(HasSubstr("does not apply to files")))
+        << key;
+  }
+  OfflineOptions late;
+  late.rule = parse_config("{type: StochasticWeightAverage, begin: 9}");
+  EXPECT_THAT([&] { surveyed({"iter_1.pth"}, late); },
+              ThrowsMessage<ConfigError>(HasSubstr("does not start within 1 file")));
+}
+
+TEST_F(OfflineAverageTest, RefusesADtypeThatCannotHoldTheResult) {
+  write("iter_1.pth", checkpoint(60000, 1));
+  write("iter_2.pth", checkpoint(160000, 2));
+  for (const char* rule : {"", "{type: ExponentialMovingAverage}"}) {
+    OfflineOptions options;
+    options.dtype = "float16";
+    if (*rule) options.rule = parse_config(rule);
+    write("iter_1.pth", checkpoint(160000, 1));
+    EXPECT_THAT(
+        [&] {
+          surveyed({"iter_1.pth", "iter_2.pth"}, options).run();
+        },
+        ThrowsMessage<CheckpointError>(
+            AllOf(HasSubstr("layer.weight"), HasSubstr("1.6e+05, which Half cannot hold"))));
+  }
 }
 
 TEST_F(OfflineAverageTest, OrdersByTheStepInMetaThenByTheNumberInTheName) {

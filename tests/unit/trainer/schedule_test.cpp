@@ -79,6 +79,48 @@ TEST_F(ShortSchedules, GiveTheRatesOfTorchAndSayWhatNeverHappens) {
   }
 }
 
+TEST_F(ShortSchedules, GiveTheRatesOfMMEngine) {
+  std::ifstream file(POLYAK_GOLDEN_DIR "/mmengine_schedules.json");
+  const auto cases = nlohmann::json::parse(file);
+  EXPECT_GT(cases.size(), 400U);
+  for (const auto& item : cases) {
+    SCOPED_TRACE(item.dump());
+    const auto scheduler =
+        start(parse_config(item.at("config").dump()), item.at("epoch_length").get<int64_t>(),
+              item.at("max_epochs").get<int64_t>());
+    for (const double rate : item.at("rates").get<std::vector<double>>()) {
+      EXPECT_NEAR(optimizer_->lr(), rate, 1e-15);
+      scheduler->step();
+    }
+  }
+}
+
+TEST_F(ShortSchedules, WhatNeverHappensIsSaidOfTheOthersToo) {
+  EXPECT_THAT(doubts("{type: ConstantLR, factor: 1}"),
+              ElementsAre("factor: is 1, so the rate never changes"));
+  EXPECT_THAT(
+      doubts("{type: PolyLR, end: 12}"),
+      ElementsAre("end: eta_min is not reached: the run has 6 of the schedule's 12 epochs"));
+  EXPECT_THAT(
+      doubts("{type: OneCycleLR, eta_max: 1, total_steps: 9}"),
+      ElementsAre("total_steps: the cycle does not end: it takes 9 epochs, but the schedule "
+                  "has 6"));
+  EXPECT_THAT(
+      doubts("{type: CosineRestartLR, periods: [2, 2], restart_weights: [1, 1], eta_min: 0}"),
+      ElementsAre("periods: they end after 4 epochs, but the schedule has 6; from there on "
+                  "the rate stays"));
+  EXPECT_THAT(doubts("{type: OneCycleLR, eta_max: 1}"), IsEmpty());
+  const auto refused = [&](const std::string& config) {
+    EXPECT_THROW(doubts(config), ConfigError);
+  };
+  refused("{type: CosineRestartLR, periods: [2], eta_min: 0, eta_min_ratio: 0.1}");
+  refused("{type: CosineRestartLR, periods: [2]}");
+  refused("{type: CosineRestartLR, periods: [2, 2], eta_min: 0}");
+  refused("{type: CosineRestartLR, periods: [], restart_weights: [], eta_min: 0}");
+  refused("{type: ExponentialLR}");
+  refused("{type: OneCycleLR, eta_max: 1, pct_start: 1.5}");
+}
+
 TEST_F(ShortSchedules, ALinearScheduleOfOneUnitSaysFromWhichEndOnItReachesItsFactor) {
   const std::string text =
       "end: the schedule has only one unit of epochs, so the rate stays at lr * start_factor; it "

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "polyak/runtime/hook.h"
+
+namespace polyak {
+
+struct POLYAK_API CheckInvalidLossHookOptions : Options {
+  /// Iterations from one check to the next, at least 1.
+  CheckInvalidLossHookOptions& interval(int64_t value) { return interval_ = value, *this; }
+  int64_t interval() const { return interval_; }
+
+  void visit(OptionVisitor& visitor) override;
+
+ private:
+  int64_t interval_ = 50;
+};
+
+/// Ends training with an error at a loss that is not finite, as mmdet's hook of this name does. The
+/// files that were written before stay.
+class POLYAK_API CheckInvalidLossHook : public Hook {
+ public:
+  /// @throws ConfigError
+  explicit CheckInvalidLossHook(const CheckInvalidLossHookOptions& options);
+
+  std::string name() const override { return "CheckInvalidLossHook"; }
+  int priority() const override { return kHigh; }  // before a hook averages or saves the weights
+  void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
+
+ private:
+  CheckInvalidLossHookOptions options_;
+};
+
+}  // namespace polyak
