@@ -441,7 +441,7 @@ void CheckpointHook::after_val_epoch(Runner& runner, Scalars& metrics) {
       std::vector<std::string> names;
       for (const auto& [name, value] : metrics) names.push_back(name);
       check_metric(wanted, names, "CheckpointHook", "save_best");
-      continue;  // the validation gave nothing at all
+      continue;  // not reached: there are names
     }
     save_if_best(runner, found->first, found->second, weights_of(runner, found->first, metrics));
   }

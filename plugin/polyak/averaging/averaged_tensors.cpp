@@ -168,12 +168,9 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
 
   Slots slots;
   Names names;
-  std::unordered_map<std::string, const Slot*> had_name;
   std::unordered_map<const void*, const Slot*> had_tensor;
-  for (const auto& [name, i] : names_) had_name.emplace(name, &(*slots_)[i]);
   for (const Slot& slot : *slots_) had_tensor.emplace(slot.source.unsafeGetTensorImpl(), &slot);
-  std::unordered_set<const void*> now;
-  for (const NamedTensor& item : tensors) now.insert(item.tensor.unsafeGetTensorImpl());
+  const auto replaced = replaced_names(*slots_, names_, tensors);
   std::unordered_map<const void*, size_t> slot_of;
   for (const NamedTensor& item : tensors) {
     const auto counterpart = counterparts.find(item.name);
@@ -201,13 +198,10 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
                        mode_of(item)});
       Slot& slot = slots.back();
       const auto by_tensor = had_tensor.find(item.tensor.unsafeGetTensorImpl());
-      const auto by_name = had_name.find(item.name);
-      const Slot* had = by_tensor != had_tensor.end() ? by_tensor->second : nullptr;
-      if (!had && by_name != had_name.end() &&
-          !now.count(by_name->second->source.unsafeGetTensorImpl())) {
-        had = by_name->second;
-      }
-      set_frozen(slot, had);
+      const auto by_name = replaced.find(item.name);
+      set_frozen(slot, by_tensor != had_tensor.end() ? by_tensor->second
+                       : by_name != replaced.end()   ? &(*slots_)[by_name->second]
+                                                     : nullptr);
       if (slot.mode == TensorMode::share && is_at_home(item.tensor)) {
         share(slot);
       } else {
@@ -230,6 +224,25 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
   keep_averages(*slots_before, names_before);
 }
 
+/// The slots that another tensor continues under one of their names. One whose tensor is in the
+/// model under other names alone only moved; one of tied tensors stays under its other name.
+std::unordered_map<std::string, size_t> AveragedTensors::replaced_names(
+    const Slots& before, const Names& names_before, const std::vector<NamedTensor>& now) {
+  const std::unordered_map<std::string, size_t> had_name(names_before.begin(), names_before.end());
+  std::unordered_map<const void*, bool> stays;  // of tensors that are in the model
+  for (const NamedTensor& item : now) {
+    const auto had = had_name.find(item.name);
+    const bool same = had != had_name.end() && before[had->second].source.is_same(item.tensor);
+    stays[item.tensor.unsafeGetTensorImpl()] |= same;
+  }
+  std::unordered_map<std::string, size_t> replaced;
+  for (const auto& [name, i] : names_before) {
+    const auto found = stays.find(before[i].source.unsafeGetTensorImpl());
+    if (found == stays.end() || found->second) replaced.emplace(name, i);
+  }
+  return replaced;
+}
+
 /// Shares a parameter that is frozen, unless it was averaged before: then it keeps its average.
 void AveragedTensors::set_frozen(Slot& slot, const Slot* before) const {
   if (!settings_.scope.share_frozen || slot.buffer || slot.mode != TensorMode::average) return;
@@ -246,14 +259,9 @@ void AveragedTensors::keep_averages(const Slots& before, const Names& names_befo
     had_tensor.emplace(before[i].source.unsafeGetTensorImpl(), i);
   }
   const std::unordered_map<std::string, size_t> names_now(names_.begin(), names_.end());
-  std::unordered_map<const void*, bool> tensors_now;  // whether a name of it is as before
-  for (const auto& [name, i] : names_) {
-    const at::Tensor& source = (*slots_)[i].source;
-    const auto before_now = had_name.find(name);
-    const bool stays =
-        before_now != had_name.end() && before[before_now->second].source.is_same(source);
-    tensors_now[source.unsafeGetTensorImpl()] |= stays;
-  }
+  std::vector<NamedTensor> now;
+  for (const auto& [name, i] : names_) now.push_back({name, (*slots_)[i].source, false});
+  const auto replaced = replaced_names(before, names_before, now);
   std::unordered_set<std::string> other_name;
   std::vector<bool> is_new(slots_->size(), true);
   for (size_t i = 0; i < slots_->size(); ++i) {
@@ -261,13 +269,9 @@ void AveragedTensors::keep_averages(const Slots& before, const Names& names_befo
     const auto same_tensor = had_tensor.find(slot.source.unsafeGetTensorImpl());
     const auto same_name = had_name.find(slot.name);
     const bool by_tensor = same_tensor != had_tensor.end();
-    if (!by_tensor && same_name == had_name.end()) continue;
+    if (!by_tensor && !replaced.count(slot.name)) continue;
     const size_t old = by_tensor ? same_tensor->second : same_name->second;
     const Slot& had = before[old];
-    // A tensor whose predecessor under this name only moved is new. One that was tied to a tensor
-    // that stays is not.
-    const auto moved = tensors_now.find(had.source.unsafeGetTensorImpl());
-    if (!by_tensor && moved != tensors_now.end() && !moved->second) continue;
     if (slot.average.sizes() != had.average.sizes()) continue;
     if (!same_kind(slot.average, had.average)) continue;
     is_new[i] = false;

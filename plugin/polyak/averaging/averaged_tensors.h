@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -118,6 +119,8 @@ class AveragedTensors {
   using Names = std::vector<std::pair<std::string, size_t>>;
 
   TensorMode mode_of(const NamedTensor& item) const;
+  static std::unordered_map<std::string, size_t> replaced_names(
+      const Slots& before, const Names& names_before, const std::vector<NamedTensor>& now);
   void set_frozen(Slot& slot, const Slot* before) const;
   void check_scope(const std::vector<NamedTensor>& tensors) const;
   bool is_at_home(const at::Tensor& source) const;
