@@ -224,25 +224,6 @@ void AveragedTensors::rebuild(const std::vector<NamedTensor>& tensors,
   keep_averages(*slots_before, names_before);
 }
 
-/// The slots that another tensor continues under one of their names. One whose tensor is in the
-/// model under other names alone only moved; one of tied tensors stays under its other name.
-std::unordered_map<std::string, size_t> AveragedTensors::replaced_names(
-    const Slots& before, const Names& names_before, const std::vector<NamedTensor>& now) {
-  const std::unordered_map<std::string, size_t> had_name(names_before.begin(), names_before.end());
-  std::unordered_map<const void*, bool> stays;  // of tensors that are in the model
-  for (const NamedTensor& item : now) {
-    const auto had = had_name.find(item.name);
-    const bool same = had != had_name.end() && before[had->second].source.is_same(item.tensor);
-    stays[item.tensor.unsafeGetTensorImpl()] |= same;
-  }
-  std::unordered_map<std::string, size_t> replaced;
-  for (const auto& [name, i] : names_before) {
-    const auto found = stays.find(before[i].source.unsafeGetTensorImpl());
-    if (found == stays.end() || found->second) replaced.emplace(name, i);
-  }
-  return replaced;
-}
-
 /// Shares a parameter that is frozen, unless it was averaged before: then it keeps its average.
 void AveragedTensors::set_frozen(Slot& slot, const Slot* before) const {
   if (!settings_.scope.share_frozen || slot.buffer || slot.mode != TensorMode::average) return;

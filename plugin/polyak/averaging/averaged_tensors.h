@@ -9,7 +9,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -116,11 +115,9 @@ class AveragedTensors {
   const std::string* find_nonfinite_average() const;
 
  private:
-  using Names = std::vector<std::pair<std::string, size_t>>;
+  using Names = SlotNames;
 
   TensorMode mode_of(const NamedTensor& item) const;
-  static std::unordered_map<std::string, size_t> replaced_names(
-      const Slots& before, const Names& names_before, const std::vector<NamedTensor>& now);
   void set_frozen(Slot& slot, const Slot* before) const;
   void check_scope(const std::vector<NamedTensor>& tensors) const;
   bool is_at_home(const at::Tensor& source) const;

@@ -22,4 +22,22 @@ std::string LayerChanges::text() const {
   return fmt::format("the model's layers changed: {}", fmt::join(parts, "; "));
 }
 
+std::unordered_map<std::string, size_t> replaced_names(const Slots& before,
+                                                       const SlotNames& names_before,
+                                                       const std::vector<NamedTensor>& now) {
+  const std::unordered_map<std::string, size_t> had_name(names_before.begin(), names_before.end());
+  std::unordered_map<const void*, bool> stays;  // of tensors that are in the model
+  for (const NamedTensor& item : now) {
+    const auto had = had_name.find(item.name);
+    const bool same = had != had_name.end() && before[had->second].source.is_same(item.tensor);
+    stays[item.tensor.unsafeGetTensorImpl()] |= same;
+  }
+  std::unordered_map<std::string, size_t> replaced;
+  for (const auto& [name, i] : names_before) {
+    const auto found = stays.find(before[i].source.unsafeGetTensorImpl());
+    if (found == stays.end() || found->second) replaced.emplace(name, i);
+  }
+  return replaced;
+}
+
 }  // namespace polyak

@@ -2,7 +2,12 @@
 #pragma once
 
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
+
+#include "polyak/averaging/model.h"
+#include "polyak/averaging/slot.h"
 
 namespace polyak {
 
@@ -18,5 +23,15 @@ struct LayerChanges {
   /// One line for the log; empty if nothing changed.
   std::string text() const;
 };
+
+/// Names of a model's tensors and the indexes of their slots; tied tensors share one.
+using SlotNames = std::vector<std::pair<std::string, size_t>>;
+
+/// The slots that another tensor continues under one of their names. One whose tensor is in the
+/// model under other names alone only moved; one of tied tensors stays under its other name.
+/// @param now the model's tensors
+std::unordered_map<std::string, size_t> replaced_names(const Slots& before,
+                                                       const SlotNames& names_before,
+                                                       const std::vector<NamedTensor>& now);
 
 }  // namespace polyak
