@@ -5,7 +5,7 @@ set(POLYAK_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/polyak)
 set(POLYAK_CONFIG_DIR ${CMAKE_INSTALL_DATADIR}/polyak/configs)
 
 # Installed libraries and programs find each other, and the LibTorch that they were built with.
-set(polyak_installed polyak)
+set(polyak_installed polyak polyak_distributed)
 foreach(target IN ITEMS polyak_trainer polyak_hooks polyak_attach polyak_cli)
   if(TARGET ${target})
     list(APPEND polyak_installed ${target})
@@ -19,6 +19,8 @@ set_target_properties(${polyak_installed} PROPERTIES INSTALL_RPATH "${polyak_rpa
 
 # In the tree the names are the installed ones.
 add_library(polyak::polyak ALIAS polyak)
+set_target_properties(polyak_distributed PROPERTIES EXPORT_NAME distributed)
+add_library(polyak::distributed ALIAS polyak_distributed)
 if(TARGET polyak_trainer)
   set_target_properties(polyak_trainer PROPERTIES EXPORT_NAME trainer)
   add_library(polyak::trainer ALIAS polyak_trainer)
@@ -40,6 +42,9 @@ foreach(part IN ITEMS plugin hooks)
   file(STRINGS ${PROJECT_SOURCE_DIR}/${part}/public_headers.txt headers REGEX "^polyak/")
   if(NOT TARGET polyak_trainer)
     list(FILTER headers EXCLUDE REGEX "^polyak/trainer/")
+  endif()
+  if(NOT POLYAK_WITH_DISTRIBUTED)  # what includes c10d
+    list(FILTER headers EXCLUDE REGEX "^polyak/distributed/c10d")
   endif()
   foreach(header IN LISTS headers)
     get_filename_component(folder ${header} DIRECTORY)

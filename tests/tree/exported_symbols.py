@@ -20,7 +20,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LISTS = ROOT / "tests" / "tree" / "exported_symbols"
-LIBRARIES = ("libpolyak", "libpolyak_trainer", "libpolyak_hooks", "libpolyak_attach")
+LIBRARIES = ("libpolyak", "libpolyak_distributed", "libpolyak_trainer", "libpolyak_hooks", "libpolyak_attach")
 STRONG = "TDBR"  # text, data, zeroed data, constants; not the weak W, V and u
 HEAD = "# What {}.so exports. Written by tests/tree/exported_symbols.py --update\n"
 

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "polyak/distributed/c10d_group.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "polyak/core/error.h"
+#include "polyak/distributed/c10d.h"
+
+namespace polyak {
+namespace {
+
+/// How long a failed process waits for the others to say that they failed too.
+constexpr std::chrono::milliseconds kPatience{2000};
+constexpr std::chrono::milliseconds kPause{50};
+
+}  // namespace
+
+void C10dGroup::guard(const char* what, const std::function<void()>& function) {
+  try {
+    function();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    // c10d and Gloo have no exceptions of their own for this in all versions of LibTorch.
+    const std::string text = error.what();
+    const auto has = [&](const char* part) { return text.find(part) != std::string::npos; };
+    if (has("finished reduction in the prior iteration")) {
+      fail<ProcessGroupError>(
+          "rank {}: {}: some parameters got no gradient in the iteration before; set "
+          "find_unused_parameters: true if that is intended",
+          rank(), what);
+    }
+    const bool by_peer = has("gloo") || has("onnect") || has("imed out") || has("imeout") ||
+                         has("ocket") || has("roken pipe");
+    if (!by_peer) throw;
+    fail<ProcessGroupError>("rank {}: {} failed: {} ({})", rank(), what, find_missing(),
+                            first_line(error));
+  }
+}
+
+/// Every process that failed says so at the meeting place; who does not is what the others wait
+/// for.
+std::string C10dGroup::find_missing() {
+  if (!store_) return "another process ended or cannot be reached";
+  std::vector<int64_t> missing;
+  try {
+    store_->setTimeout(kPatience);
+    store_->set(fmt::format("failed/{}", rank()), std::vector<uint8_t>{1});
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    do {
+      std::this_thread::sleep_for(kPause);
+      missing.clear();
+      for (int64_t other = 0; other < size(); ++other) {
+        if (!store_->check({fmt::format("failed/{}", other)})) missing.push_back(other);
+      }
+    } while (!missing.empty() && std::chrono::steady_clock::now() < until);
+  } catch (const std::exception&) {
+    return "rank 0, where the processes meet, ended or cannot be reached";
+  }
+  if (missing.empty()) return "the connection between two processes broke";
+  return fmt::format("rank {} ended or does not answer", fmt::join(missing, ", rank "));
+}
+
+void C10dGroup::do_all_reduce(const at::Tensor& tensor, const char* what) {
+  guard(what, [&] {
+    std::vector<at::Tensor> tensors{tensor};
+    processes_->allreduce(tensors)->wait();
+  });
+}
+
+void C10dGroup::do_broadcast(const at::Tensor& tensor, int64_t root, const char* what) {
+  guard(what, [&] {
+    std::vector<at::Tensor> tensors{tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    processes_->broadcast(tensors, options)->wait();
+  });
+}
+
+void C10dGroup::do_all_gather(const std::vector<at::Tensor>& all, const at::Tensor& tensor,
+                              const char* what) {
+  guard(what, [&] {
+    std::vector<std::vector<at::Tensor>> outputs{all};
+    std::vector<at::Tensor> inputs{tensor};
+    processes_->allgather(outputs, inputs)->wait();
+  });
+}
+
+std::shared_ptr<ProcessGroup> wrap_c10d(c10::intrusive_ptr<c10d::ProcessGroup> processes) {
+  if (!processes) fail<Error>("wrap_c10d: the pointer is null");
+  return std::make_shared<C10dGroup>(std::move(processes), c10::intrusive_ptr<c10d::Store>());
+}
+
+c10::intrusive_ptr<c10d::ProcessGroup> c10d_group(const ProcessGroup& processes) {
+  const auto* group = dynamic_cast<const C10dGroup*>(&processes);
+  return group ? group->c10d() : c10::intrusive_ptr<c10d::ProcessGroup>();
+}
+
+}  // namespace polyak
