@@ -2,6 +2,7 @@
 #include "polyak/hooks/check_invalid_loss_hook.h"
 
 #include <cmath>
+#include <utility>
 
 #include "polyak/runtime/runner.h"
 
@@ -19,6 +20,10 @@ CheckInvalidLossHook::CheckInvalidLossHook(const CheckInvalidLossHookOptions& op
 void CheckInvalidLossHook::after_train_iter(Runner& runner, int64_t /*batch*/,
                                             const Scalars& outputs) {
   const int64_t iteration = runner.progress().iter + 1;
+  const int64_t steps = runner.progress().optimizer_steps;
+  const bool stepped = steps != std::exchange(steps_seen_, steps);
+  // The processes know each other's losses after an optimizer step, and must end together.
+  if (size_of(runner.process_group().get()) > 1 && !stepped) return;
   if (iteration % options_.interval() != 0) return;
   for (const auto& [name, value] : outputs) {
     if (std::isfinite(value) || name.find("loss") == std::string::npos) continue;

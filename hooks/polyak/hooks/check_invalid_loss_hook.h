@@ -31,6 +31,7 @@ class POLYAK_API CheckInvalidLossHook : public Hook {
 
  private:
   CheckInvalidLossHookOptions options_;
+  int64_t steps_seen_ = 0;
 };
 
 }  // namespace polyak

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/hooks/checkpoint_hook.h"
 
+#include <ATen/Functions.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -77,7 +78,9 @@ void CheckpointHook::check_run(Runner& runner) {
   if (folder(runner).empty()) {
     fail<ConfigError>("CheckpointHook: there is no folder to write to; set work_dir or out_dir");
   }
-  if (const std::string reason = unwritable_reason(folder(runner)); !reason.empty()) {
+  const std::string reason =
+      is_main(runner.process_group().get()) ? unwritable_reason(folder(runner)) : "";
+  if (!reason.empty()) {
     fail<ConfigError>("CheckpointHook: {} cannot be written: {}", folder(runner), reason);
   }
   if (by_epoch(runner) && !runner.progress().by_epoch) {
@@ -164,6 +167,7 @@ void CheckpointHook::before_train(Runner& runner) {
     if (peer == this) break;
     if (same_path(peer->folder(runner), folder_)) return;  // it has warned
   }
+  if (!is_main(runner.process_group().get())) return;
   const std::vector<std::string> found = regular_checkpoints(folder_);
   if (found.empty()) return;
   log_warning(
@@ -248,11 +252,12 @@ bool CheckpointHook::is_last(const Runner& runner) const {
 /// Writes a file, or begins to. The caller has called finish_all().
 void CheckpointHook::write(Runner& runner, const Save& save) {
   try {
-    std::error_code error;
-    std::filesystem::create_directories(folder_, error);  // the write below reports a failure
+    const bool writes = is_main(runner.process_group().get());
+    std::error_code error;  // the write below reports a failure
+    if (writes) std::filesystem::create_directories(folder_, error);
     const bool publish_it =
         published_ && (save.kind == Kind::best || (save.kind == Kind::regular && is_last(runner)));
-    if (publish_it) {
+    if (publish_it && writes) {
       std::filesystem::create_directories(
           std::filesystem::path(published_stem(path_of(save.file))).parent_path(), error);
     }
@@ -260,8 +265,18 @@ void CheckpointHook::write(Runner& runner, const Save& save) {
     const bool can_resume =
         save.kind != Kind::best && source_of(runner).can_resume_from(checkpoint);
     const std::string file = save.file;
-    if (!options_.async_save() || save.kind == Kind::stop) {
-      write_files(checkpoint, file, publish_it);
+    // Where training goes on without a file, all processes must know at once that it is missing.
+    const bool in_background =
+        options_.async_save() && save.kind != Kind::stop && writes &&
+        (size_of(runner.process_group().get()) == 1 || options_.on_save_error() == "stop");
+    if (!in_background) {
+      std::string problem;
+      try {
+        if (writes) write_files(checkpoint, file, publish_it);
+      } catch (const CheckpointError& failure) {
+        problem = failure.what();
+      }
+      agree_on(runner, std::move(problem));
       commit(runner, save, can_resume);
       return;
     }
@@ -284,6 +299,18 @@ void CheckpointHook::write(Runner& runner, const Save& save) {
     save.restore();
     throw;
   }
+}
+
+/// Of several processes, the one that writes tells the others whether it could.
+/// @param error why not; empty: it could, or this process does not write
+void CheckpointHook::agree_on(Runner& runner, std::string error) const {
+  const std::shared_ptr<ProcessGroup> processes = runner.process_group();
+  if (size_of(processes.get()) > 1 && options_.on_save_error() != "stop") {
+    const at::Tensor failed = at::full({1}, error.empty() ? 0 : 1, at::kInt);
+    processes->broadcast(failed, 0, "writing a checkpoint");
+    if (error.empty() && failed.item<int>() != 0) error = "rank 0 could not write a checkpoint";
+  }
+  if (!error.empty()) throw CheckpointError(error);
 }
 
 /// Waits for a file that is being written in the background.
@@ -328,6 +355,7 @@ std::string CheckpointHook::pointer_folder(const Runner& runner) const {
 
 void CheckpointHook::move_pointer(const Runner& runner, const std::string& file) const {
   namespace fs = std::filesystem;
+  if (!is_main(runner.process_group().get())) return;
   const fs::path base = pointer_folder(runner);
   const fs::path target = fs::path(path_of(file));
   std::error_code error;

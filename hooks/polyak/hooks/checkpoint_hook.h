@@ -86,6 +86,8 @@ struct POLYAK_API CheckpointHookOptions : Options {
 /// the next file waits for it. With `published`, best files and the last one are also written for
 /// deployment, into the folder `published`.
 ///
+/// Of several processes, only the first writes; all of them record the same.
+///
 /// A run may have several of these hooks. The record of each is in `checkpoint_hooks` of the
 /// runner's run_info, by folder and pattern of file names. A file is removed when no hook keeps it.
 class POLYAK_API CheckpointHook : public Hook {
@@ -138,6 +140,7 @@ class POLYAK_API CheckpointHook : public Hook {
   Value assemble(Runner& runner, Kind kind, const std::string& weights);
   void write(Runner& runner, const Save& save);
   void write_files(const Value& checkpoint, const std::string& file, bool publish_it) const;
+  void agree_on(Runner& runner, std::string error) const;
   void finish();
   void finish_all(Runner& runner);
   void commit(Runner& runner, const Save& save, bool can_resume);

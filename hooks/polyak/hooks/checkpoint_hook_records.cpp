@@ -145,7 +145,7 @@ void CheckpointHook::remove_files(Runner& runner, const char* list) {
     const bool kept = std::any_of(peers.begin(), peers.end(),
                                   [&](CheckpointHook* peer) { return peer->keeps(runner, path); });
     std::error_code ignored;
-    if (kept) continue;
+    if (kept || !is_main(runner.process_group().get())) continue;
     std::filesystem::remove(path, ignored);
     for (const std::string& average : own_files_) {
       std::filesystem::remove(own_stem(path, average) + ".pth", ignored);
@@ -168,7 +168,8 @@ void CheckpointHook::remove_stop(Runner& runner) {
   mine.erase(kStop);
   remove_files(runner, kSurplus);
   std::error_code ignored;
-  if (named && !std::filesystem::exists(path_of(file), ignored)) {
+  if (named && is_main(runner.process_group().get()) &&
+      !std::filesystem::exists(path_of(file), ignored)) {
     std::filesystem::remove(pointer_folder(runner) + "/last_checkpoint", ignored);
   }
 }

@@ -114,6 +114,7 @@ void LoggerHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
 /// the newest file covers the whole run. Lines of a validation that is not in the checkpoint are
 /// kept back, and dropped if the validation is repeated.
 void LoggerHook::take_over_scalars(Runner& runner) {
+  if (!is_main(runner.process_group().get())) return;
   const Progress& progress = runner.progress();
   const bool epochs = options_.log_metric_by_epoch() && progress.by_epoch;
   const int64_t done = epochs ? progress.epoch : progress.iter;
@@ -290,6 +291,7 @@ void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars
 
 void LoggerHook::open_scalars(const Runner& runner) {
   if (scalars_tried_ || runner.work_dir().empty()) return;
+  if (!is_main(runner.process_group().get())) return;
   scalars_tried_ = true;
   scalars_name_ = scalars_name(runner);
   const auto file = std::filesystem::path(runner.work_dir()) / scalars_name_;
@@ -336,6 +338,7 @@ void LoggerHook::write_scalars(const Runner& runner, const Scalars& values, int6
 void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
   static const bool is_terminal = isatty(fileno(stderr)) != 0;
   if (!options_.progress_bar() || !is_terminal) return;
+  if (!is_main(runner.process_group().get())) return;
   const Progress& progress = runner.progress();
   if (progress.max_iters <= 0) return;  // the length is unknown
   const int64_t done = progress.by_epoch ? batch + 1 : progress.iter + 1;

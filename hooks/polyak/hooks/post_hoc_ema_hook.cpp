@@ -239,6 +239,10 @@ void PostHocEMAHook::write_snapshots(Runner& runner) {
   runner.averages().flush();
   const int64_t step = kept_.front().average->steps();
   if (step == 0 || step == written_at_) return;
+  if (!is_main(runner.process_group().get())) {
+    written_at_ = step;
+    return;
+  }
   const std::vector<std::string> copied = copied_tensors();
   std::error_code error;
   fs::create_directories(folder(runner), error);  // the write below reports a failure

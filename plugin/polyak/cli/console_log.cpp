@@ -54,7 +54,11 @@ ConsoleLog::ConsoleLog() : logger_("polyak", std::make_shared<spdlog::sinks::std
     }
   });
   set_log_sink([this](LogLevel level, std::string_view text) {
-    logger_.log(convert(level), "{} - {}", name_of(level), text);
+    if (rank_ == 0) {
+      logger_.log(convert(level), "{} - {}", name_of(level), text);
+    } else if (level >= LogLevel::warning) {
+      logger_.log(convert(level), "{} - rank {}: {}", name_of(level), rank_, text);
+    }
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <spdlog/logger.h>
 
+#include <cstdint>
 #include <string>
 
 namespace polyak::cli {
@@ -20,10 +21,13 @@ class ConsoleLog {
   /// continues.
   /// @throws spdlog::spdlog_ex if the file cannot be opened
   void add_file(const std::string& file);
+  /// Of several processes, those after the first only pass on warnings and errors, with their rank.
+  void set_rank(int64_t rank) { rank_ = rank; }
 
  private:
   spdlog::logger logger_;
   bool failed_ = false;  // to write into the file
+  int64_t rank_ = 0;
 };
 
 }  // namespace polyak::cli

@@ -10,6 +10,7 @@
 #include "polyak/cli/registered.h"
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
+#include "polyak/distributed/placement.h"
 #include "polyak/loader/loader.h"
 #include "polyak/runtime/run_checkpoint.h"
 
@@ -34,6 +35,18 @@ void add_config(CLI::App& command, RunArguments& arguments) {
       ->expected(1, -1);
 }
 
+void add_launcher(CLI::App& command, RunArguments& arguments) {
+  command.add_option("--launcher", arguments.launcher,
+                     "What started this process and others that train with it: none, pytorch, mpi "
+                     "or slurm");
+}
+
+int64_t rank_of(const Node& config) {
+  const Node* launcher = config.find("launcher");
+  if (!launcher || launcher->is_null()) return 0;
+  return find_placement(launcher_of(launcher->as_string())).rank;
+}
+
 Node read_config(const RunArguments& arguments) {
   Node config = load_config(arguments.config, arguments.overrides);
   auto set = [&](const char* key, Node value) {
@@ -42,6 +55,7 @@ Node read_config(const RunArguments& arguments) {
     config.set(key, std::move(value));
   };
   if (!arguments.work_dir.empty()) set("work_dir", arguments.work_dir);
+  if (!arguments.launcher.empty()) set("launcher", arguments.launcher);
   if (!arguments.load_from.empty()) set("load_from", arguments.load_from);
   if (arguments.resume &&
       arguments.resume_from.empty()) {  // the last checkpoint overrides load_from
@@ -68,6 +82,7 @@ Node read_config(const RunArguments& arguments) {
 }
 
 void start_files(ConsoleLog& log, const TrainRunner& runner) {
+  if (!runner.is_main()) return;
   const auto folder = fs::path(runner.work_dir()) / runner.timestamp();
   fs::create_directories(folder);
   log.add_file((folder / (runner.timestamp() + ".log")).string());

@@ -16,9 +16,13 @@ namespace {
 int test(const RunArguments& arguments) {
   ConsoleLog log;
   Catalog& catalog = registered();
-  TrainRunner runner(read_config(arguments), catalog, TrainRunner::Purpose::test);
+  const Node config = read_config(arguments);
+  log.set_rank(rank_of(config));
+  TrainRunner runner(config, catalog, TrainRunner::Purpose::test);
   start_files(log, runner);
-  for (const auto& [name, value] : runner.test()) print("{}: {:.4f}\n", name, value);
+  const Scalars metrics = runner.test();
+  if (!runner.is_main()) return 0;
+  for (const auto& [name, value] : metrics) print("{}: {:.4f}\n", name, value);
   return 0;
 }
 
@@ -28,6 +32,7 @@ void add_test(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand("test", "Evaluate a checkpoint on the config's test data");
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
+  add_launcher(*command, *arguments);
   command->add_option("checkpoint", arguments->checkpoint, "A file of weights")->required();
   command->add_option("--work-dir", arguments->work_dir, "Folder for logs");
   command->callback([arguments, &status] { status = test(*arguments); });

@@ -24,12 +24,21 @@ namespace {
 int train(const RunArguments& arguments) {
   ConsoleLog log;
   Catalog& catalog = registered();
-  TrainRunner runner(read_config(arguments), catalog);
+  const Node config = read_config(arguments);
+  log.set_rank(rank_of(config));
+  TrainRunner runner(config, catalog);
   runner.stop_on_signals();
   start_files(log, runner);
   runner.train();
-  print("{}", validation_table(runner.validations(), runner.averages()));
   const auto& averages = runner.averages();
+  const auto has_bad = [&] {  // the log has said which average it is
+    return std::any_of(averages.begin(), averages.end(), [](const NamedAverage& item) {
+      return !item.average->find_nonfinite().empty();
+    });
+  };
+  const int signal = runner.stop_signal();
+  if (!runner.is_main()) return signal != 0 ? 128 + signal : has_bad() ? 1 : 0;
+  print("{}", validation_table(runner.validations(), runner.averages()));
   const bool has_first = std::any_of(averages.begin(), averages.end(),
                                      [](const NamedAverage& item) { return item.name.empty(); });
   std::string file;
@@ -40,13 +49,7 @@ int train(const RunArguments& arguments) {
   }
   print("\nFiles are in {}.{}\n", runner.work_dir(),
         has_first && !file.empty() ? " A checkpoint's state_dict holds the averaged weights." : "");
-  const int signal = runner.stop_signal();
-  if (signal == 0) {  // the log has said which average it is
-    const bool bad = std::any_of(averages.begin(), averages.end(), [](const NamedAverage& item) {
-      return !item.average->find_nonfinite().empty();
-    });
-    return bad ? 1 : 0;
-  }
+  if (signal == 0) return has_bad() ? 1 : 0;
   const int64_t done = runner.progress().iter;
   log_warning("{} stopped training after iteration {}; {}", signal_name(signal), done,
               !file.empty() ? fmt::format("--resume continues from {}", file)
@@ -62,6 +65,7 @@ void add_train(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand("train", "Train a model as a config describes");
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
+  add_launcher(*command, *arguments);
   command->add_option("--work-dir", arguments->work_dir, "Folder for logs and checkpoints");
   command->add_option("--load-from", arguments->load_from,
                       "Start from the weights of a checkpoint");

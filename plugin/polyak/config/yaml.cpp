@@ -15,6 +15,30 @@
 namespace polyak {
 namespace {
 
+// The length of the UTF-8 sequence that starts at `i`, or 0 if it is invalid.
+size_t utf8_length(const std::string& text, size_t i) {
+  const auto lead = static_cast<unsigned char>(text[i]);
+  const size_t length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  if (lead > 0xf4 || i + length > text.size()) return 0;
+  for (size_t k = 1; k < length; ++k) {
+    if ((static_cast<unsigned char>(text[i + k]) & 0xc0) != 0x80) return 0;
+  }
+  return length;
+}
+
+// yaml-cpp writes the escapes \_ (a space that does not break) and \N (the next line) as one byte,
+// which is no UTF-8. The file itself has been checked.
+std::string with_whole_escapes(const std::string& value) {
+  std::string whole;
+  for (size_t i = 0; i < value.size();) {
+    const size_t length = utf8_length(value, i);
+    if (length == 0) whole += '\xc2';
+    whole += value.substr(i, std::max<size_t>(length, 1));
+    i += std::max<size_t>(length, 1);
+  }
+  return whole;
+}
+
 // Aliases of aliases can expand a small file enormously; no real config has this many values.
 constexpr size_t kMaxValues = 1000000;
 constexpr size_t kMaxAliased = 16 << 20;  // characters
@@ -87,7 +111,8 @@ class Builder : public YAML::EventHandler {
   }
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                const std::string& value) override {
+                const std::string& written) override {
+    const std::string value = with_whole_escapes(written);
     check_quote(mark);
     remember_quote(mark);
     if (awaits_key() && !lone_key_ && !has_colon(mark, value)) {
@@ -308,17 +333,6 @@ std::string plain_words(const std::string& reason) {
   };
   const auto found = kWords.find(reason);
   return found == kWords.end() ? reason : found->second;
-}
-
-// The length of the UTF-8 sequence that starts at `i`, or 0 if it is invalid.
-size_t utf8_length(const std::string& text, size_t i) {
-  const auto lead = static_cast<unsigned char>(text[i]);
-  const size_t length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  if (lead > 0xf4 || i + length > text.size()) return 0;
-  for (size_t k = 1; k < length; ++k) {
-    if ((static_cast<unsigned char>(text[i + k]) & 0xc0) != 0x80) return 0;
-  }
-  return length;
 }
 
 // yaml-cpp would replace invalid UTF-8, and treats the byte 4 as the end.

@@ -42,27 +42,61 @@ void C10dGroup::guard(const char* what, const std::function<void()>& function) {
   }
 }
 
+C10dGroup::~C10dGroup() {
+  if (!failed_ || !store_ || rank() != 0) return;
+  // The meeting place goes with this process. Closing the connections lets the others fail too;
+  // they look there for who is missing.
+  const int64_t others = size();
+  processes_.reset();
+  try {
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    const auto has_asked = [&](int64_t other) {
+      return std::count(missing_.begin(), missing_.end(), other) > 0 ||
+             store_->check({fmt::format("asked/{}", other)});
+    };
+    for (int64_t other = 1; other < others; ++other) {
+      while (!has_asked(other) && std::chrono::steady_clock::now() < until) {
+        std::this_thread::sleep_for(kPause);
+      }
+    }
+  } catch (const std::exception&) {
+    // Nobody is there to tell.
+  }
+}
+
 /// Every process that failed says so at the meeting place; who does not is what the others wait
-/// for.
+/// for. Process 0 writes down what it found, as the place goes with it.
 std::string C10dGroup::find_missing() {
   if (!store_) return "another process ended or cannot be reached";
-  std::vector<int64_t> missing;
+  failed_ = true;
   try {
     store_->setTimeout(kPatience);
     store_->set(fmt::format("failed/{}", rank()), std::vector<uint8_t>{1});
     const auto until = std::chrono::steady_clock::now() + kPatience;
     do {
       std::this_thread::sleep_for(kPause);
-      missing.clear();
+      missing_.clear();
       for (int64_t other = 0; other < size(); ++other) {
-        if (!store_->check({fmt::format("failed/{}", other)})) missing.push_back(other);
+        if (!store_->check({fmt::format("failed/{}", other)})) missing_.push_back(other);
       }
-    } while (!missing.empty() && std::chrono::steady_clock::now() < until);
+      if (rank() != 0 && store_->check({"found"})) break;
+    } while (!missing_.empty() && std::chrono::steady_clock::now() < until);
+    std::string found = missing_.empty() ? "the connection between two processes broke"
+                                         : fmt::format("rank {} ended or does not answer",
+                                                       fmt::join(missing_, ", rank "));
+    if (rank() == 0) {
+      store_->set("found", std::vector<uint8_t>(found.begin(), found.end()));
+      return found;
+    }
+    if (store_->check({"found"})) {
+      const std::vector<uint8_t> text = store_->get("found");
+      found.assign(text.begin(), text.end());
+    }
+    store_->set(fmt::format("asked/{}", rank()), std::vector<uint8_t>{1});
+    return found;
   } catch (const std::exception&) {
     return "rank 0, where the processes meet, ended or cannot be reached";
   }
-  if (missing.empty()) return "the connection between two processes broke";
-  return fmt::format("rank {} ended or does not answer", fmt::join(missing, ", rank "));
 }
 
 void C10dGroup::do_all_reduce(const at::Tensor& tensor, const char* what) {

@@ -8,6 +8,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <utility>
+#include <vector>
 
 #include "polyak/averaging/process_group.h"
 
@@ -19,6 +20,8 @@ class C10dGroup final : public ProcessGroup {
   /// @param store where the processes met, to find out who is missing after a failure; may be null
   C10dGroup(c10::intrusive_ptr<c10d::ProcessGroup> processes, c10::intrusive_ptr<c10d::Store> store)
       : processes_(std::move(processes)), store_(std::move(store)) {}
+  /// After a failure, lets the others find out who is missing, for a moment.
+  ~C10dGroup() override;
 
   int64_t rank() const override { return processes_->getRank(); }
   int64_t size() const override { return processes_->getSize(); }
@@ -39,6 +42,8 @@ class C10dGroup final : public ProcessGroup {
 
   c10::intrusive_ptr<c10d::ProcessGroup> processes_;
   c10::intrusive_ptr<c10d::Store> store_;
+  bool failed_ = false;
+  std::vector<int64_t> missing_;  // then: ranks that did not say that they failed too
 };
 
 }  // namespace polyak

@@ -33,7 +33,7 @@ namespace polyak {
 /// Counts changes of the plugin interface: of PluginInfo, Catalog, Registry and the classes that
 /// plugins derive from. docs/versioning.md has the history. 4: the members and virtual functions of
 /// AveragedModel and Runner changed.
-constexpr int kPluginApi = 4;
+constexpr int kPluginApi = 5;
 
 /// What a plugin was built with. The loader compares it to its own before it calls anything else.
 struct PluginInfo {

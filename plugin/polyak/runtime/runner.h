@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "polyak/averaging/model.h"
+#include "polyak/averaging/process_group.h"
 #include "polyak/checkpoint/value.h"
 #include "polyak/core/export.h"
 #include "polyak/runtime/average_set.h"
@@ -87,6 +89,10 @@ class POLYAK_API Runner {
   /// The folder for output files, and the name of this run. Empty: none.
   virtual std::string work_dir() const { return ""; }
   virtual std::string timestamp() const { return ""; }
+
+  /// The processes that train this model together; null: there is one. Every process calls the same
+  /// hooks; only process 0 writes files.
+  virtual std::shared_ptr<ProcessGroup> process_group() const { return nullptr; }
 
   /// The optimizer's learning rate (of its first parameter group), if there is one.
   virtual std::optional<double> learning_rate() const { return std::nullopt; }

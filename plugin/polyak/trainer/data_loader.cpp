@@ -23,11 +23,14 @@ Sampler::~Sampler() = default;
 void DefaultSamplerOptions::visit(OptionVisitor& visitor) {
   visitor.key("shuffle", &shuffle, "Whether each epoch has a different order.");
   visitor.key("seed", &seed, "Seed of the order; null: the run's seed.", at_least(0));
+  visitor.key("round_up", &round_up,
+              "With several processes: read the first samples again so that all get equally many.");
 }
 
 DefaultSampler::DefaultSampler(const DefaultSamplerOptions& options, const Context& context)
     : shuffle_(options.shuffle),
-      seed_(options.seed ? static_cast<uint64_t>(*options.seed) : context.seed) {
+      seed_(options.seed ? static_cast<uint64_t>(*options.seed) : context.seed),
+      round_up_(options.round_up) {
   check_options(options, "DefaultSampler");
 }
 
@@ -45,8 +48,9 @@ void DataLoaderOptions::visit(OptionVisitor& visitor) {
   visitor.required("dataset", &dataset, "The dataset.");
 }
 
-DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed)
-    : training_(training), seed_(seed) {
+DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed,
+                       DataShare share)
+    : training_(training), share_(share), seed_(seed) {
   DataLoaderOptions options;
   read_options(node, options, "a dataloader");
   batch_size_ = options.batch_size;
@@ -59,13 +63,17 @@ DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, 
   }
   dataset_ = catalog.of<Dataset>().build(options.dataset, {&catalog});
   samples_ = sampler_->order(dataset_->size(), 0).size(0);
-  const bool part = samples_ % batch_size_ != 0 && !options.drop_last;
-  size_ = samples_ / batch_size_ + (part ? 1 : 0);
+  // A sample that is validated twice would count twice.
+  if (training && sampler_->round_up()) {
+    samples_ = (samples_ + share.size - 1) / share.size * share.size;
+  }
+  const bool part = samples_ % whole_batch_size() != 0 && !options.drop_last;
+  size_ = samples_ / whole_batch_size() + (part ? 1 : 0);
   if (samples_ == 0) node.fail("yields no batch: its sampler selects no samples");
   if (size_ == 0) {
     node.fail(
         fmt::format("yields no batch: drop_last is on and {} samples are fewer than batch_size {}",
-                    samples_, batch_size_));
+                    samples_, whole_batch_size()));
   }
   check_memory(node);
 }
@@ -94,16 +102,30 @@ void DataLoader::check_memory(const Node& node) const {
                         kMostGigabytesOfABatch));
 }
 
+int64_t DataLoader::all_samples_of(int64_t index) const {
+  return std::min(samples_ - index * whole_batch_size(), whole_batch_size());
+}
+
+int64_t DataLoader::samples_of(int64_t index) const {
+  return (all_samples_of(index) + share_.size - 1 - share_.rank) / share_.size;
+}
+
 Batch DataLoader::batch(int64_t epoch, int64_t index) {
   if (epoch != order_epoch_) {
-    order_ = sampler_->order(dataset_->size(), epoch);
+    at::Tensor order = sampler_->order(dataset_->size(), epoch);
+    if (samples_ > order.size(0)) order = order.repeat({samples_ / order.size(0) + 1});
+    order_ = order.slice(0, share_.rank, samples_, share_.size);
     order_epoch_ = epoch;
   }
   const int64_t first = index * batch_size_;
-  const at::Tensor indices = order_.slice(0, first, first + batch_size_);
-  return dataset_->batch(indices,
-                         make_random_stream({seed_, kTransforms, static_cast<uint64_t>(epoch),
-                                             static_cast<uint64_t>(index)}),
+  const at::Tensor indices = order_.slice(0, first, first + samples_of(index)).contiguous();
+  if (indices.size(0) == 0) return {{}, at::zeros({0}, at::kLong)};
+  const auto epoch_key = static_cast<uint64_t>(epoch), index_key = static_cast<uint64_t>(index);
+  at::Generator stream = share_.rank == 0
+                             ? make_random_stream({seed_, kTransforms, epoch_key, index_key})
+                             : make_random_stream({seed_, kTransforms, epoch_key, index_key,
+                                                   static_cast<uint64_t>(share_.rank)});
+  return dataset_->batch(indices, std::move(stream),
                          training_ ? Unreadable::replace : Unreadable::leave_out);
 }
 

@@ -27,11 +27,14 @@ class POLYAK_API Sampler {
   virtual ~Sampler();
   /// @return int64 [N], indices below `size`; depends only on the arguments
   virtual at::Tensor order(int64_t size, int64_t epoch) const = 0;
+  /// Whether several processes read the first samples again so that all get equally many.
+  virtual bool round_up() const { return true; }
 };
 
 struct POLYAK_API DefaultSamplerOptions : Options {
   bool shuffle = true;
   std::optional<int64_t> seed;
+  bool round_up = true;
   void visit(OptionVisitor& visitor) override;
 };
 
@@ -41,10 +44,12 @@ class POLYAK_API DefaultSampler : public Sampler {
   /// @param context its seed is used if the options have none
   DefaultSampler(const DefaultSamplerOptions& options, const Context& context);
   at::Tensor order(int64_t size, int64_t epoch) const override;
+  bool round_up() const override { return round_up_; }
 
  private:
   bool shuffle_;
   uint64_t seed_;
+  bool round_up_;
 };
 
 /// The keys of a dataloader block.
@@ -56,7 +61,15 @@ struct POLYAK_API DataLoaderOptions : Options {
   void visit(OptionVisitor& visitor) override;
 };
 
-/// Splits a dataset into batches. Any batch of any epoch can be requested at any time and is always
+/// A process's part of the data.
+struct DataShare {
+  int64_t rank = 0;
+  int64_t size = 1;  // processes
+};
+
+/// Splits a dataset into batches. Of several processes, each reads every size-th sample of the
+/// order, so that their batches together are those of one process with a batch size of them all; a
+/// batch may be empty for some. Any batch of any epoch can be requested at any time and is always
 /// the same, so a resumed run continues without reading the earlier batches. If the dataset skips
 /// unreadable samples, training uses the next sample instead, so that batches keep their size;
 /// validation and test leave the sample out, so a batch may be smaller or empty.
@@ -67,37 +80,42 @@ class POLYAK_API DataLoader {
   /// shuffled
   /// @param seed the seed of the order and of the transforms
   /// @throws ConfigError, and DataError if the dataset cannot be read or yields no batch
-  DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed);
+  DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed,
+             DataShare share = {});
 
-  /// Batches in an epoch.
+  /// Batches in an epoch, the same number in each process.
   int64_t size() const { return size_; }
-  /// Samples in the last batch of an epoch.
-  int64_t last_batch_size() const {
-    return std::min(samples_ - (size_ - 1) * batch_size_, batch_size_);
-  }
-  /// Samples in each batch but the last.
+  /// Samples of this process in the last batch of an epoch.
+  int64_t last_batch_size() const { return samples_of(size_ - 1); }
+  /// Samples of this process in each batch but the last.
   int64_t batch_size() const { return batch_size_; }
+  /// Samples of all processes in each batch but the last.
+  int64_t whole_batch_size() const { return batch_size_ * share_.size; }
+  /// Samples of a batch: of this process, and of all.
+  int64_t samples_of(int64_t index) const;
+  int64_t all_samples_of(int64_t index) const;
   /// The dataset.
   const Dataset& dataset() const { return *dataset_; }
   /// See Dataset.
   void number_classes_by(const std::vector<std::string>& classes) {
     dataset_->number_classes_by(classes);
   }
-  /// Batch `index` (below size()) of an epoch, on the CPU.
+  /// Batch `index` (below size()) of an epoch, on the CPU. Without views if it is empty.
   Batch batch(int64_t epoch, int64_t index);
 
  private:
   void check_memory(const Node& node) const;
 
   bool training_;
+  DataShare share_;
   int64_t batch_size_ = 1;
-  int64_t samples_ = 0;  // in an epoch
+  int64_t samples_ = 0;  // in an epoch, of all processes
   int64_t size_ = 0;
   uint64_t seed_;
   std::shared_ptr<Dataset> dataset_;
   std::shared_ptr<Sampler> sampler_;
   int64_t order_epoch_ = -1;  // the epoch that order_ belongs to
-  at::Tensor order_;
+  at::Tensor order_;          // of this process
 };
 
 }  // namespace polyak

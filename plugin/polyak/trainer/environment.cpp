@@ -15,6 +15,7 @@ namespace polyak {
 namespace {
 
 constexpr const char* kSamples = "training samples";
+constexpr const char* kProcesses = "processes";
 
 std::string text_of(const Value& value) {
   return value.kind() == Value::Kind::string    ? value.as_string()
@@ -34,11 +35,12 @@ std::string cpu_capability() {
 
 }  // namespace
 
-Value environment_of(c10::Device device, int64_t samples) {
+Value environment_of(c10::Device device, int64_t samples, int64_t processes) {
   return Value::dict({{"LibTorch", TORCH_VERSION},
                       {"CPU instructions", cpu_capability()},
                       {"threads", static_cast<int64_t>(at::get_num_threads())},
                       {"device", device.str()},
+                      {kProcesses, processes},
                       {kSamples, samples}});
 }
 
@@ -55,6 +57,13 @@ void log_environment_differences(const Value& checkpoint, const Value& now) {
       log_warning(
           "resume: the training data has {} samples (the checkpoint's had {}), so batches differ "
           "from those of a run that was not interrupted",
+          text_of(value), text_of(*old));
+    } else if (name == kProcesses) {
+      log_warning(
+          "resume: this run has {} processes (the checkpoint's had {}): batches, and random "
+          "numbers "
+          "of layers such as dropout, differ from those of a run that was not interrupted; the "
+          "weights and averages continue exactly",
           text_of(value), text_of(*old));
     } else {
       digits.push_back(fmt::format("{} {} (was {})", name, text_of(value), text_of(*old)));

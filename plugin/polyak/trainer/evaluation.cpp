@@ -11,7 +11,8 @@
 namespace polyak {
 
 Scalars Evaluation::run(Algorithm& model, c10::Device device, EvaluationScope* scope,
-                        const std::function<void()>& before_batch) const {
+                        const std::function<void()>& before_batch,
+                        const std::function<void(const at::Tensor&)>& add_up) const {
   const torch::NoGradGuard no_grad;
   for (const auto& metric : metrics) metric->reset();
   int64_t num_labelled = 0;
@@ -26,6 +27,21 @@ Scalars Evaluation::run(Algorithm& model, c10::Device device, EvaluationScope* s
     }
     num_labelled += batch.labels.ge(0).sum().item<int64_t>();
     if (scope) scope->after_iter(index);
+  }
+  if (add_up) {
+    const at::Tensor labelled = at::full({1}, num_labelled, at::kLong);
+    add_up(labelled);
+    num_labelled = labelled.item<int64_t>();
+    for (const auto& metric : metrics) {
+      const at::Tensor sums = metric->sums();
+      if (!sums.defined()) {
+        fail<Error>(
+            "a metric of this run cannot be put together over several processes: its class "
+            "overrides neither sums() nor set_sums(); evaluate in one process");
+      }
+      add_up(sums);
+      metric->set_sums(sums);
+    }
   }
   if (num_labelled == 0 && std::any_of(metrics.begin(), metrics.end(),
                                        [](const auto& metric) { return metric->needs_labels(); })) {

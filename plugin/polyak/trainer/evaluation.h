@@ -24,9 +24,11 @@ struct Evaluation {
   /// Runs the model, which is in eval mode, over all data.
   /// @param scope calls the hooks; null: no hooks are called
   /// @param before_batch called before each batch; an exception ends the pass
+  /// @param add_up replaces numbers by their sums over all processes; null: there is one
   /// @throws DataError if metrics need labels and no sample has one
   Scalars run(Algorithm& model, c10::Device device, EvaluationScope* scope,
-              const std::function<void()>& before_batch) const;
+              const std::function<void()>& before_batch,
+              const std::function<void(const at::Tensor&)>& add_up = nullptr) const;
   std::vector<std::string> metric_names() const;
 };
 

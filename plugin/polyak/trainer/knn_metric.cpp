@@ -85,6 +85,15 @@ void KnnAccuracy::add(const at::Tensor& features, const at::Tensor& labels) {
   samples_ += labels.ge(0).sum().item<int64_t>();
 }
 
+at::Tensor KnnAccuracy::sums() const {
+  return at::tensor({static_cast<double>(correct_), static_cast<double>(samples_)}, at::kDouble);
+}
+
+void KnnAccuracy::set_sums(const at::Tensor& sums) {
+  correct_ = sums[0].item<int64_t>();
+  samples_ = sums[1].item<int64_t>();
+}
+
 Scalars KnnAccuracy::compute() const {
   return {{"knn_accuracy", 100.0 * static_cast<double>(correct_) / static_cast<double>(samples_)}};
 }

@@ -32,6 +32,8 @@ class KnnAccuracy : public Metric {
   void add(const at::Tensor& features, const at::Tensor& labels) override;
   bool needs_labels() const override { return true; }
   Scalars compute() const override;
+  at::Tensor sums() const override;
+  void set_sums(const at::Tensor& sums) override;
 
  private:
   void fill_bank();

@@ -9,6 +9,12 @@ namespace polyak {
 
 Metric::~Metric() = default;
 
+at::Tensor Metric::sums() const {
+  return {};
+}
+
+void Metric::set_sums(const at::Tensor& /*sums*/) {}
+
 void AccuracyOptions::visit(OptionVisitor& visitor) {
   visitor.key("topk", &topk,
               "How many of the largest logits count: an integer or a list of integers.");
@@ -41,6 +47,18 @@ void Accuracy::add(const at::Tensor& logits, const at::Tensor& labels) {
     correct_[i] += hits.slice(1, 0, topk_[i]).sum().item<int64_t>();
   }
   samples_ += labels.ge(0).sum().item<int64_t>();
+}
+
+at::Tensor Accuracy::sums() const {
+  std::vector<double> numbers(correct_.begin(), correct_.end());
+  numbers.push_back(static_cast<double>(samples_));
+  return at::tensor(numbers, at::kDouble);
+}
+
+void Accuracy::set_sums(const at::Tensor& sums) {
+  const double* const numbers = sums.data_ptr<double>();
+  for (size_t i = 0; i < correct_.size(); ++i) correct_[i] = static_cast<int64_t>(numbers[i]);
+  samples_ = static_cast<int64_t>(numbers[correct_.size()]);
 }
 
 Scalars Accuracy::compute() const {

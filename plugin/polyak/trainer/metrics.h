@@ -42,6 +42,11 @@ class POLYAK_API Metric {
   virtual bool needs_labels() const { return false; }
   /// The names do not depend on the samples; without samples the values are undefined.
   virtual Scalars compute() const = 0;
+  /// For several processes, each of which adds a part of the samples: numbers whose sums over all
+  /// of them say what compute() needs, float64 [N]. Undefined: the metric cannot be put together.
+  virtual at::Tensor sums() const;
+  /// Replaces these numbers.
+  virtual void set_sums(const at::Tensor& sums);
 };
 
 struct POLYAK_API AccuracyOptions : Options {
@@ -59,6 +64,8 @@ class POLYAK_API Accuracy : public Metric {
   void add(const at::Tensor& logits, const at::Tensor& labels) override;
   bool needs_labels() const override { return true; }
   Scalars compute() const override;
+  at::Tensor sums() const override;
+  void set_sums(const at::Tensor& sums) override;
 
  private:
   std::vector<int64_t> topk_;

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "polyak/core/log.h"
+#include "polyak/distributed/gradient_reducer.h"
 #include "polyak/registry/registry.h"
 
 namespace polyak {
@@ -107,6 +108,12 @@ OptimWrapper::OptimWrapper(const Node& node, const Catalog& catalog,
   optimizer_ = catalog.of<Optimizer>().build(options_.optimizer, context);
 }
 
+OptimWrapper::~OptimWrapper() = default;
+
+void OptimWrapper::set_reducer(std::unique_ptr<GradientReducer> reducer) {
+  reducer_ = std::move(reducer);
+}
+
 void OptimWrapper::start(int64_t iter, int64_t max_iters) {
   iter_ = iter;
   max_iters_ = max_iters;
@@ -121,14 +128,27 @@ void OptimWrapper::start(int64_t iter, int64_t max_iters) {
   }
 }
 
+bool OptimWrapper::is_between_steps(int64_t iter) const {
+  return iter % options_.accumulative_counts != 0 && iter < max_iters_;
+}
+
 bool OptimWrapper::between_steps() const {
-  return iter_ % options_.accumulative_counts != 0 && iter_ < max_iters_;
+  return is_between_steps(iter_);
+}
+
+bool OptimWrapper::steps_next() const {
+  return !is_between_steps(iter_ + 1);
+}
+
+void OptimWrapper::before_forward() {
+  if (reducer_ && steps_next()) reducer_->forward();
 }
 
 bool OptimWrapper::update(const at::Tensor& loss) {
   const int64_t remainder = max_iters_ % options_.accumulative_counts;
   const int64_t count = iter_ < max_iters_ - remainder ? options_.accumulative_counts : remainder;
-  (count == 1 ? loss : loss / count).backward();
+  const at::Tensor part = count == 1 || !loss.defined() ? loss : loss / count;
+  reducer_ ? reducer_->backward(part, steps_next()) : part.backward();
   ++iter_;
   if (between_steps()) return false;
   if (clip_grad_) clip();

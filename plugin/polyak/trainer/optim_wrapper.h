@@ -14,6 +14,7 @@
 namespace polyak {
 
 class Catalog;
+class GradientReducer;
 
 struct ClipGradOptions : Options {
   std::optional<double> max_norm;
@@ -54,13 +55,21 @@ class OptimWrapper {
                const std::vector<NamedTensor>& parameters);
 
   Optimizer& optimizer() { return *optimizer_; }
+  ~OptimWrapper();
+  /// For several processes, whose gradients become equal before each step.
+  void set_reducer(std::unique_ptr<GradientReducer> reducer);
   /// Sets the position of the run: `iter` of `max_iters` iterations are finished. Between two
   /// steps, the accumulated gradients are in the parameters.
   void start(int64_t iter, int64_t max_iters);
   int64_t accumulative_counts() const { return options_.accumulative_counts; }
   /// Whether there are accumulated gradients for the next step.
   bool between_steps() const;
+  /// Call it before the forward pass of an iteration.
+  void before_forward();
+  /// Whether the next update() makes a step.
+  bool steps_next() const;
   /// The backward pass for one iteration's loss (a scalar tensor), and the step if it is due.
+  /// @param loss undefined: this process, of several, has no samples
   /// @return whether the optimizer stepped
   bool update(const at::Tensor& loss);
   /// The norm of all gradients before the last step, if clip_grad has a max_norm.
@@ -68,7 +77,9 @@ class OptimWrapper {
 
  private:
   void clip();
+  bool is_between_steps(int64_t iter) const;
 
+  std::unique_ptr<GradientReducer> reducer_;  // null: one process
   std::shared_ptr<Optimizer> optimizer_;
   OptimWrapperOptions options_;
   std::optional<ClipGradOptions> clip_grad_;

@@ -37,18 +37,22 @@ void set_random_state(c10::Device device, const at::Tensor& state) {
   generator.set_state(state);
 }
 
-void RunRandomness::restore(const Value& checkpoint) {
+void RunRandomness::restore(const Value& checkpoint, int64_t rank, int64_t size) {
   const Value* extra = checkpoint.find("polyak");
   const Value* random = extra ? extra->find("random_state") : nullptr;
   if (!random) return;
   restored_cpu_ = random->at("cpu").as_tensor();
+  const Value* of_ranks = random->find("ranks");
+  if (of_ranks && static_cast<int64_t>(of_ranks->items().size()) == size) {
+    restored_cpu_ = of_ranks->items()[static_cast<size_t>(rank)].as_tensor();
+  }
   const Value* on_device = random->find("device");
   if (on_device && !device_.is_cpu()) restored_device_ = on_device->as_tensor();
 }
 
 void RunRandomness::begin() {
   if (!restored_cpu_.defined()) {
-    at::manual_seed(seed_);
+    at::manual_seed(seed_ + offset_);
     return;
   }
   set_random_state(c10::kCPU, restored_cpu_);

@@ -37,11 +37,14 @@ void set_random_state(c10::Device device, const at::Tensor& state);
 class POLYAK_API RunRandomness {
  public:
   RunRandomness() = default;
-  RunRandomness(uint64_t seed, c10::Device device) : seed_(seed), device_(device) {}
+  /// @param offset of a process whose random numbers differ from the others'
+  RunRandomness(uint64_t seed, c10::Device device, uint64_t offset = 0)
+      : seed_(seed), offset_(offset), device_(device) {}
 
   uint64_t seed() const { return seed_; }
-  /// Remembers the random state of a checkpoint, if it has one; begin() sets it.
-  void restore(const Value& checkpoint);
+  /// Remembers the random state of a checkpoint, if it has one; begin() sets it. Of several
+  /// processes, each has its own if there were as many before.
+  void restore(const Value& checkpoint, int64_t rank = 0, int64_t size = 1);
   /// Call this right before the first iteration, so that copies of the model and hooks that draw
   /// random numbers do not change training.
   void begin();
@@ -51,6 +54,7 @@ class POLYAK_API RunRandomness {
 
  private:
   uint64_t seed_ = 0;
+  uint64_t offset_ = 0;
   c10::Device device_{c10::kCPU};
   at::Tensor restored_cpu_;  // to be set by begin(); undefined: none
   at::Tensor restored_device_;

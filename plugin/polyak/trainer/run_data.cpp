@@ -56,7 +56,7 @@ class Builder {
         config_.fail(fmt::format("'{}' is missing; training needs it", key));
     }
     data_.train = std::make_shared<DataLoader>(options_.train_dataloader, *context_.catalog,
-                                               /*training=*/true, context_.seed);
+                                               /*training=*/true, context_.seed, context_.share);
     data_.classes = classes_to_learn(data_.train->dataset());
     const StartingPoint& start = *context_.start;
     if (start.resuming) check_same_classes(*start.checkpoint, start.file, data_.classes);
@@ -70,8 +70,8 @@ class Builder {
       loader.fail(fmt::format("also needs {0}_evaluator, such as {{type: Accuracy}}", stage));
     }
     Evaluation evaluation;
-    evaluation.loader =
-        std::make_shared<DataLoader>(loader, *context_.catalog, /*training=*/false, context_.seed);
+    evaluation.loader = std::make_shared<DataLoader>(loader, *context_.catalog, /*training=*/false,
+                                                     context_.seed, context_.share);
     number_classes(*evaluation.loader);
     const Dataset& dataset = evaluation.loader->dataset();
     const Metric::Context context{dataset.num_classes(), context_.catalog, context_.seed,

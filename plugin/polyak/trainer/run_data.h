@@ -25,6 +25,7 @@ struct RunData {
     const Catalog* catalog = nullptr;
     uint64_t seed = 0;
     bool training = true;  // false: for a test, without training data
+    DataShare share = {};  // of this process
     const StartingPoint* start = nullptr;
     /// Returns the model's logits for images, for metrics that need more than the validation's
     /// batches.

@@ -34,7 +34,16 @@ void TrainConfig::visit(OptionVisitor& visitor) {
               "The folder for all output; null: ./work_dirs/<name of the config>.");
   visitor.key("randomness", &randomness, "Seed and determinism.");
   visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda if available.");
-  visitor.key("env_cfg", &env_cfg, "Settings of the process: num_threads.");
+  visitor.key("env_cfg", &env_cfg, "Settings of the process: num_threads, dist_cfg.");
+  visitor.choice("launcher", &launcher, {"none", "pytorch", "mpi", "slurm"},
+                 "What starts the processes that train together; none: there is one.");
+  visitor.key("find_unused_parameters", &find_unused_parameters,
+              "With several processes: an iteration may leave parameters without a gradient.");
+  visitor.key("broadcast_buffers", &broadcast_buffers,
+              "With several processes: each iteration begins with the buffers of process 0.");
+  visitor.key(
+      "auto_scale_lr", &auto_scale_lr,
+      "Scales the learning rate by the samples of an iteration: {enable, base_batch_size}.");
   visitor.key("plugins", &plugins,
               "Paths or names of shared libraries with more hooks and models.");
 }
@@ -113,11 +122,28 @@ void RandomnessOptions::visit(OptionVisitor& visitor) {
               at_least(0));
   visitor.key("deterministic", &deterministic,
               "Use only deterministic algorithms; an operation without one is an error.");
+  visitor.key("diff_rank_seed", &diff_rank_seed,
+              "With several processes: each one draws other random numbers, such as dropout's.");
 }
 
 void EnvOptions::visit(OptionVisitor& visitor) {
   visitor.key("num_threads", &num_threads, "Threads per operation; null: all cores.",
               closed_interval(1, 1024));
+  visitor.key("dist_cfg", &dist_cfg, "How processes reach each other: backend, timeout.");
+}
+
+void DistOptions::visit(OptionVisitor& visitor) {
+  visitor.choice("backend", &backend, {"gloo"}, "What carries the data.");
+  visitor.key("timeout", &timeout,
+              "Seconds that a process waits for the others before it ends with an error.",
+              Bounds{0.0, 1e6, true, false});
+}
+
+void AutoScaleLrOptions::visit(OptionVisitor& visitor) {
+  visitor.key("enable", &enable, "Whether the rate is scaled.");
+  visitor.required("base_batch_size", &base_batch_size,
+                   "Samples of an iteration, of all processes, that the config's rate is for.",
+                   count_from(1));
 }
 
 std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch) {

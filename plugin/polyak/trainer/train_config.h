@@ -25,6 +25,10 @@ struct TrainConfig : Options {
   Node randomness;
   std::optional<std::string> device;
   Node env_cfg;
+  std::string launcher = "none";
+  bool find_unused_parameters = false;
+  bool broadcast_buffers = false;
+  Node auto_scale_lr;
   std::vector<std::string> plugins;
   void visit(OptionVisitor& visitor) override;
 };
@@ -59,11 +63,27 @@ struct EvaluationLoopOptions : Options {
 struct RandomnessOptions : Options {
   std::optional<int64_t> seed;
   bool deterministic = false;
+  bool diff_rank_seed = false;
   void visit(OptionVisitor& visitor) override;
 };
 
 struct EnvOptions : Options {
   std::optional<int64_t> num_threads;
+  Node dist_cfg;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// `env_cfg.dist_cfg`: how processes reach each other.
+struct DistOptions : Options {
+  std::string backend = "gloo";
+  double timeout = 1800;
+  void visit(OptionVisitor& visitor) override;
+};
+
+/// `auto_scale_lr`.
+struct AutoScaleLrOptions : Options {
+  bool enable = false;
+  int64_t base_batch_size = 0;
   void visit(OptionVisitor& visitor) override;
 };
 

@@ -5,9 +5,11 @@
 #include <torch/utils.h>
 
 #include <filesystem>
+#include <set>
 
 #include "polyak/checkpoint/file.h"
 #include "polyak/core/log.h"
+#include "polyak/distributed/gradient_reducer.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/run_checkpoint.h"
@@ -28,6 +30,23 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
     : config_(std::move(config)), catalog_(catalog), purpose_(purpose) {
   read_options(config_, options_, "a training config");
   make_plugin_paths_absolute(config_);
+  if (purpose_ != Purpose::check) {
+    processes_ = RunProcesses(config_, options_);
+    if (const Node* randomness = config_.find("randomness")) options_.randomness = *randomness;
+  }
+  processes_.together([this] { build(); });
+  compare_processes();
+  if (purpose_ != Purpose::check) return;
+  hooks_.call([&](Hook& hook) {
+    for (const std::string& line : hook.describe_run(*this)) {
+      log_info("{}: {}", hook.name(), line);
+    }
+  });
+}
+
+TrainRunner::~TrainRunner() = default;
+
+void TrainRunner::build() {
   set_up_work_dir();
   start_ = find_start(config_, options_, work_dir_, training());
   name_file_in_errors(start_.file, [&] {
@@ -48,22 +67,38 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
         config_.at("param_scheduler").prefix());
   }
   hooks_.call([&](Hook& hook) { hook.check_run(*this); });
-  if (purpose_ != Purpose::check) return;
-  hooks_.call([&](Hook& hook) {
-    for (const std::string& line : hook.describe_run(*this)) {
-      log_info("{}: {}", hook.name(), line);
-    }
-  });
 }
 
-TrainRunner::~TrainRunner() = default;
+/// What must be the same in all processes; then they get the same weights.
+void TrainRunner::compare_processes() {
+  if (processes_.size() == 1) return;
+  std::string tensors;
+  for (const NamedTensor& item : model().tensors()) {
+    tensors += fmt::format("{} {} {}\n", item.name, shape_text(item.tensor),
+                           at::toString(item.tensor.scalar_type()));
+  }
+  const auto samples = [](const DataLoader* data) {
+    return data ? fmt::format("{} samples", data->dataset().size()) : std::string("none");
+  };
+  processes_.check_same(
+      {{"model", tensors},
+       {"training data", samples(data_.train.get())},
+       {"validation data", samples(data_.val ? data_.val->loader.get() : nullptr)},
+       {"test data", samples(data_.test ? data_.test->loader.get() : nullptr)},
+       {"checkpoint to start from",
+        start_.checkpoint && resuming()
+            ? fmt::format("{} at iteration {}", start_.file,
+                          start_.checkpoint->at("meta").at("iter").as_int())
+            : start_.file}});
+  processes_.share(model().tensors(), "sharing the first weights");
+}
 
 void TrainRunner::set_up_work_dir() {
   name_ = fs::path(config_.place().file).stem().string();
   if (name_.empty()) name_ = "config";
   work_dir_ = options_.work_dir.value_or((fs::path("work_dirs") / name_).string());
   if (work_dir_.empty()) config_.at("work_dir").fail("must not be empty");
-  check_writable(config_, work_dir_);
+  if (is_main()) check_writable(config_, work_dir_);
   config_.set("work_dir", work_dir_);
   // Before looking for the checkpoint, since a run that is ending may still write it.
   if (purpose_ == Purpose::train && options_.resume) lock_folders();
@@ -71,6 +106,7 @@ void TrainRunner::set_up_work_dir() {
 }
 
 void TrainRunner::lock_folders() {
+  if (!is_main()) return;
   std::vector<std::string> folders = out_dirs(config_);
   folders.push_back(work_dir_);
   locks_.add(folders, config_.at("work_dir"));
@@ -88,7 +124,11 @@ void TrainRunner::set_up_process() {
   resolved.set("seed", seed);
   config_.set("randomness", std::move(resolved));
   device_ = find_device(config_, options_.device);
-  randomness_ = RunRandomness(static_cast<uint64_t>(seed), device_);
+  RandomnessOptions randomness;
+  read_options(options_.randomness, randomness, "randomness");
+  randomness_ =
+      RunRandomness(static_cast<uint64_t>(seed), device_,
+                    randomness.diff_rank_seed ? static_cast<uint64_t>(processes_.rank()) : 0);
 }
 
 void TrainRunner::set_up_data() {
@@ -96,6 +136,7 @@ void TrainRunner::set_up_data() {
   context.catalog = &catalog_;
   context.seed = randomness_.seed();
   context.training = training();
+  context.share = {processes_.rank(), processes_.size()};
   context.start = &start_;
   context.predict = [this](const at::Tensor& images) {
     return model_->predict(images.to(device_));
@@ -115,7 +156,7 @@ void TrainRunner::set_up_length() {
   length.max_iters =
       length.by_epoch ? length.max_epochs * length.epoch_length : *loop_options_.max_iters;
   length.accumulative_counts = optim.accumulative_counts;
-  length.batch_size = data_.train->batch_size();
+  length.batch_size = data_.train->whole_batch_size();
   if (!count_from(1).contains(static_cast<double>(length.max_iters))) {
     options_.train_cfg.at("max_epochs")
         .fail(fmt::format("{} epochs of {} batches are {} iterations; a run has at most 2147483647",
@@ -155,8 +196,29 @@ void TrainRunner::set_up_model() {
 void TrainRunner::set_up_training() {
   leave_out_last_batch_ = check_training_data(model_, *data_.train, device_, progress().max_iters,
                                               options_.train_dataloader);
+  scale_learning_rate();
   const Optimization::Context context{&config_, &options_, &catalog_, &progress()};
   optimization_ = std::make_unique<Optimization>(context, model(), start_);
+}
+
+/// MMEngine's auto_scale_lr: the rate of the config is for base_batch_size samples an iteration.
+void TrainRunner::scale_learning_rate() {
+  if (options_.auto_scale_lr.is_null()) return;
+  AutoScaleLrOptions scale;
+  read_options(options_.auto_scale_lr, scale, "auto_scale_lr");
+  if (!scale.enable) return;
+  const Node* optimizer = options_.optim_wrapper.find("optimizer");
+  const Node* lr = optimizer ? optimizer->find("lr") : nullptr;
+  if (!lr) options_.auto_scale_lr.fail("needs optim_wrapper.optimizer.lr, the rate to scale");
+  const double ratio = static_cast<double>(data_.train->whole_batch_size()) /
+                       static_cast<double>(scale.base_batch_size);
+  const double scaled = lr->as_double() * ratio;
+  log_info(
+      "auto_scale_lr: {} samples an iteration, for {} in the config: the learning rate is {:.6g}",
+      data_.train->whole_batch_size(), scale.base_batch_size, scaled);
+  Node changed = *optimizer;
+  changed.set("lr", scaled);
+  options_.optim_wrapper.set("optimizer", std::move(changed));
 }
 
 // ---- the run
@@ -169,7 +231,8 @@ Scalars TrainRunner::train() {
   } unlock{locks_};
   start_run();
   const bool owes_validation = load_checkpoint();
-  optimization_->wrapper().start(progress().iter, progress().max_iters);
+  prepare_gradients();
+  optimization_->wrapper().start(progress().iter, last_iteration());
   loop_.before_train();
   if (progress().iter == 0) validate_if_due();  // val_begin: 0
   randomness_.begin();
@@ -196,6 +259,7 @@ Scalars TrainRunner::measure() {
 
 void TrainRunner::start_run() {
   if (loop_.phase() != RunLoop::Phase::built) return;
+  if (!is_main()) return loop_.before_run();
   std::error_code error;
   fs::create_directories(fs::path(work_dir_) / timestamp_, error);
   if (error) fail<Error>("{} cannot be created: {}", work_dir_, error.message());
@@ -221,7 +285,7 @@ bool TrainRunner::load_checkpoint() {
       RestoreParts parts;
       parts.load = [&] {
         optimization_->restore(checkpoint);
-        randomness_.restore(checkpoint);
+        randomness_.restore(checkpoint, processes_.rank(), processes_.size());
       };
       loop_.restore(checkpoint, parts);
     } else {
@@ -233,6 +297,30 @@ bool TrainRunner::load_checkpoint() {
   log_start(start_, checkpoint, progress());
   if (resuming()) log_environment_differences(checkpoint, environment());
   return resuming() && may_lack_validation(checkpoint, progress(), is_validated(*this));
+}
+
+/// Where training ends. A resumed run may have epochs of another length than before, so that this
+/// is not max_iters.
+int64_t TrainRunner::last_iteration() const {
+  const Progress& now = progress();
+  if (!now.by_epoch) return now.max_iters;
+  return now.iter + (now.max_epochs - now.epoch) * now.epoch_length - loop_.place().batch;
+}
+
+/// Makes the gradients of several processes equal before each step.
+void TrainRunner::prepare_gradients() {
+  if (processes_.size() == 1) return;
+  std::vector<NamedTensor> parameters;
+  std::set<const void*> known;
+  for (const NamedTensor& item : model().tensors()) {
+    if (!item.buffer && known.insert(item.tensor.unsafeGetTensorImpl()).second) {
+      parameters.push_back(item);
+    }
+  }
+  GradientReducer::Options options;
+  options.find_unused_parameters = options_.find_unused_parameters;
+  optimization_->wrapper().set_reducer(
+      make_gradient_reducer(processes_.group(), parameters, options));
 }
 
 void TrainRunner::train_epochs() {
@@ -266,7 +354,12 @@ void TrainRunner::train_batch(int64_t epoch, int64_t index) {
   const Batch batch = data_.train->batch(epoch, index);
   loop_.before_iter();
 
-  const Algorithm::Losses losses = model_->loss(on_device(batch));
+  OptimWrapper& optimizer = optimization_->wrapper();
+  optimizer.before_forward();
+  if (options_.broadcast_buffers) share_buffers();
+  const bool has_samples = batch.labels.size(0) > 0;
+  const Algorithm::Losses losses =
+      has_samples ? model_->loss(on_device(batch)) : Algorithm::Losses();
   at::Tensor total;
   Scalars outputs;
   for (const auto& [name, value] : losses) {
@@ -274,12 +367,47 @@ void TrainRunner::train_batch(int64_t epoch, int64_t index) {
     if (name.find("loss") == std::string::npos) continue;
     total = total.defined() ? total + value : value;
   }
-  if (!total.defined()) fail<Error>("the model returned no loss: no name contains 'loss'");
-  outputs["loss"] = total.item<double>();
-  OptimWrapper& optimizer = optimization_->wrapper();
-  if (optimizer.update(total)) loop_.after_step();
+  if (has_samples) {
+    if (!total.defined()) fail<Error>("the model returned no loss: no name contains 'loss'");
+    outputs["loss"] = total.item<double>();
+  }
+  // The mean over the samples of all processes, from the mean over them of the means of each.
+  const double share = static_cast<double>(data_.train->samples_of(index)) /
+                       static_cast<double>(data_.train->all_samples_of(index));
+  const double weight = share * static_cast<double>(processes_.size());
+  if (has_samples && weight != 1) total = total * weight;
+  const bool stepped = optimizer.update(total);
+  if (stepped) loop_.after_step();
+  if (processes_.size() > 1) outputs = agree(std::move(outputs), share, stepped);
   if (const auto norm = optimizer.grad_norm()) log("grad_norm", *norm);
   loop_.after_iter(outputs);
+}
+
+/// After an optimizer step, all processes have the same losses, and end together.
+Scalars TrainRunner::agree(Scalars outputs, double share, bool stepped) {
+  if (!stepped) {  // which communicates nothing
+    processes_.note(outputs);
+    return outputs;
+  }
+  agreed_ = processes_.agree({std::move(outputs), stop_.requested(), stop_.signal()}, share);
+  return agreed_.losses;
+}
+
+void TrainRunner::share_buffers() {
+  std::vector<NamedTensor> buffers;
+  for (const NamedTensor& item : model().tensors()) {
+    if (item.buffer) buffers.push_back(item);
+  }
+  processes_.share(buffers, "sharing buffers");
+}
+
+/// One process alone must not stop: the others would wait for it.
+bool TrainRunner::stop_requested() const {
+  return processes_.size() == 1 ? stop_.requested() : agreed_.stop || agreed_.signal != 0;
+}
+
+int TrainRunner::stop_signal() const {
+  return processes_.size() == 1 ? stop_.signal() : agreed_.signal;
 }
 
 Batch TrainRunner::on_device(const Batch& batch) const {
@@ -320,10 +448,19 @@ void TrainRunner::check_interrupted() const {
 /// In eval mode. Logged numbers are cleared before each batch.
 Scalars TrainRunner::evaluate(const Evaluation& evaluation, EvaluationScope* scope) {
   module_->eval();
-  return evaluation.run(*model_, device_, scope, [this] {
-    check_interrupted();
-    loop_.logged().clear();
-  });
+  std::function<void(const at::Tensor&)> add_up;
+  if (processes_.size() > 1) {
+    add_up = [this](const at::Tensor& numbers) {
+      processes_.add_up(numbers, "putting metrics together");
+    };
+  }
+  return evaluation.run(
+      *model_, device_, scope,
+      [this] {
+        check_interrupted();
+        loop_.logged().clear();
+      },
+      add_up);
 }
 
 Scalars TrainRunner::validate(const std::string& suffix) {
@@ -355,15 +492,17 @@ void TrainRunner::run_training_forward(int64_t num_samples) {
   const torch::NoGradGuard no_grad;
   const RandomStateGuard cpu_state(c10::kCPU);
   const RandomStateGuard device_state(device_);
+  const MeanOfBuffers mean(processes_, model());
   int64_t done = 0;
   const int64_t batches = data_.train->size() - (leave_out_last_batch_ ? 1 : 0);
   for (int64_t index = 0; done < num_samples; index = (index + 1) % batches) {
     check_interrupted();
     // The batches at the end of an epoch are the same as right after it.
     const Batch batch = data_.train->batch(loop_.place().epochs, index);
-    model_->predict(batch.images().to(device_));
-    done += batch.labels.size(0);
+    if (batch.labels.size(0) > 0) model_->predict(batch.images().to(device_));
+    done += data_.train->all_samples_of(index);
   }
+  mean.take();
 }
 
 bool TrainRunner::can_resume_from(const Value& checkpoint) const {
@@ -371,18 +510,26 @@ bool TrainRunner::can_resume_from(const Value& checkpoint) const {
 }
 
 Value TrainRunner::environment() const {
-  return environment_of(device_, data_.train ? data_.train->dataset().size() : 0);
+  return environment_of(device_, data_.train ? data_.train->dataset().size() : 0,
+                        processes_.size());
 }
 
 Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedules) {
   CheckpointParts parts;
   parts.config = config_.dump();
   parts.random_state = randomness_.state();
+  // Before the run, a hook only looks at what a checkpoint would have, perhaps in this process
+  // only.
+  const bool shares = processes_.size() > 1 && loop_.phase() != RunLoop::Phase::built;
+  if (shares) processes_.add_states(*parts.random_state);
   if (with_optimizer && optimization_) {
     parts.optimizer = optimization_->wrapper().optimizer().state_dict();
     parts.gradients = optimization_->wrapper().between_steps();
   }
   Value checkpoint = loop_.begin_checkpoint(std::move(parts));
+  if (Value* gradients = checkpoint.at("polyak").find("gradients"); gradients && shares) {
+    processes_.share_gradients(*gradients);
+  }
   Value& meta = checkpoint.at("meta");
   meta.set("seed", static_cast<int64_t>(randomness_.seed()));
   meta.set("experiment_name", name_ + "_" + timestamp_);

@@ -20,6 +20,7 @@
 #include "polyak/trainer/optimization.h"
 #include "polyak/trainer/process.h"
 #include "polyak/trainer/run_data.h"
+#include "polyak/trainer/run_processes.h"
 #include "polyak/trainer/starting_point.h"
 #include "polyak/trainer/train_config.h"
 
@@ -71,6 +72,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   bool resuming() const override { return start_.resuming; }
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
+  std::shared_ptr<ProcessGroup> process_group() const override { return processes_.group(); }
   std::optional<double> learning_rate() const override;
   bool reset_optimizer_state() override;
   void log(const std::string& name, double value) override { loop_.logged()[name] = value; }
@@ -81,14 +83,16 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   CheckpointSource* checkpoint_source() override { return this; }
   Schedules* schedules() override;
   void request_stop() override { stop_.request(); }
-  bool stop_requested() const override { return stop_.requested(); }
+  bool stop_requested() const override;
   bool interrupted() const override { return stop_signal() != 0; }
 
   /// From here on, SIGTERM, SIGINT and SIGUSR1 end training after the current iteration, or a
   /// validation at its next batch, with a checkpoint (see StopSignals).
   void stop_on_signals() { stop_.heed_signals(); }
-  /// The signal that ended training; 0: none.
-  int stop_signal() const { return stop_.signal(); }
+  /// The signal that ended training; 0: none. Of several processes, one that any of them received.
+  int stop_signal() const;
+  /// Whether this process writes the files: the only one, or the first of several.
+  bool is_main() const { return processes_.is_main(); }
   /// The checkpoint that `last_checkpoint` names; "" for none.
   std::string last_checkpoint() const;
 
@@ -97,6 +101,8 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   Value make_checkpoint(bool with_optimizer, bool with_schedules) override;
   bool can_resume_from(const Value& checkpoint) const override;
 
+  void build();
+  void compare_processes();
   void set_up_work_dir();
   void lock_folders();
   void set_up_process();
@@ -104,15 +110,20 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   void set_up_length();
   void set_up_model();
   void set_up_training();
+  void scale_learning_rate();
 
   void start_run();
   bool load_checkpoint();
+  int64_t last_iteration() const;
+  void prepare_gradients();
   Value environment() const;
   void check_interrupted() const;
   void train_epochs();
   void train_iterations();
   Batch on_device(const Batch& batch) const;
   void train_batch(int64_t epoch, int64_t index);
+  Scalars agree(Scalars outputs, double share, bool stepped);
+  void share_buffers();
   void validate_if_due();
   Scalars run_evaluation(const Evaluation& evaluation, Hook::Stage stage);
   Scalars evaluate(const Evaluation& evaluation, EvaluationScope* scope);
@@ -139,6 +150,8 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   std::vector<Validation> validations_;
   RunLocks locks_;
   StopRequest stop_;
+  RunProcesses processes_;
+  RunProcesses::Step agreed_;  // of the last optimizer step, if there are several processes
 };
 
 }  // namespace polyak

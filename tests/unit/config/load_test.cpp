@@ -23,6 +23,12 @@ TEST(ConfigYaml, KnowsWhereEachValueWasWritten) {
   EXPECT_EQ(error_of([&] { hook.at("interval"); }), "c.yaml:3:5: hooks[0].interval: is missing");
 }
 
+TEST(ConfigYaml, ReadsEscapesThatAreNoAsciiAsUtf8) {
+  const Node config = parse_config(R"(text: "a\_b\Nc\xa0\L")");
+  EXPECT_EQ(config.at("text").as_string(), "a\u00a0b\u0085c\u00a0\u2028");
+  EXPECT_EQ(parse_config(config.dump()).at("text").as_string(), config.at("text").as_string());
+}
+
 TEST(ConfigYaml, PlacesAnEmptyValueAtItsKey) {
   const Node config = parse_config("a:\nb: 1\n", "c.yaml");
   EXPECT_TRUE(config.at("a").is_null());
