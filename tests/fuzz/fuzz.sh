@@ -45,7 +45,8 @@ say "built in $((SECONDS - start)) s"
 
 # Memory for LibTorch, 200 MB, and for what an input of at most 16 KiB may need; LibTorch 1.13's zip reader loses its
 # memory when it refuses a file; libjpeg and libpng jump over destructors, which sanitizers do not follow.
-export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=0:${ASAN_OPTIONS:-}"
+# Freed memory that the sanitizer keeps back is not that of an input.
+export ASAN_OPTIONS="detect_leaks=0:quarantine_size_mb=64:allocator_may_return_null=0:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:${UBSAN_OPTIONS:-}"
 status=0
 for target in "${targets[@]}"; do

@@ -58,6 +58,10 @@ std::map<std::string, Worker>& workers() {
   return all;
 }
 
+void require(bool condition, const char* what) {
+  if (!condition) fail<Error>("not so: {}", what);
+}
+
 int run_worker() {
   const char* const name = std::getenv(kWorker);
   if (!name) return -1;

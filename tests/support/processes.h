@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "polyak/averaging/process_group.h"
@@ -34,6 +36,12 @@ using Worker = std::function<void(const std::shared_ptr<ProcessGroup>&)>;
 
 /// Workers by name. main() calls run_worker() first.
 std::map<std::string, Worker>& workers();
+/// Registers a worker before main() looks for it.
+struct Register {
+  Register(const char* name, Worker worker) { workers().emplace(name, std::move(worker)); }
+};
+/// For workers. @throws Error naming what does not hold
+void require(bool condition, const char* what);
 /// If this process was started for a worker: runs it. @return its exit status, or -1
 int run_worker();
 

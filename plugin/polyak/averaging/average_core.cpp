@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "polyak/averaging/by_aten.h"
+#include "polyak/averaging/replica_check.h"
 #include "polyak/core/error.h"
 
 namespace polyak {
@@ -24,6 +25,13 @@ AverageCore::AverageCore(torch::nn::Module& self, const Options& options, Factor
 
 AverageCore& AverageCore::ready() {
   engine.wait();
+  gather();
+  return current();
+}
+
+AverageCore& AverageCore::current() {
+  engine.wait();
+  if (tensors.is_sharded()) return *this;
   if (counter.was_loaded()) sync_from_module();
   follow_model();
   if (tensor_rule) tensor_rule->follow(tensors.slots(), tensors.revision());
@@ -34,6 +42,42 @@ AverageCore& AverageCore::ready_for(const char* what) {
   ready();
   if (is_swapped()) fail<Error>("{}: release the guard of swap() first", what);
   return *this;
+}
+
+/// Keeps this process's part of the averages.
+void AverageCore::shard() {
+  const torch::NoGradGuard no_grad;
+  const std::vector<size_t> cut = tensors.shard(processes->rank(), processes->size());
+  if (tensor_rule) tensor_rule->shard(cut, tensors.slots(), tensors.revision());
+}
+
+/// Makes the averages whole.
+void AverageCore::gather() {
+  if (!tensors.is_sharded()) return;
+  const torch::NoGradGuard no_grad;
+  if (tensor_rule) tensor_rule->gather(*processes, tensors.layout(), tensors.slots());
+  tensors.gather(*processes);
+  if (tensor_rule) tensor_rule->accept(tensors.revision());
+  engine.drop_stale_plan(tensors);
+}
+
+void AverageCore::verify(const std::string& rule_name, const Node& rule_options) {
+  engine.wait();
+  std::vector<Fingerprint> mine{{"number of updates", static_cast<uint64_t>(counter.value())},
+                                {"rule", digest_of(rule_name + rule_options.dump())}};
+  for (const Slot& slot : tensors.slots()) {
+    if (!slot.buffer) mine.push_back({slot.name, digest_of(slot.source)});
+  }
+  for (const Slot& slot : tensors.slots()) {
+    if (slot.buffer || slot.shared || slot.part) continue;
+    mine.push_back({fmt::format("average of {}", slot.name), digest_of(slot.average)});
+  }
+  const std::string difference = find_difference(*processes, mine);
+  if (difference.empty()) return;
+  fail<ProcessGroupError>(
+      "{}: verify: after update {}, {}; all that follows from it would be wrong: resume from a "
+      "checkpoint that is older than the difference",
+      rule_name, counter.value(), difference);
 }
 
 void AverageCore::sync_from_module() {
@@ -89,6 +133,10 @@ void AverageCore::check_capture() const {
     fail<Error>("update_parameters: a CUDA graph cannot capture {}",
                 tensor_rule ? "this average, which keeps more than a weighted mean" : "write_back");
   }
+  if (options.shard || options.verify > 0) {
+    fail<Error>("update_parameters: a CUDA graph cannot capture {}",
+                options.shard ? "an average that processes share" : "verify");
+  }
   engine.check_capture(has_started(), options.interval);
 }
 
@@ -96,6 +144,7 @@ void AverageCore::write_back(int64_t k) {
   if (!options.write_back) return;
   if (!options.write_back->is_due(k + 1, position(k).since_start)) return;
   engine.wait();
+  gather();
   for (const Slot& slot : tensors.slots()) {
     if (!is_averaged(slot) || slot.shared) continue;
     if (options.write_back->weight() == 1) {
@@ -152,12 +201,25 @@ void AverageCore::bind(const ModelRef& model) {
   }
 }
 
+void AverageCore::rebind(const ModelRef& model) {
+  engine.wait();
+  if (tensors.is_sharded() && binding.is_current(model) && tensors.is_bound_to(model.tensors())) {
+    return;
+  }
+  ready_for("rebind").bind(model);
+}
+
 std::string AverageCore::take_changes() {
   return std::exchange(changes_, {});
 }
 
 void AverageCore::prepare(const ModelRef& model) {
   engine.wait();
+  // All processes find the same here.
+  if (tensors.is_sharded() && (counter.differs() || !binding.is_current(model) ||
+                               tensors.has_to_settle() || !engine.fits(tensors))) {
+    gather();
+  }
   if (counter.differs()) sync_from_module();
   counter.adopt_place();
   if (is_swapped()) {
@@ -166,12 +228,14 @@ void AverageCore::prepare(const ModelRef& model) {
         "swap() first");
   }
   if (!binding.is_current(model)) bind(model);
-  if (tensors.watches_gradients()) tensors.settle_frozen();
-  if (!engine.fits(tensors)) {
+  if (tensors.watches_gradients() && !tensors.is_sharded()) tensors.settle_frozen();
+  if ((shards() && !tensors.is_sharded()) || !engine.fits(tensors)) {
     if (tensors.is_reshaped()) bind(model);  // resized in place
     tensors.check_kinds();
     follow_model();
     tensors.settle_precision();
+    if (tensor_rule) tensor_rule->follow(tensors.slots(), tensors.revision());
+    if (shards()) shard();
     engine.make_plan(tensors);
   }
   if (tensor_rule) tensor_rule->follow(tensors.slots(), tensors.revision());

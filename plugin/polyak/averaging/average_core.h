@@ -16,6 +16,7 @@
 #include "polyak/averaging/model_binding.h"
 #include "polyak/averaging/model_copy.h"
 #include "polyak/averaging/precision.h"
+#include "polyak/averaging/process_group.h"
 #include "polyak/averaging/step_counter.h"
 #include "polyak/averaging/swap_state.h"
 #include "polyak/averaging/tensor_rule.h"
@@ -42,6 +43,8 @@ struct AverageCore {
     int64_t begins_after = 0;
     std::optional<WriteBackOptions> write_back = {};
     bool needs_batch_size = false;
+    bool shard = false;
+    int64_t verify = 0;
 
     /// Whether an average with these options averages the same tensors of a model.
     bool covers_as(const Options& other) const {
@@ -55,12 +58,17 @@ struct AverageCore {
               std::shared_ptr<TensorRule> tensor_rule = nullptr);
 
   /// Waits for the last update, continues from values that others wrote into the module, and
-  /// follows the model's dtypes and devices.
+  /// follows the model's dtypes and devices. The average is whole then: if processes have parts of
+  /// it, all of them must call this.
   AverageCore& ready();
+  /// The same, but a part stays one: for what reads averages where they are.
+  AverageCore& current();
   /// The same for operations that a swap forbids. @throws Error naming `what` during a swap
   AverageCore& ready_for(const char* what);
   /// Looks up the model's tensors by name. @throws Error for one that cannot be averaged
   void bind(const ModelRef& model);
+  /// The same for callers that only want to know of changes: a part stays one if there are none.
+  void rebind(const ModelRef& model);
   /// Ensures that the plan fits the current model. @throws Error during a swap
   void prepare(const ModelRef& model);
   /// Continues from the module's tensors, including steps, after others wrote them.
@@ -105,7 +113,15 @@ struct AverageCore {
   /// options say so.
   void write_back(int64_t k);
 
+  bool is_verify_due() const {
+    return options.verify > 0 && size_of(processes.get()) > 1 &&
+           counter.value() % options.verify == 0;
+  }
+  /// @throws ProcessGroupError naming the first tensor that differs between processes
+  void verify(const std::string& rule_name, const Node& rule_options);
+
   const Options options;
+  std::shared_ptr<ProcessGroup> processes;  // null: this one alone
   int64_t skipped = 0;
   int64_t batch_size = 0;                   // samples of an optimizer step; 0: unknown
   std::optional<int64_t> begun_at;          // by a loaded state, in place of options.begins_after
@@ -123,6 +139,9 @@ struct AverageCore {
 
  private:
   void follow_model();
+  bool shards() const { return options.shard && size_of(processes.get()) > 1; }
+  void shard();
+  void gather();
 
   torch::nn::Module& self_;
   Factory factory_;

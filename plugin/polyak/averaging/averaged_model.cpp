@@ -38,7 +38,8 @@ AveragedModel::AveragedModel(const ModelRef& model, Settings settings, ModuleFac
           AverageCore::Options{settings.interval, settings.update_buffers, settings.skip_nonfinite,
                                settings.precision, settings.device, std::move(settings.scope),
                                settings.start, settings.begins_after,
-                               std::move(settings.write_back), settings.needs_batch_size},
+                               std::move(settings.write_back), settings.needs_batch_size,
+                               settings.shard, settings.verify},
           std::move(factory), std::move(settings.tensor_rule))) {
   core_->bind(model);
 }
@@ -66,6 +67,15 @@ void AveragedModel::set_batch_size(int64_t samples) {
   core_->batch_size = samples;
 }
 
+void AveragedModel::set_process_group(std::shared_ptr<ProcessGroup> processes) {
+  core_->ready();
+  core_->processes = std::move(processes);
+}
+
+bool AveragedModel::is_sharded() const {
+  return core_->tensors.is_sharded();
+}
+
 int64_t AveragedModel::begins_after() const {
   return core_->options.begins_after;
 }
@@ -83,7 +93,7 @@ bool AveragedModel::wants_optimizer_reset() const {
 }
 
 std::string AveragedModel::find_nonfinite() const {
-  const AverageCore& core = core_->ready();
+  const AverageCore& core = core_->current();
   if (!core.has_started() || core.is_swapped()) return {};
   const torch::NoGradGuard no_grad;
   const std::string* bad = core.tensors.find_nonfinite_average();
@@ -213,6 +223,11 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     }
     core.counter.set(k + 1);
   }
+  for (const Turn& turn : turns) {
+    if (!turn.skipped && turn.core->is_verify_due()) {
+      turn.core->verify(turn.average->rule_name(), turn.average->rule_options());
+    }
+  }
   // Last, since each changes the model that the others average.
   for (const Turn& turn : turns) {
     if (!turn.skipped && !turn.plan->is_captured_now()) {
@@ -271,7 +286,7 @@ torch::OrderedDict<std::string, at::Tensor> AveragedModel::named_averages() cons
 }
 
 AverageCoverage AveragedModel::coverage() const {
-  AverageCore& core = core_->ready();
+  AverageCore& core = core_->current();
   AverageCoverage coverage = core.tensors.coverage();
   if (!core.tensor_rule) return coverage;
   const std::vector<int64_t> kept = core.tensor_rule->bytes();
@@ -327,7 +342,7 @@ void AveragedModel::copy_to(const ModelRef& model) {
 }
 
 void AveragedModel::rebind(const ModelRef& model) {
-  core_->ready_for("rebind").bind(model);
+  core_->rebind(model);
   note(*this, core_->take_changes());
 }
 

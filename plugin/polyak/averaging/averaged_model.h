@@ -25,6 +25,7 @@ namespace polyak {
 
 struct AverageCore;
 struct AverageState;
+class ProcessGroup;
 class TensorRule;
 
 /// Makes an empty module of the model's class, for models that cannot be cloned.
@@ -94,6 +95,13 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// @throws Error if no update was captured, or the model's tensors were moved since
   void prepare_replay();
 
+  /// The processes that train the same model, for the options `shard` and `verify`; null: this one
+  /// alone. All of them then make the same calls of this average in the same order. Set it before
+  /// the first update.
+  void set_process_group(std::shared_ptr<ProcessGroup> processes);
+  /// Whether this process only has its part of the average at the moment.
+  bool is_sharded() const;
+
   /// Samples of an optimizer step, for `base_batch_size`. 0: unknown.
   void set_batch_size(int64_t samples);
   /// Whether the average holds anything but the weights that it starts with: false before the first
@@ -136,7 +144,7 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
 
   /// The averaged parameters and buffers with the model's names and order; float32 for a half
   /// precision model, float64 if the option `precision` says so. Handles to the averages, not
-  /// copies.
+  /// copies; with `shard`, they are whole and valid until the next update.
   torch::OrderedDict<std::string, at::Tensor> named_averages() const;
   /// What the average does with each of the model's tensors, and the memory that takes.
   AverageCoverage coverage() const;
@@ -211,6 +219,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
     int64_t begins_after = 0;                         // AverageOptions::begins_after()
     std::optional<WriteBackOptions> write_back;       // AverageOptions::write_back()
     bool needs_batch_size = false;                    // AverageOptions::base_batch_size()
+    bool shard = false;                               // AverageOptions::shard()
+    int64_t verify = 0;                               // AverageOptions::verify()
     std::shared_ptr<TensorRule> tensor_rule;          // of averages that need more than a weight
   };
   /// Checks a rule's options and returns the settings of this class. @throws ConfigError
@@ -230,6 +240,8 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
             options.begins_after(),
             options.write_back(),
             options.base_batch_size().has_value(),
+            options.shard(),
+            options.verify(),
             nullptr};
   }
   AveragedModel(const ModelRef& model, Settings settings, ModuleFactory factory = nullptr);

@@ -437,7 +437,7 @@ void AveragedTensors::refresh_module() {
 void AveragedTensors::copy_from_model() {
   for (const Slot& slot : *slots_) {
     if (slot.shared) continue;
-    slot.average.copy_(slot.source);
+    slot.average.copy_(source_of(slot));
     if (slot.residual.defined()) slot.residual.zero_();
   }
 }

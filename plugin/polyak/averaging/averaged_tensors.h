@@ -16,6 +16,8 @@
 #include "polyak/averaging/layer_changes.h"
 #include "polyak/averaging/load_report.h"
 #include "polyak/averaging/model.h"
+#include "polyak/averaging/process_group.h"
+#include "polyak/averaging/shards.h"
 #include "polyak/averaging/slot.h"
 #include "polyak/averaging/swap_state.h"
 #include "polyak/rules/average_scope.h"
@@ -78,6 +80,19 @@ class AveragedTensors {
   void follow_model();
   /// Gives each average the dtype that belongs to its tensor in the averaged module.
   void settle_precision();
+  /// Keeps only the part of process `rank` of the averaged parameters.
+  /// @return the slots that are cut
+  std::vector<size_t> shard(int64_t rank, int64_t processes);
+  /// Makes them whole again; buffers get those of process 0. @throws ProcessGroupError
+  void gather(ProcessGroup& processes);
+  bool is_sharded() const { return layout_.has_value(); }
+  /// How they are cut, while they are.
+  const ShardLayout& layout() const { return *layout_; }
+  /// Whether these are the tensors that the slots have, under the same names.
+  bool is_bound_to(const std::vector<NamedTensor>& tensors) const;
+
+  /// Whether settle_frozen() has something to do.
+  bool has_to_settle() const;
   /// Whether settle_frozen() may have something to do.
   bool watches_gradients() const { return watches_gradients_; }
   /// Starts averages of tensors that are no longer frozen as copies, and shares loaded ones that
@@ -131,6 +146,7 @@ class AveragedTensors {
   bool scope_checked_ = false;
   LayerChanges changes_;
   bool watches_gradients_ = false;
+  std::optional<ShardLayout> layout_;  // of the slots with a part
   std::shared_ptr<Slots> slots_ = std::make_shared<Slots>();
   Names names_;  // every name in the model's order, and its slot
   uint64_t revision_ = 0;

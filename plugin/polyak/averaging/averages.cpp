@@ -39,13 +39,14 @@ class Bema : public TensorRule {
 
   void update(const Slot& slot, const Tensors& kept, const Clock& clock, double weight) override {
     const double correction = options_.correction(clock);
+    const at::Tensor now = source_of(slot);
     const at::Tensor &running = kept[0], &first = kept[1], &published = slot.average;
-    if (are_plain({running, first, published, slot.source}, at::kFloat)) {
-      run<float>(running, first, published, slot.source, weight, correction);
-    } else if (are_plain({running, first, published, slot.source}, at::kDouble)) {
-      run<double>(running, first, published, slot.source, weight, correction);
+    if (are_plain({running, first, published, now}, at::kFloat)) {
+      run<float>(running, first, published, now, weight, correction);
+    } else if (are_plain({running, first, published, now}, at::kDouble)) {
+      run<double>(running, first, published, now, weight, correction);
     } else {
-      const at::Tensor source = slot.source.detach().to(running.device(), running.scalar_type());
+      const at::Tensor source = now.detach().to(running.device(), running.scalar_type());
       running.add_(source - running, weight);
       published.copy_(running).add_(source - first, correction);
     }
@@ -105,16 +106,17 @@ class SlidingWindow : public TensorRule {
               double /*weight*/) override {
     if (!options_.takes_snapshot(clock)) return;
     const int64_t before = options_.snapshots(clock);
+    const at::Tensor now = source_of(slot);
     const at::Tensor& mean = kept[0];
     const at::Tensor& oldest = kept[static_cast<size_t>(1 + before % options_.window())];
     const bool full = before >= options_.window();
     const double share = 1.0 / static_cast<double>(std::min(before + 1, options_.window()));
-    if (is_plain(mean, at::kDouble) && are_plain({oldest, slot.source, slot.average}, at::kFloat)) {
-      run<float>(mean, oldest, slot.average, slot.source, share, full);
-    } else if (are_plain({mean, oldest, slot.source, slot.average}, at::kDouble)) {
-      run<double>(mean, oldest, slot.average, slot.source, share, full);
+    if (is_plain(mean, at::kDouble) && are_plain({oldest, now, slot.average}, at::kFloat)) {
+      run<float>(mean, oldest, slot.average, now, share, full);
+    } else if (are_plain({mean, oldest, now, slot.average}, at::kDouble)) {
+      run<double>(mean, oldest, slot.average, now, share, full);
     } else {
-      const at::Tensor source = slot.source.detach().to(mean.device());
+      const at::Tensor source = now.detach().to(mean.device());
       const at::Tensor leaves = full ? oldest.to(mean.scalar_type()) : mean;
       mean.add_(source.to(mean.scalar_type()) - leaves, share);
       oldest.copy_(source);

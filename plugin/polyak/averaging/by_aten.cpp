@@ -30,9 +30,10 @@ void lerp_by_aten(const at::Tensor& average, const at::Tensor& source, double we
 }
 
 void lerp_by_aten(const Slot& slot, double weight) {
-  if (!slot.residual.defined()) return lerp_by_aten(slot.average, slot.source, weight);
+  const at::Tensor source = source_of(slot);
+  if (!slot.residual.defined()) return lerp_by_aten(slot.average, source, weight);
   const at::Tensor wide = widen_compensated(slot.average, slot.residual);
-  lerp_by_aten(wide, slot.source, weight);
+  lerp_by_aten(wide, source, weight);
   narrow_compensated(wide, slot.average, slot.residual);
 }
 

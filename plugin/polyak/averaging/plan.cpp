@@ -71,6 +71,14 @@ std::optional<kernels::Span> span_of(const Slot& slot, const at::Tensor& source)
   return span;
 }
 
+/// For all_finite(), which only reads the source.
+std::optional<kernels::Span> span_to_check(const at::Tensor& source) {
+  const auto type = kernel_type(source.scalar_type());
+  if (!type || !source.is_cpu() || !source.is_non_overlapping_and_dense()) return std::nullopt;
+  return kernels::Span{source.data_ptr(), source.data_ptr(), source.numel(),
+                       kernels::supports_average(*type) ? *type : kernels::DType::float32, *type};
+}
+
 }  // namespace
 
 void Plan::Copies::add(const Slot& slot, const at::Tensor& source, size_t i,
@@ -115,7 +123,9 @@ Plan::Plan(std::shared_ptr<const Slots> slots, bool check_finite) : slots_(std::
     const at::Tensor source = source_on_host(slot, averages);
     const auto span = averages ? span_of(slot, source) : std::nullopt;
     if (check_finite && averages) {
-      span&& slot.source.is_cpu() ? checked.push_back(*span) : checked_by_aten_.push_back(i);
+      // The whole model, so that processes with parts of an average decide alike.
+      const auto whole = slot.part ? span_to_check(slot.source) : span;
+      whole&& slot.source.is_cpu() ? checked.push_back(*whole) : checked_by_aten_.push_back(i);
     }
     const c10::Device device = slot.average.device();
     kernels::CudaRow* on_gpu =
@@ -175,14 +185,15 @@ bool Plan::can_be_captured(bool always_averages) const {
 }
 
 at::Tensor Plan::source_on_host(const Slot& slot, bool averaged) {
+  const at::Tensor source = source_of(slot);
   const bool travels = slot.source.is_cuda() && slot.average.is_cpu() &&
                        (!averaged || kernel_type(slot.source.scalar_type())) &&
                        slot.source.is_non_overlapping_and_dense() && !slot.source.is_neg() &&
                        !slot.source.is_conj();
-  if (!travels) return slot.source;
+  if (!travels) return source;
   if (!offload_) offload_ = std::make_unique<Offload>(slot.source.device());
-  if (slot.source.device() != offload_->device()) return slot.source;  // a model on two devices
-  return offload_->add(slot.source, slot.buffer || slot.mode != TensorMode::average);
+  if (source.device() != offload_->device()) return source;  // a model on two devices
+  return offload_->add(source, slot.buffer || slot.mode != TensorMode::average);
 }
 
 void Plan::run_aten(double weight) const {

@@ -22,7 +22,7 @@ class POLYAK_API ProcessGroupError : public Error {
 /// makes one over LibTorch's c10d; a host with another engine derives its own.
 ///
 /// Each operation is called by every process, in the same order, with tensors of the same shape,
-/// dtype and kind of device. `what` names it in errors: "gathering an average". Not thread-safe.
+/// dtype and kind of device; contiguous ones. `what` names it in errors: "gathering an average". Not thread-safe.
 class POLYAK_API ProcessGroup {
  public:
   virtual ~ProcessGroup();

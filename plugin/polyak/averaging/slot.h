@@ -3,7 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/util/accumulate.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,10 +31,28 @@ struct Slot {
   bool shared = false;  // module_tensor has the source's storage, and must not be written
   bool frozen = false;  // `mode` is TensorMode::share until the source requires a gradient
 
+  /// Elements that this process averages, of several; `average` and `residual` are one-dimensional
+  /// and hold only these, and `module_tensor` is empty.
+  struct Part {
+    int64_t begin = 0;
+    int64_t end = 0;
+    bool apart = false;          // whether the whole average is
+    std::vector<int64_t> sizes;  // of the whole
+    int64_t elements() const { return c10::multiply_integers(sizes); }
+  };
+  std::optional<Part> part = std::nullopt;
+
   /// Whether the average is stored separately from the averaged module's tensor.
   bool is_apart() const { return !average.is_same(module_tensor); }
 };
 using Slots = std::vector<Slot>;
+
+/// The numbers of the model that belong to the slot's average.
+inline at::Tensor source_of(const Slot& slot) {
+  if (!slot.part) return slot.source;
+  return slot.source.detach().view({-1}).narrow(0, slot.part->begin,
+                                                slot.part->end - slot.part->begin);
+}
 
 /// Whether a tensor is averaged rather than copied. Complex ones are, unlike in the reference.
 inline bool is_averageable(const at::Tensor& tensor) {

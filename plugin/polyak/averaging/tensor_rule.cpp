@@ -48,6 +48,35 @@ void TensorRule::follow(const Slots& slots, uint64_t revision) {
   revision_ = revision;
 }
 
+void TensorRule::shard(const std::vector<size_t>& cut, const Slots& slots, uint64_t revision) {
+  for (const size_t i : cut) {
+    const Slot::Part& part = *slots[i].part;
+    for (at::Tensor& tensor : items_[i].tensors) {
+      tensor = tensor.contiguous().view({-1}).narrow(0, part.begin, part.end - part.begin).clone();
+    }
+  }
+  revision_ = revision;
+}
+
+void TensorRule::gather(ProcessGroup& processes, const ShardLayout& layout, const Slots& slots) {
+  std::vector<size_t> cut;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i].part) cut.push_back(i);
+  }
+  const size_t kinds = cut.empty() ? 0 : items_[cut[0]].tensors.size();
+  for (size_t kind = 0; kind < kinds; ++kind) {
+    std::vector<at::Tensor> parts, wholes;
+    for (const size_t i : cut) {
+      parts.push_back(items_[i].tensors[kind]);
+      wholes.push_back(at::empty({slots[i].part->elements()}, parts.back().options()));
+    }
+    gather_parts(processes, layout, parts, wholes);
+    for (size_t j = 0; j < cut.size(); ++j) {
+      items_[cut[j]].tensors[kind] = wholes[j].view(slots[cut[j]].part->sizes);
+    }
+  }
+}
+
 void TensorRule::start(const Slots& slots, const std::set<std::string>* names) {
   for (size_t i = 0; i < slots.size(); ++i) {
     if (!items_[i].averaged || (names && !names->count(slots[i].name))) continue;

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "polyak/averaging/kept_tensors.h"
+#include "polyak/averaging/process_group.h"
+#include "polyak/averaging/shards.h"
 #include "polyak/averaging/slot.h"
 #include "polyak/config/node.h"
 #include "polyak/rules/clock.h"
@@ -26,6 +28,12 @@ class TensorRule {
   /// Follows the slots: keeps what it has of a model's tensor under whatever name, or of a tensor
   /// that replaced one under its name, and starts the others from their average.
   void follow(const Slots& slots, uint64_t revision);
+  /// The slots of these indices hold a part of their tensors from here on: so does what is kept.
+  void shard(const std::vector<size_t>& cut, const Slots& slots, uint64_t revision);
+  /// Makes whole what is kept, while the slots still hold parts; accept() follows.
+  void gather(ProcessGroup& processes, const ShardLayout& layout, const Slots& slots);
+  /// The slots are whole again.
+  void accept(uint64_t revision) { revision_ = revision; }
   /// The averages were set to other values: everything starts there.
   /// @param names those whose averages were set; null: all
   void start(const Slots& slots, const std::set<std::string>* names = nullptr);

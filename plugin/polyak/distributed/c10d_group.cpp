@@ -17,6 +17,11 @@ namespace {
 constexpr std::chrono::milliseconds kPatience{2000};
 constexpr std::chrono::milliseconds kPause{50};
 
+/// A contiguous tensor's memory: Gloo knows neither int16 nor bfloat16.
+at::Tensor bytes_of(const at::Tensor& tensor) {
+  return tensor.detach().view({-1}).view(at::kByte);
+}
+
 }  // namespace
 
 void C10dGroup::guard(const char* what, const std::function<void()>& function) {
@@ -108,7 +113,7 @@ void C10dGroup::do_all_reduce(const at::Tensor& tensor, const char* what) {
 
 void C10dGroup::do_broadcast(const at::Tensor& tensor, int64_t root, const char* what) {
   guard(what, [&] {
-    std::vector<at::Tensor> tensors{tensor};
+    std::vector<at::Tensor> tensors{bytes_of(tensor)};
     c10d::BroadcastOptions options;
     options.rootRank = root;
     processes_->broadcast(tensors, options)->wait();
@@ -118,8 +123,9 @@ void C10dGroup::do_broadcast(const at::Tensor& tensor, int64_t root, const char*
 void C10dGroup::do_all_gather(const std::vector<at::Tensor>& all, const at::Tensor& tensor,
                               const char* what) {
   guard(what, [&] {
-    std::vector<std::vector<at::Tensor>> outputs{all};
-    std::vector<at::Tensor> inputs{tensor};
+    std::vector<std::vector<at::Tensor>> outputs(1);
+    for (const at::Tensor& item : all) outputs[0].push_back(bytes_of(item));
+    std::vector<at::Tensor> inputs{bytes_of(tensor)};
     processes_->allgather(outputs, inputs)->wait();
   });
 }

@@ -80,6 +80,16 @@ struct AverageOptions : Options {
   }
   const std::optional<WriteBackOptions>& write_back() const { return write_back_; }
 
+  /// With several processes (AveragedModel::set_process_group), each keeps and updates its part of
+  /// the averaged parameters, without communication. What needs the whole average gathers it, in
+  /// all processes: swap, saves, copy_to, named_averages, module. Buffers are not cut.
+  Self& shard(bool value) { return shard_ = value, self(); }
+  bool shard() const { return shard_; }
+  /// With several processes, compares the parameters, and averages that are not cut, at every
+  /// value-th update; a difference throws. It reads them once more. 0: never.
+  Self& verify(int64_t value) { return verify_ = value, self(); }
+  int64_t verify() const { return verify_; }
+
   /// Regular expressions of the parameters that are averaged; empty: all.
   Self& include(std::vector<std::string> patterns) {
     return scope_.include = std::move(patterns), self();
@@ -130,6 +140,11 @@ struct AverageOptions : Options {
     visitor.nested("write_back", &write_back_,
                    "Write the average into the model: a mapping of every, begin, end, weight, "
                    "restart, optimizer_state.");
+    visitor.key("shard", &shard_,
+                "With several processes, each keeps and updates its part of the average.");
+    visitor.key("verify", &verify_,
+                "Updates between comparisons of what all processes must have alike; 0: none.",
+                count_from(0));
     scope_.visit(visitor);
   }
   void validate() const override {
@@ -188,6 +203,8 @@ struct AverageOptions : Options {
   bool per_interval_ = false;
   std::optional<int64_t> base_batch_size_;
   std::optional<WriteBackOptions> write_back_;
+  bool shard_ = false;
+  int64_t verify_ = 0;
   AverageScope scope_;
 };
 

@@ -15,19 +15,10 @@ namespace {
 using ::testing::AllOf;
 using testing::Ended;
 using ::testing::HasSubstr;
+using testing::Register;
+using testing::require;
 using testing::run_processes;
 using Processes = std::shared_ptr<ProcessGroup>;
-
-/// Registers a worker before main() looks for it.
-struct Register {
-  Register(const char* name, testing::Worker worker) {
-    testing::workers().emplace(name, std::move(worker));
-  }
-};
-
-void require(bool condition, const char* what) {
-  if (!condition) fail<Error>("not so: {}", what);
-}
 
 void expect_success(const std::vector<Ended>& ended) {
   for (size_t i = 0; i < ended.size(); ++i) {
