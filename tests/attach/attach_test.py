@@ -256,6 +256,20 @@ class Files(AttachTest):
             self.refused(PROGRAMS / "saver", "many_streams", "1", config=COSINE + f"streams: {streams}\n",
                          says=("averaging.yaml:", "streams: must be {keep: N}"))
 
+    def test_of_several_processes_the_first_writes_or_all_in_folders_of_their_own(self):
+        def run(rank, config):
+            environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}
+            return self.attach(PROGRAMS / "scenario", "models", config=config, env=environment)
+
+        self.assertEqual(run(1, COSINE).stderr.count("parameters of Adam"), 0)
+        self.assertFalse(list(self.folder.glob("*.averaged.pt")))
+        self.assertEqual(self.files("out"), [])
+        self.assertIn("parameters of Adam", run(0, COSINE).stderr)
+        self.assertEqual(self.files("out"), ["averages-2.pth", "averages.pth"])
+        self.assertTrue((self.folder / "generator.averaged.pt").exists())
+        run(1, COSINE + "every_rank: true\n")
+        self.assertEqual(self.files("out/rank_1"), ["averages-2.pth", "averages.pth"])
+
     def test_an_index_tells_which_file_is_which(self):
         done = self.scenario("models")
         index = self.index()

@@ -223,6 +223,58 @@ class Files(Runs):
         self.train(2, config, "out", "--cfg-options", "find_unused_parameters=true")
 
 
+class Averages(Runs):
+    def test_an_average_in_parts_has_the_bits_of_a_whole_one(self):
+        config = self.write(CONFIG)
+        part = ("--cfg-options", "custom_hooks.0.shard=true", "custom_hooks.0.verify=3")
+        self.train(2, config, "whole")
+        self.train(2, config, "parts", *part)
+        self.assert_same("whole/epoch_4.pth", "parts/epoch_4.pth")
+        # A file looks as from one process, so any number of processes goes on.
+        for count, folder in (3, "three"), (1, "one"):
+            shutil.copytree(self.folder / "parts", self.folder / folder)
+            (self.folder / folder / "last_checkpoint").write_text("epoch_3.pth")
+        self.train(3, config, "three", "--resume", *part)
+        self.train_alone(config, "one", "--resume", *part)
+        for folder in "three", "one":
+            self.values(f"{folder}/epoch_4.pth", "averaged")
+        # The same steps go on from the parts of two processes in three, whose batches make the same sums.
+        self.assert_same("three/epoch_4.pth", "whole/epoch_4.pth", 10.0)
+
+    def test_several_averages(self):
+        config = self.write(CONFIG)
+        lists = ("--cfg-options", "custom_hooks.0={type: EMAHook, evaluate: [fast], averages: [{name: fast, "
+                 "type: ExponentialMovingAverage, momentum: 0.1, shard: true}, {name: slow, type: BEMA, "
+                 "shard: true}]}")
+        self.train(2, config, "out", *lists)
+        self.assertTrue(any("accuracy/top1_fast" in line or "accuracy/top1" in line for line in self.scalars("out")))
+
+
+class Loops(Runs):
+    def test_a_loop_of_ones_own(self):
+        program = os.environ["POLYAK_DISTRIBUTED_LOOP"]
+        hooks = ("custom_hooks:\n  - {type: EMAHook, ema_type: CosineEMA, momentum: 0.05, verify: 10%s}\n"
+                 "default_hooks:\n  checkpoint: {type: CheckpointHook, interval: 50, by_epoch: false}\n"
+                 "  logger: {type: LoggerHook, interval: 50}\nwork_dir: %s\n")
+        sums = {}
+        for name, more in ("parts", ", shard: true"), ("whole", ""):
+            (self.folder / f"{name}.yaml").write_text(hooks % (more, name))
+            port = free_port()
+            started = [subprocess.Popen([program, f"{name}.yaml"], cwd=self.folder, text=True, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE,
+                                        env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2",
+                                             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+                       for rank in range(2)]
+            self.running += started
+            ended = self.finish(started)
+            sums[name] = {out.rsplit(" ", 1)[1] for out, _, _ in ended}
+            self.assertIn("Iter(train) [200/200]", ended[0][1])
+            self.assertNotIn("Iter(train)", ended[1][1])
+            self.assertTrue((self.folder / name / "iter_200.pth").exists())
+        self.assertEqual(sums["parts"], sums["whole"])
+        self.assertEqual(len(sums["parts"]), 1)
+
+
 class Refused(Runs):
     """What differs is named, by every process, before work starts."""
 

@@ -33,6 +33,11 @@ void remove_name(Value& record, const char* list, const std::string& file) {
               names.end());
 }
 
+/// Logs a line, in one of several processes.
+void tell(Runner& runner, const std::string& line) {
+  if (is_main(runner.process_group().get())) log_info("{}", line);
+}
+
 CheckpointSource& source_of(Runner& runner) {
   CheckpointSource* source = runner.checkpoint_source();
   if (!source) {
@@ -183,7 +188,7 @@ void CheckpointHook::after_train_iter(Runner& runner, int64_t /*batch*/,
   if (every_n_train_iters(runner, options_.interval(), options_.save_begin()) ||
       (options_.save_last() && is_last_train_iter(runner))) {
     const int64_t done = runner.progress().iter + 1;
-    log_info("Saving checkpoint at {} iterations", done);
+    tell(runner, fmt::format("Saving checkpoint at {} iterations", done));
     save_regular(runner, done, done);
   }
 }
@@ -193,7 +198,7 @@ void CheckpointHook::after_train_epoch(Runner& runner) {
   if (every_n_epochs(runner, options_.interval(), options_.save_begin()) ||
       (options_.save_last() && is_last_train_epoch(runner))) {
     const int64_t done = runner.progress().epoch + 1;
-    log_info("Saving checkpoint at {} epochs", done);
+    tell(runner, fmt::format("Saving checkpoint at {} epochs", done));
     save_regular(runner, done, runner.progress().iter);
   }
 }
@@ -431,7 +436,7 @@ void CheckpointHook::save_for_stop(Runner& runner) {
     writers.erase(std::remove_if(writers.begin(), writers.end(), is_saved), writers.end());
   }
   if (writers.empty()) return;
-  log_info("Saving checkpoint at {} iterations, where training stops", iters);
+  tell(runner, fmt::format("Saving checkpoint at {} iterations, where training stops", iters));
   const Value before = runner.run_info();
   std::vector<std::string> files;
   for (CheckpointHook* writer : writers) {
@@ -531,12 +536,14 @@ void CheckpointHook::save_if_best(Runner& runner, const std::string& metric, dou
     }
     record(runner) = before;
   };
-  const auto report = [=, unit = by_epoch(runner) ? "epoch" : "iter"] {
-    log_info(
-        "The best checkpoint with {:.4f} {} at {} {} is saved to {}; its state_dict holds the {} "
-        "weights.",
-        value, metric, number, unit, file,
-        weights == "raw" || weights == "averaged" ? weights : fmt::format("'{}'", weights));
+  const auto report = [=, &runner, unit = by_epoch(runner) ? "epoch" : "iter"] {
+    tell(runner,
+         fmt::format(
+             "The best checkpoint with {:.4f} {} at {} {} is saved to {}; its state_dict holds the "
+             "{} "
+             "weights.",
+             value, metric, number, unit, file,
+             weights == "raw" || weights == "averaged" ? weights : fmt::format("'{}'", weights)));
   };
   write(runner, {file, Kind::best, weights, restore, report});
 }

@@ -221,7 +221,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
     if (name != "lr" && name != "time" && name != "data_time") line += "  " + field(name, value);
   }
   clear_bar();
-  log_info("{}", line);
+  if (is_main(runner.process_group().get())) log_info("{}", line);
   runner.averages().warn_of_nonfinite(progress.iter + 1);
   if (progress.by_epoch) values["epoch"] = static_cast<double>(progress.epoch + 1);
   values["iter"] = static_cast<double>(progress.iter + 1);
@@ -281,7 +281,7 @@ void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars
   std::string line = progress.by_epoch ? fmt::format("Epoch({}) [{}]  ", stage, progress.epoch)
                                        : fmt::format("Iter({}) [{}]  ", stage, progress.iter);
   for (const auto& [name, value] : metrics) line += "  " + field(name, value);
-  log_info("{}{}", line, times);
+  if (is_main(runner.process_group().get())) log_info("{}{}", line, times);
   const int64_t step =
       options_.log_metric_by_epoch() && progress.by_epoch ? progress.epoch : progress.iter;
   if (step == pending_step_) pending_.clear();  // the same validation was repeated

@@ -85,6 +85,9 @@ void AttachConfig::visit(OptionVisitor& visitor) {
               "{keep: 2}.");
   visitor.choice("format", &format, {"pth", "pt"},
                  "pt: also write averages*.pt, which torch::load reads.");
+  visitor.key("every_rank", &every_rank,
+              "With several processes, all of them write, the others than the first into "
+              "output_dir/rank_N; off: only the first.");
 }
 
 std::optional<int64_t> AttachConfig::streams_kept() const {

@@ -21,6 +21,7 @@ struct POLYAK_API AttachConfig : Options {
   std::string siblings = "beside";
   Node streams;
   std::string format = "pth";
+  bool every_rank = false;
 
   /// How many averaged copies of saves to streams are kept; nullopt: all.
   std::optional<int64_t> streams_kept() const;

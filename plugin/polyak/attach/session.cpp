@@ -20,6 +20,7 @@
 #include "polyak/checkpoint/format.h"
 #include "polyak/core/log.h"
 #include "polyak/core/text.h"
+#include "polyak/distributed/placement.h"
 
 // Registers the built-in hooks, through the entry point that every plugin has.
 extern "C" void polyak_plugin_register(polyak::Catalog& catalog);
@@ -62,7 +63,24 @@ void Session::guarded(const char* doing, Work work) {
   }
 }
 
-Session::Session(AttachConfig config) : config_(std::move(config)), files_(config_) {
+namespace {
+
+/// Processes that a launcher started have folders of their own.
+AttachConfig of_this_process(AttachConfig config) {
+  const int64_t rank = rank_in_environment();
+  if (rank == 0 || !config.every_rank) return config;
+  config.output_dir = fmt::format("{}/rank_{}", *config.output_dir, rank);
+  std::error_code ignored;  // the first write reports it
+  std::filesystem::create_directories(*config.output_dir, ignored);
+  return config;
+}
+
+}  // namespace
+
+Session::Session(AttachConfig config)
+    : config_(of_this_process(std::move(config))),
+      writes_(config_.every_rank || rank_in_environment() == 0),
+      files_(config_) {
   set_log_sink([](LogLevel level, std::string_view text) {
     if (level >= LogLevel::warning) say(fmt::format("warning: {}", text));
   });
@@ -393,7 +411,7 @@ void Session::name_files() {
 }
 
 void Session::write(Group& group) {
-  if (group.written || !group.runner) return;
+  if (group.written || !group.runner || !writes_) return;
   name_files();
   try {
     const Value checkpoint = named_checkpoint_of(group, names_);
@@ -418,6 +436,7 @@ void Session::write(Group& group) {
 
 void Session::saved(const torch::jit::Module& module, const std::string& path,
                     const Export& write) {
+  if (!writes_) return;
   guarded("saving averaged weights", [&] {
     see_steps(not_intercepted());
     if (path.empty() && !files_.begin_stream()) return;
@@ -507,7 +526,9 @@ std::vector<std::string> Session::last_lines() const {
 void Session::finish() {
   guarded("writing the averages", [&] {
     write_groups();
-    for (const std::string& line : last_lines()) say(line);
+    if (writes_) {
+      for (const std::string& line : last_lines()) say(line);
+    }
     done_ = true;
   });
 }

@@ -99,6 +99,7 @@ class Session {
   std::unordered_map<const void*, size_t> trees_;  // fingerprints by module
   std::unordered_map<const void*, Watched> optimizers_;
   Groups groups_;
+  bool writes_;  // files; of several processes, only some do
   OutputFiles files_;
   std::set<std::string> modules_;                           // names of all modules
   std::unordered_map<const void*, std::string> unstepped_;  // names of parameters without a step

@@ -6,9 +6,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
-#include <limits>
-#include <optional>
-#include <string_view>
 
 #include "polyak/core/error.h"
 
@@ -135,9 +132,11 @@ int64_t rank_in_environment() {
     const Variables& variables = variables_of(launcher);
     const char* rank = first_set(variables.rank);
     // SLURM_PROCID is also set in a job's script, where nothing was started by srun.
-    if (rank && first_set(variables.size)) {
-      return number_of(rank, 0, std::numeric_limits<int32_t>::max());
-    }
+    if (!rank || !first_set(variables.size)) continue;
+    int32_t number = 0;  // a program may have variables of these names for something else
+    const std::string text = text_of(rank);
+    std::from_chars(text.data(), text.data() + text.size(), number);
+    return std::max(number, 0);
   }
   return 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/embed/loop_hooks.h"
 
+#include <ATen/Functions.h>
 #include <torch/optim/optimizer.h>
 
 #include <atomic>
@@ -62,7 +63,11 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
   }
   CheckpointSource* checkpoint_source() override { return this; }
   void request_stop() override { stop_.request(); }
-  bool stop_requested() const override { return stop_.requested(); }
+  bool stop_requested() const override {
+    return is_alone() ? stop_.requested() : agreed_stop_.load();
+  }
+  std::shared_ptr<ProcessGroup> process_group() const override { return options_.process_group_; }
+  int stop_signal() const { return is_alone() ? stop_.signal() : agreed_signal_.load(); }
 
   bool resume();
   void before_epoch();
@@ -91,6 +96,8 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
            (!options_.optimizer_ || checkpoint.contains("optimizer"));
   }
 
+  bool is_alone() const { return size_of(options_.process_group_.get()) == 1; }
+  void agree_on_stop();
   void set_up_folders(const LoopConfig& keys);
   bool between_iterations() const {
     return loop_.phase() == Phase::between_epochs || loop_.phase() == Phase::in_epoch;
@@ -110,7 +117,11 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
   std::string work_dir_;
   std::string timestamp_;
   RunLoop loop_{*this, "LoopHooks"};
-  Progress begin_;  // where this process began
+  Progress begin_;        // where this process began
+  bool stepped_ = false;  // in this iteration
+  // What all of several processes know since the last optimizer step.
+  std::atomic<bool> agreed_stop_{false};
+  std::atomic<int> agreed_signal_{0};
   std::atomic<int64_t> iterations_{0};
   std::atomic<int64_t> steps_{0};
 };
@@ -136,6 +147,7 @@ LoopHooks::Loop::Loop(Node config, const ModelRef& model, LoopHooksSettings opti
 
 void LoopHooks::Loop::set_up_folders(const LoopConfig& keys) {
   work_dir_ = keys.work_dir.value_or("");
+  if (!is_main(options_.process_group_.get())) return;
   std::vector<std::string> folders = out_dirs(config_);
   std::error_code error;
   if (!work_dir_.empty()) {
@@ -256,10 +268,25 @@ void LoopHooks::Loop::before_epoch() {
 
 void LoopHooks::Loop::after_step() {
   loop_.after_step();
+  stepped_ = true;
   tell_threads();
 }
 
+/// A loop that stops in one process alone would leave the others waiting.
+void LoopHooks::Loop::agree_on_stop() {
+  if (is_alone()) return;
+  const at::Tensor mine = at::zeros({2}, at::kLong);
+  mine[0] = stop_.requested() ? 1 : 0;
+  mine[1] = stop_.signal();
+  for (const at::Tensor& item :
+       options_.process_group_->all_gather(mine, "agreeing on an optimizer step")) {
+    if (item[0].item<int64_t>() != 0) agreed_stop_ = true;
+    if (const int signal = item[1].item<int>(); signal != 0) agreed_signal_ = signal;
+  }
+}
+
 void LoopHooks::Loop::after_iter(const Scalars& outputs) {
+  if (std::exchange(stepped_, false)) agree_on_stop();
   struct Tell {  // a hook that throws ends the iteration too
     Loop& loop;
     ~Tell() { loop.tell_threads(); }
@@ -408,7 +435,7 @@ void LoopHooks::stop_on_signals() {
   loop_->stop().heed_signals();
 }
 int LoopHooks::stop_signal() const {
-  return loop_->stop().signal();
+  return loop_->stop_signal();
 }
 int64_t LoopHooks::iterations_done() const {
   return loop_->iterations();

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "polyak/averaging/model.h"
+#include "polyak/averaging/process_group.h"
 #include "polyak/config/node.h"
 #include "polyak/core/export.h"
 #include "polyak/runtime/progress.h"
@@ -34,12 +35,20 @@ class POLYAK_API LoopHooksSettings {
   LoopHooksSettings& accumulative_counts(int64_t value) {
     return accumulative_counts_ = value, *this;
   }
-  /// Samples of an iteration, for averages with base_batch_size or a length in samples.
+  /// Samples of an iteration, of all processes, for averages with base_batch_size or a length in
+  /// samples.
   LoopHooksSettings& batch_size(int64_t value) { return batch_size_ = value, *this; }
   /// Lets hooks see the learning rate (of the first group) and checkpoints hold the optimizer's
   /// state. It must outlive the LoopHooks.
   LoopHooksSettings& optimizer(torch::optim::Optimizer& value) {
     return optimizer_ = &value, *this;
+  }
+  /// The processes that train this model together: one that joined them (join_processes) or the
+  /// loop's own c10d group (wrap_c10d). Each process makes the same calls of its LoopHooks. Process
+  /// 0 writes the files and the log; stop_requested() turns true in all at the same optimizer step;
+  /// averages may be cut (`shard`) and compared (`verify`). Gradients and weights are the loop's.
+  LoopHooksSettings& process_group(std::shared_ptr<ProcessGroup> value) {
+    return process_group_ = std::move(value), *this;
   }
   /// For PreciseBNHook: runs forward passes over training batches for the given number of samples,
   /// without gradients or optimizer steps, in the model's current mode.
@@ -53,6 +62,7 @@ class POLYAK_API LoopHooksSettings {
   int64_t accumulative_counts_ = 1;
   torch::optim::Optimizer* optimizer_ = nullptr;
   std::function<void(int64_t)> training_forward_;
+  std::shared_ptr<ProcessGroup> process_group_;
 };
 
 using LoopHooksOptions

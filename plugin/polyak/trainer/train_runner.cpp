@@ -450,6 +450,8 @@ Scalars TrainRunner::evaluate(const Evaluation& evaluation, EvaluationScope* sco
   module_->eval();
   std::function<void(const at::Tensor&)> add_up;
   if (processes_.size() > 1) {
+    share_buffers();  // statistics of layers differ by process, and the files have those of the
+                      // first
     add_up = [this](const at::Tensor& numbers) {
       processes_.add_up(numbers, "putting metrics together");
     };
