@@ -35,7 +35,7 @@ command -v clang++ >/dev/null || stop "clang++ is missing: on Debian, the packag
 
 folder=$POLYAK_ROOT/build/fuzz
 mkdir -p "$folder"
-cmake -S "$POLYAK_ROOT" -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DPOLYAK_FUZZERS=ON -DPOLYAK_CUDA=OFF \
+cmake -S "$POLYAK_ROOT" -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DPOLYAK_FUZZERS=ON -DPOLYAK_CUDA=OFF -DPOLYAK_DISTRIBUTED=OFF \
   -DPOLYAK_BENCHMARKS=OFF -DPOLYAK_TORCH="$torch" -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=12 \
   >"$folder/configure.log" 2>&1 || { cat "$folder/configure.log" >&2; stop "CMake stopped: see above"; }
 start=$SECONDS

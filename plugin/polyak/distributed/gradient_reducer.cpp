@@ -127,15 +127,13 @@ class OverlappingReducer final : public GradientReducer {
                      const std::vector<NamedTensor>& parameters, const Options& options)
       : processes_(std::move(processes)), group_(group), options_(options) {
     std::unordered_map<size_t, std::string> names;
-    for (const NamedTensor& item : parameters) {
-      names.emplace(parameters_.size(), item.name);
-      parameters_.push_back(item.tensor);
+    // A backward pass reaches the last layers first.
+    for (auto item = parameters.rbegin(); item != parameters.rend(); ++item) {
+      names.emplace(parameters_.size(), item->name);
+      parameters_.push_back(item->tensor);
     }
     auto [buckets, limits] = c10d::compute_bucket_assignment_by_size(
         parameters_, {static_cast<size_t>(kFirstBucketBytes), static_cast<size_t>(kBucketBytes)});
-    // A backward pass reaches the last layers first.
-    std::reverse(buckets.begin(), buckets.end());
-    std::reverse(limits.begin(), limits.end());
     reducer_ = make_reducer<c10d::Reducer>(parameters_, buckets, limits, group.c10d(),
                                            options.find_unused_parameters, names);
     // With find_unused_parameters, it reports to a logger without asking whether there is one.
@@ -146,7 +144,10 @@ class OverlappingReducer final : public GradientReducer {
   void forward() override {
     group_.guard(kWhat, [&] {
       reducer_->prepare_for_forward();
-      if (reducer_->should_rebuild_buckets()) reducer_->rebuild_buckets();
+      // It would sort them anew after the first iteration, and so round the sums of a resumed run
+      // otherwise. So let it do that at once.
+      if (reducer_->should_rebuild_buckets()) reducer_->push_rebuilt_params_for_all_indices();
+      reducer_->rebuild_buckets();  // also checks that the last reduction has ended
     });
   }
 

@@ -54,6 +54,7 @@ DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, 
   DataLoaderOptions options;
   read_options(node, options, "a dataloader");
   batch_size_ = options.batch_size;
+  drops_last_ = options.drop_last;
   if (options.sampler.is_null()) {
     DefaultSamplerOptions sampler;
     sampler.shuffle = training;

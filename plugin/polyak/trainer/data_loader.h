@@ -91,6 +91,8 @@ class POLYAK_API DataLoader {
   int64_t batch_size() const { return batch_size_; }
   /// Samples of all processes in each batch but the last.
   int64_t whole_batch_size() const { return batch_size_ * share_.size; }
+  /// Whether all processes have equally many samples in each batch.
+  bool has_equal_batches() const { return samples_ % share_.size == 0 || drops_last_; }
   /// Samples of a batch: of this process, and of all.
   int64_t samples_of(int64_t index) const;
   int64_t all_samples_of(int64_t index) const;
@@ -108,6 +110,7 @@ class POLYAK_API DataLoader {
 
   bool training_;
   DataShare share_;
+  bool drops_last_ = false;
   int64_t batch_size_ = 1;
   int64_t samples_ = 0;  // in an epoch, of all processes
   int64_t size_ = 0;

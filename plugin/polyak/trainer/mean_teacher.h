@@ -41,6 +41,7 @@ class MeanTeacher : public torch::nn::Cloneable<MeanTeacher>, public Algorithm {
   /// @return the teacher's logits, float [N, classes]
   at::Tensor predict(const at::Tensor& images) override;
   void after_load(bool resuming) override { teacher_.after_load(resuming); }
+  bool needs_equal_batches() const override { return true; }
   TargetNetwork& teacher() { return teacher_; }
 
  private:

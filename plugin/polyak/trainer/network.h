@@ -19,6 +19,7 @@
 namespace polyak {
 
 class Catalog;
+class ProcessGroup;
 
 // Limits of a config, so that a value is refused by its key and not by the allocator.
 constexpr int64_t kLargestSide = 8192;      // height or width of an image
@@ -117,6 +118,9 @@ class POLYAK_API Algorithm {
     /// The progress of the run that trains the algorithm. The runner keeps it alive during
     /// training; its lengths are known from the start. Null outside a run.
     const Progress* progress = nullptr;
+    /// The processes that train it together; null: one. A loss that uses it must override
+    /// needs_equal_batches().
+    std::shared_ptr<ProcessGroup> processes = nullptr;
   };
   /// Scalar tensors by name.
   using Losses = std::map<std::string, at::Tensor>;
@@ -137,6 +141,10 @@ class POLYAK_API Algorithm {
   /// starts from these weights.
   /// @throws CheckpointError if the algorithm's own counts do not match that position
   virtual void after_load(bool /*resuming*/) {}
+  /// For several processes: whether each must call loss() in every iteration, with equally many
+  /// samples, because it communicates or counts. Otherwise, a process without samples leaves it
+  /// out.
+  virtual bool needs_equal_batches() const { return false; }
 };
 
 /// An implementation of one of the interfaces above as a module.

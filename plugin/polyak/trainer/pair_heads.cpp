@@ -86,7 +86,9 @@ void MoCoV3HeadOptions::visit(OptionVisitor& visitor) {
 }
 
 MoCoV3Head::MoCoV3Head(const MoCoV3HeadOptions& options, const Context& context)
-    : predictor_(build_predictor(options.predictor, context)), temperature_(options.temperature) {
+    : processes_(context.processes),
+      predictor_(build_predictor(options.predictor, context)),
+      temperature_(options.temperature) {
   check_options(options, "MoCoV3Head");
   if (options.loss.is_null()) {
     CrossEntropyLossOptions loss;
@@ -104,9 +106,15 @@ void MoCoV3Head::reset() {
 
 at::Tensor MoCoV3Head::loss(const at::Tensor& online, const at::Tensor& target) {
   const at::Tensor query = unit(predictor_->forward(online));
-  const at::Tensor key = unit(target.detach());
+  at::Tensor key = unit(target.detach());
+  int64_t own = 0;  // the first key of this process
+  if (size_of(processes_.get()) > 1) {
+    own = processes_->rank() * key.size(0);
+    key = at::cat(processes_->all_gather(key.contiguous(), "gathering the keys of MoCo v3"));
+  }
   const at::Tensor logits = query.matmul(key.t()) / temperature_;
-  return loss_->compute(logits, at::arange(logits.size(0), logits.options().dtype(at::kLong)));
+  return loss_->compute(logits,
+                        at::arange(own, own + query.size(0), logits.options().dtype(at::kLong)));
 }
 
 }  // namespace polyak

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "polyak/averaging/process_group.h"
 #include "polyak/config/options.h"
 #include "polyak/trainer/neck.h"
 #include "polyak/trainer/network.h"
@@ -18,7 +19,8 @@ class PairHead {
   static constexpr const char* kKind = "pair_head";
   struct Context {
     const Catalog* catalog = nullptr;
-    int64_t in_channels = 0;  // width of both projections
+    int64_t in_channels = 0;                            // width of both projections
+    std::shared_ptr<ProcessGroup> processes = nullptr;  // null: one
   };
   virtual ~PairHead();
   /// @param online float [N, D], projections of one view
@@ -80,6 +82,7 @@ class MoCoV3Head : public torch::nn::Cloneable<MoCoV3Head>, public PairHead {
   at::Tensor loss(const at::Tensor& online, const at::Tensor& target) override;
 
  private:
+  std::shared_ptr<ProcessGroup> processes_;  // whose keys are compared too
   std::shared_ptr<Neck> predictor_;
   std::shared_ptr<Loss> loss_;
   double temperature_;

@@ -37,8 +37,8 @@ void TargetLearnerOptions::visit(OptionVisitor& visitor) {
 PairNetworks::PairNetworks(const PairOptions& options, const Algorithm::Context& context)
     : backbone(context.catalog->of<Backbone>().build(options.backbone, {context.image})),
       neck(context.catalog->of<Neck>().build(options.neck, {backbone->features()})),
-      head(context.catalog->of<PairHead>().build(options.head,
-                                                 {context.catalog, neck->out_channels()})),
+      head(context.catalog->of<PairHead>().build(
+          options.head, {context.catalog, neck->out_channels(), context.processes})),
       encoder(std::make_shared<Encoder>(backbone, neck)) {}
 
 void PairNetworks::register_in(torch::nn::Module& owner) const {

@@ -78,7 +78,8 @@ struct PairNetworks {
 /// The target is updated inside the loss, after the online forward passes and before its own, with
 /// the weights after the last optimizer step. Tensors are named `backbone.*`, `neck.*`, `head.*`,
 /// and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. Where mmpretrain uses SyncBN, this
-/// is plain batch normalisation, since there is one process.
+/// is plain batch normalisation, of each process alone if there are several. MoCo v3 compares with
+/// the keys of all processes.
 class TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
  public:
   /// The differences between the two.
@@ -94,6 +95,7 @@ class TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorit
   /// @return the backbone's features, float [N, F]
   at::Tensor predict(const at::Tensor& images) override;
   void after_load(bool resuming) override { target_.after_load(resuming); }
+  bool needs_equal_batches() const override { return true; }
   TargetNetwork& target() { return target_; }
 
  private:

@@ -170,8 +170,8 @@ void TrainRunner::set_up_model() {
   const Dataset& dataset = data_.of_model().dataset();
   at::manual_seed(randomness_.seed());
   model_ = catalog_.of<Algorithm>().build(
-      options_.model,
-      {&catalog_, dataset.image_shape(), dataset.num_classes(), device_, &progress()});
+      options_.model, {&catalog_, dataset.image_shape(), dataset.num_classes(), device_,
+                       &progress(), processes_.group()});
   module_ = as_module(model_);
   if (const auto* script = dynamic_cast<const TorchScript*>(model_.get())) {
     // The resolved config is written to a different folder than the one that `path` is relative to.
@@ -194,6 +194,11 @@ void TrainRunner::set_up_model() {
 }
 
 void TrainRunner::set_up_training() {
+  if (model_->needs_equal_batches() && !data_.train->has_equal_batches()) {
+    options_.train_dataloader.fail(
+        "this model needs equally many samples in each process; set round_up: true in its sampler, "
+        "or drop_last: true");
+  }
   leave_out_last_batch_ = check_training_data(model_, *data_.train, device_, progress().max_iters,
                                               options_.train_dataloader);
   scale_learning_rate();
