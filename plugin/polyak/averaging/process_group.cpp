@@ -21,7 +21,8 @@ void ProcessGroup::broadcast(const at::Tensor& tensor, int64_t root, const char*
 }
 
 std::vector<at::Tensor> ProcessGroup::all_gather(const at::Tensor& tensor, const char* what) {
-  if (size() == 1 || tensor.numel() == 0) return std::vector<at::Tensor>(static_cast<size_t>(size()), tensor);
+  if (size() == 1 || tensor.numel() == 0)
+    return std::vector<at::Tensor>(static_cast<size_t>(size()), tensor);
   bytes_ += static_cast<int64_t>(tensor.nbytes());
   std::vector<at::Tensor> all;
   for (int64_t i = 0; i < size(); ++i) all.push_back(at::empty_like(tensor));

@@ -22,7 +22,8 @@ class POLYAK_API ProcessGroupError : public Error {
 /// makes one over LibTorch's c10d; a host with another engine derives its own.
 ///
 /// Each operation is called by every process, in the same order, with tensors of the same shape,
-/// dtype and kind of device; contiguous ones. `what` names it in errors: "gathering an average". Not thread-safe.
+/// dtype and kind of device; contiguous ones. `what` names it in errors: "gathering an average".
+/// Not thread-safe.
 class POLYAK_API ProcessGroup {
  public:
   virtual ~ProcessGroup();
@@ -47,8 +48,11 @@ class POLYAK_API ProcessGroup {
   int64_t bytes() const { return bytes_; }
 
  protected:
+  /// Replaces the numbers by their sums over all processes. `what` is for its error.
   virtual void do_all_reduce(const at::Tensor& tensor, const char* what) = 0;
+  /// Copies the bytes of process `root`, of which there is at least one.
   virtual void do_broadcast(const at::Tensor& tensor, int64_t root, const char* what) = 0;
+  /// Copies the bytes of process i into the i-th of `all`.
   virtual void do_all_gather(const std::vector<at::Tensor>& all, const at::Tensor& tensor,
                              const char* what) = 0;
 

@@ -21,6 +21,7 @@ namespace polyak {
 ///     reducer->backward(loss, true);
 class POLYAK_API GradientReducer {
  public:
+  /// How gradients are reduced.
   struct Options {
     /// A backward pass may leave parameters out. It costs a walk over each graph.
     bool find_unused_parameters = false;

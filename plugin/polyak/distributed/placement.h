@@ -28,7 +28,7 @@ struct Placement {
   int64_t local_rank = 0;   // among those of this machine
   int64_t size = 1;         // of all of them
   std::string address;      // where process 0 listens: a name or an address
-  int64_t port = 0;         //
+  int64_t port = 0;         // of that
   bool has_server = false;  // torchrun listens there itself, so process 0 does not
   std::string prefix;       // of the keys there: the attempt, when torchrun has restarted the run
 };

@@ -63,7 +63,7 @@ struct POLYAK_API DataLoaderOptions : Options {
 
 /// A process's part of the data.
 struct DataShare {
-  int64_t rank = 0;
+  int64_t rank = 0;  // from 0
   int64_t size = 1;  // processes
 };
 
