@@ -34,9 +34,10 @@ void CheckpointHookOptions::visit(OptionVisitor& visitor) {
       "warning.");
   visitor.key("async_save", &async_save_,
               "Write files in a thread, from a copy of the values, while training goes on.");
-  visitor.key("published", &published_,
-              "Also write best files and the last one for deployment, into the folder published: "
-              "{format: safetensors or pth, weights: averaged, raw or a name, dtype, keys}.");
+  visitor.block<PublishOptions>(
+      "published", &published_,
+      "Also write best files and the last one for deployment, into the folder published: "
+      "{format: safetensors or pth, weights: averaged, raw or a name, dtype, keys}.");
 }
 
 void CheckpointHookOptions::validate() const {

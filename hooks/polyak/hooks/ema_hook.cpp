@@ -138,9 +138,11 @@ std::string EMAHook::text_of_horizon(const AveragedModel& average,
 }
 
 void EMAHook::check_run(Runner& runner) {
+  bool comes_later = false;  // than this one, which is told; the earlier one is right
   runner.hooks().call([&](Hook& hook) {
     const auto* other = dynamic_cast<const EMAHook*>(&hook);
-    if (other && other != this && other->options_.name() == options_.name()) {
+    comes_later = comes_later || other == this;
+    if (other && !comes_later && other->options_.name() == options_.name()) {
       fail<ConfigError>(
           "two EMAHooks {}; give all EMAHooks but one a unique 'name'",
           is_first() ? "have no name" : fmt::format("share the name '{}'", options_.name()));
@@ -156,16 +158,14 @@ void EMAHook::check_run(Runner& runner) {
   }
   // A length of 0 means unknown.
   if (progress.max_epochs > 0 && options_.begin_epoch() > progress.max_epochs) {
-    fail<ConfigError>(
-        "EMAHook: begin_epoch: is {}, but training ends after {} epoch(s); the average would "
-        "never start",
-        options_.begin_epoch(), progress.max_epochs);
+    fail_option("begin_epoch",
+                "is {}, but training ends after {} epoch(s); the average would never start",
+                options_.begin_epoch(), progress.max_epochs);
   }
   if (progress.max_iters > 0 && options_.begin_iter() > progress.max_iters) {
-    fail<ConfigError>(
-        "EMAHook: begin_iter: is {}, but training ends after {} iteration(s); the average "
-        "would never start",
-        options_.begin_iter(), progress.max_iters);
+    fail_option("begin_iter",
+                "is {}, but training ends after {} iteration(s); the average would never start",
+                options_.begin_iter(), progress.max_iters);
   }
 }
 
@@ -196,7 +196,11 @@ AveragedModel& EMAHook::flushed(Runner& runner) const {
 }
 
 void EMAHook::before_train(Runner& runner) {
-  check_run(runner);  // for hosts that do not call it
+  try {
+    check_run(runner);  // for hosts that do not call it
+  } catch (const OptionError& error) {
+    fail<ConfigError>("{}: {}", kName, error.what());
+  }
   at_once_ = false;
   steps_seen_ = runner.progress().optimizer_steps;
   if (start_from_average_) {

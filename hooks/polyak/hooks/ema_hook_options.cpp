@@ -8,11 +8,36 @@
 namespace polyak {
 namespace {
 
+constexpr const char* kDefaultType = "ExponentialMovingAverage";
+
 UpdateCount parse_update_count(const std::string& name) {
   if (name == "iterations") return UpdateCount::iterations;
   if (name == "optimizer_steps") return UpdateCount::optimizer_steps;
   fail_option("count", "must be optimizer_steps or iterations, got '{}'", name);
 }
+
+Rest rest_of_type(const char* type_key, const char* doc) {
+  Rest rest{doc};
+  rest.kind = AveragedModel::kKind;
+  rest.type_key = type_key;
+  rest.type = kDefaultType;
+  return rest;
+}
+
+/// An entry of `averages`.
+struct AverageEntry : Options {
+  std::string type = kDefaultType;
+  std::string name;
+  bool own_file = false;
+  Node average = Node::mapping();
+
+  void visit(OptionVisitor& visitor) override {
+    visitor.key("type", &type, "The average to keep.");
+    visitor.key("name", &name, "Distinguishes the averages; one may have none.");
+    visitor.key("own_file", &own_file, "Write the average into a file of its own.");
+    visitor.rest(&average, rest_of_type("type", "The keys of the average that type names."));
+  }
+};
 
 }  // namespace
 
@@ -44,13 +69,14 @@ void EMAHookOptions::visit(OptionVisitor& visitor) {
               "Distinguishes several averages over one model; the first has no name.");
   visitor.key("own_file", &own_file_,
               "Write the average into a file of its own beside each checkpoint: epoch_3_NAME.pth.");
-  visitor.key(
+  visitor.block<AverageEntry>(
       "averages", &averages_,
       "Several averages instead of one: a list of mappings with an average's keys, its type "
-      "(ExponentialMovingAverage by default) and its name.");
+      "(ExponentialMovingAverage by default) and its name.",
+      Blocks::Form::list, "an entry of averages");
   visitor.key("evaluate", &evaluate_,
               "Names of the averages to evaluate, 'ema' for the one without a name; empty: all.");
-  visitor.rest(&average_, "The keys of the average that ema_type names.");
+  visitor.rest(&average_, rest_of_type("ema_type", "The keys of the average that ema_type names."));
 }
 
 void EMAHookOptions::validate() const {
@@ -64,6 +90,7 @@ void EMAHookOptions::validate() const {
     fail_option("name", "'{}' cannot name an average; use letters, digits and '_', but not 'ema'",
                 name_);
   }
+  split();  // for its errors
 }
 
 std::vector<EMAHookOptions> EMAHookOptions::of_each_average() const {

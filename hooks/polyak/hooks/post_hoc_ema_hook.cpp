@@ -23,6 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kHookName = "PostHocEMAHook";
+constexpr const char* kReason = "its averages are of type";
 constexpr const char* kRunKey = "post_hoc_run";  // in the run_info
 constexpr int64_t kMostSnapshots = 4000;         // that PostHocSolver takes
 
@@ -49,7 +50,13 @@ void PostHocEMAHookOptions::visit(OptionVisitor& visitor) {
   visitor.choice("on_save_error", &on_save_error_, {"stop", "continue"},
                  "What follows if a snapshot cannot be written, for example on a full disk; "
                  "continue: a warning.");
-  visitor.rest(&average_, "Other keys of PowerFunctionEMA; update_buffers is true by default.");
+  Rest rest{"Other keys of PowerFunctionEMA; update_buffers is true by default."};
+  rest.kind = AveragedModel::kKind;
+  rest.type = PowerFunctionEMAOptions::kName;
+  rest.reason = kReason;
+  rest.refused = {"sigma_rel", "gamma", "interval", "write_back"};
+  rest.complete = [](Node& block) { block.set("sigma_rel", kMaxSigmaRel); };  // of sigma_rels
+  visitor.rest(&average_, rest);
 }
 
 void PostHocEMAHookOptions::validate() const {
@@ -104,8 +111,7 @@ PostHocEMAHook::PostHocEMAHook(PostHocEMAHookOptions options,
   for (const double width : options_.sigma_rels()) {
     const Node node = options_.average_node(width);
     kept_.push_back({width, fmt::format("post_hoc_{}", width), node,
-                     averages.prepare_shared(node, kHookName, options_, "its averages are of type"),
-                     nullptr});
+                     averages.prepare_shared(node, kHookName, options_, kReason), nullptr});
   }
 }
 

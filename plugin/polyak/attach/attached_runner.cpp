@@ -17,6 +17,7 @@ AttachedRunner::AttachedRunner(const AttachConfig& config, const Catalog& catalo
   for (const Node& hook : config.custom_hooks.items()) {
     hooks_.add(hook, catalog.of<Hook>(), {&catalog});
   }
+  hooks_.check_run(*this);
   loop_.before_run();
   loop_.before_train();
 }

@@ -5,41 +5,12 @@
 
 #include <algorithm>
 #include <cctype>
-#include <nlohmann/json.hpp>
 #include <set>
+
+#include "polyak/config/json.h"
 
 namespace polyak {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-Json json_of(const Node& node) {
-  if (node.is_null()) return nullptr;
-  if (node.is_bool()) return node.as_bool();
-  if (node.is_int()) return node.as_int();
-  if (node.is_number()) return node.as_double();
-  if (node.is_scalar()) return node.text();
-  Json json = node.is_sequence() ? Json::array() : Json::object();
-  if (node.is_sequence()) {
-    for (const Node& item : node.items()) json.push_back(json_of(item));
-  } else {
-    for (const auto& [key, value] : node.entries()) json[key] = json_of(value);
-  }
-  return json;
-}
-
-Node node_of(const Json& json) {
-  if (json.is_null()) return {};
-  if (json.is_boolean()) return json.get<bool>();
-  if (json.is_number_integer()) return json.get<int64_t>();
-  if (json.is_number()) return json.get<double>();
-  if (json.is_string()) return json.get<std::string>();
-  Node node = json.is_array() ? Node::sequence() : Node::mapping();
-  for (const auto& [key, value] : json.items()) {
-    json.is_array() ? node.append(node_of(value)) : void(node.set(key, node_of(value)));
-  }
-  return node;
-}
 
 /// Keys of an average's block that need what a compiled program does not tell.
 void refuse_unknown(const Node& block) {
@@ -65,7 +36,8 @@ void refuse_unknown(const Node& block) {
 }  // namespace
 
 void AttachConfig::visit(OptionVisitor& visitor) {
-  visitor.required("custom_hooks", &custom_hooks, "A list of EMAHooks.");
+  visitor.required_component("custom_hooks", &custom_hooks, "hook", "A list of EMAHooks.",
+                             Blocks::Form::list);
   visitor.key("output_dir", &output_dir,
               "Folder for the averages; null: ./work_dirs/<name of the config>.");
   visitor.key("every", &every,
@@ -80,7 +52,7 @@ void AttachConfig::visit(OptionVisitor& visitor) {
   visitor.key("siblings", &siblings,
               "Where to write the averaged version of a file that the program saves: beside it, or "
               "in a folder.");
-  visitor.key("streams", &streams,
+  visitor.any("streams", &streams, "{keep: N}, none, all or null",
               "How many averaged copies of saves to streams to keep: {keep: N}, none or all; null: "
               "{keep: 2}.");
   visitor.choice("format", &format, {"pth", "pt"},
@@ -153,7 +125,7 @@ std::string to_json(const AttachConfig& config) {
 }
 
 AttachConfig attach_config_from(const std::string& json) {
-  return read_attach_config(node_of(Json::parse(json)));
+  return read_attach_config(node_of(nlohmann::ordered_json::parse(json)));
 }
 
 }  // namespace polyak

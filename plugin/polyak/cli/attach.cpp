@@ -22,6 +22,7 @@
 #include "polyak/core/error.h"
 #include "polyak/core/log.h"
 #include "polyak/loader/loader.h"
+#include "polyak/registry/read_all_options.h"
 
 namespace polyak::cli {
 namespace fs = std::filesystem;
@@ -67,7 +68,8 @@ std::string preloaded_library() {
   // The program's own copy of the library logs everything, once.
   set_log_sink([](LogLevel, std::string_view) {});
   const Catalog& catalog = registered();
-  AttachConfig config = read_attach_config(load_config(arguments.config, arguments.overrides));
+  AttachConfig config;
+  read_all_options(load_config(arguments.config, arguments.overrides), config, "attach", catalog);
   check_attached_hooks(config, catalog);
   const std::string program = find_program(words.front());
   check_program(program);

@@ -233,7 +233,7 @@ Node rule_of(const AverageArguments& arguments) {
   for (const std::string& setting : arguments.settings) apply_override(rule, setting, "--set");
   if (rule.find("type")) fail<ConfigError>("--set type: the type is what --type says; remove it");
   Node type(arguments.type);
-  type.set_place({"--type", 0, 0});
+  type.set_place({"--type", 0, 0, nullptr});
   rule.set("type", std::move(type));
   return rule;
 }

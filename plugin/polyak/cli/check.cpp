@@ -10,15 +10,26 @@
 #include "polyak/cli/run_arguments.h"
 #include "polyak/cli/streams.h"
 #include "polyak/core/log.h"
+#include "polyak/loader/loader.h"
+#include "polyak/registry/read_all_options.h"
 #include "polyak/runtime/hook_list.h"
+#include "polyak/trainer/register_trainer.h"
 #include "polyak/trainer/train_runner.h"
 
 namespace polyak::cli {
 namespace {
 
-int check(const RunArguments& arguments) {
+int check(const RunArguments& arguments, bool is_static) {
   const ConsoleLog log;
   Catalog& catalog = registered();
+  if (is_static) {
+    Node config = read_config(arguments);
+    const std::unique_ptr<Options> options = make_train_config();
+    read_all_options(config, *options, "a training config", catalog);
+    make_plugin_paths_absolute(config);
+    print("{}", config.dump());
+    return 0;
+  }
   TrainRunner runner(read_config(arguments), catalog, TrainRunner::Purpose::check);
   runner.hooks().call([&](Hook& hook) {
     if (hook.name() == "EMAHook") hook.before_run(runner);  // builds its average
@@ -37,7 +48,10 @@ void add_check(CLI::App& app, int& status) {
       "check", "Check a config without training, and print it with all inherited values");
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
-  command->callback([arguments, &status] { status = check(*arguments); });
+  auto is_static = std::make_shared<bool>(false);
+  command->add_flag("--static", *is_static,
+                    "Read no data and build nothing: check what the config says in itself");
+  command->callback([arguments, is_static, &status] { status = check(*arguments, *is_static); });
 }
 
 }  // namespace polyak::cli

@@ -21,6 +21,8 @@ void add_check(CLI::App& app, int& status);
 void add_attach(CLI::App& app, const std::vector<char*>& program);
 void add_list(CLI::App& app, int& status);
 void add_describe(CLI::App& app, int& status);
+void add_schema(CLI::App& app, int& status);
+void add_init(CLI::App& app, int& status);
 void add_inspect(CLI::App& app, int& status);
 void add_convert(CLI::App& app, int& status);
 void add_average(CLI::App& app, int& status);

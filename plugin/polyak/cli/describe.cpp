@@ -11,6 +11,7 @@
 #include "polyak/cli/commands.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/streams.h"
+#include "polyak/cli/yaml_block.h"
 #include "polyak/config/nearest.h"
 #include "polyak/core/error.h"
 #include "polyak/registry/registry.h"
@@ -21,6 +22,7 @@ namespace {
 struct DescribeArguments {
   std::string name;
   std::string format = "text";
+  PluginArguments plugins;
 };
 
 void describe_text(const std::string& name, const RegistryBase::Description& description) {
@@ -62,16 +64,21 @@ void describe_json(const std::string& kind, const std::string& name,
   print("{}\n", json.dump(2));
 }
 
-int describe(const std::string& name, const std::string& format) {
+int describe(const DescribeArguments& arguments) {
+  const std::string& name = arguments.name;
+  const std::string& format = arguments.format;
+  const Catalog& catalog = registered_with(arguments.plugins);
   std::vector<std::string> names;
   bool found = false;
-  for (const RegistryBase* registry : registered().all()) {
+  for (const RegistryBase* registry : catalog.all()) {
     for (const std::string& known : registry->names()) names.push_back(known);
     if (!registry->contains(name)) continue;
     found = true;
     const RegistryBase::Description description = registry->describe(name);
     if (format == "markdown") {
       describe_markdown(name, description);
+    } else if (format == "yaml") {
+      print("{}", yaml_block(catalog, *registry, name));
     } else if (format == "json") {
       describe_json(registry->kind(), name, description);
     } else {
@@ -93,10 +100,11 @@ void add_describe(CLI::App& app, int& status) {
       app.add_subcommand("describe", "Show the keys of a hook, average, optimizer, ...");
   auto arguments = std::make_shared<DescribeArguments>();
   command->add_option("name", arguments->name, "e.g. EMAHook")->required();
-  command->add_option("--format", arguments->format, "text, markdown or json")
-      ->check(CLI::IsMember({"text", "markdown", "json"}));
-  command->callback(
-      [arguments, &status] { status = describe(arguments->name, arguments->format); });
+  command
+      ->add_option("--format", arguments->format, "text, markdown, json, or yaml: a block to paste")
+      ->check(CLI::IsMember({"text", "markdown", "json", "yaml"}));
+  add_plugins(*command, arguments->plugins);
+  command->callback([arguments, &status] { status = describe(*arguments); });
 }
 
 }  // namespace polyak::cli

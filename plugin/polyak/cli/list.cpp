@@ -18,10 +18,10 @@
 namespace polyak::cli {
 namespace {
 
-int list(const std::string& kind) {
+int list(const std::string& kind, const PluginArguments& plugins) {
   std::vector<std::string> kinds;
   bool found = false;
-  for (const RegistryBase* registry : registered().all()) {
+  for (const RegistryBase* registry : registered_with(plugins).all()) {
     kinds.push_back(registry->kind());
     if (!kind.empty() && kind != registry->kind()) continue;
     found = true;
@@ -44,8 +44,10 @@ int list(const std::string& kind) {
 void add_list(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand("list", "List everything that a config can name");
   auto kind = std::make_shared<std::string>();
+  auto plugins = std::make_shared<PluginArguments>();
   command->add_option("kind", *kind, "hook, average, optimizer, ...; default: all kinds");
-  command->callback([kind, &status] { status = list(*kind); });
+  add_plugins(*command, *plugins);
+  command->callback([kind, plugins, &status] { status = list(*kind, *plugins); });
 }
 
 }  // namespace polyak::cli

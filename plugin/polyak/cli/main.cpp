@@ -11,6 +11,7 @@
 #include "polyak/cli/commands.h"
 #include "polyak/cli/streams.h"
 #include "polyak/config/nearest.h"
+#include "polyak/config/problems.h"
 #include "polyak/core/error.h"
 #include "polyak/version.h"
 
@@ -47,6 +48,8 @@ int main(int argc, char** argv) {
   cli::add_attach(app, program);
   cli::add_list(app, status);
   cli::add_describe(app, status);
+  cli::add_schema(app, status);
+  cli::add_init(app, status);
   cli::add_inspect(app, status);
   cli::add_convert(app, status);
   cli::add_average(app, status);
@@ -69,7 +72,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? cli::finish_output(0) : kWrongUse;
   } catch (const ConfigError& error) {
-    cli::print_error(fmt::format("polyak: {}\n", error.what()));
+    cli::print_error(explained(error, "polyak: "));
     return kWrongUse;
   } catch (const PluginError& error) {
     cli::print_error(fmt::format("polyak: {}\n", error.what()));

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "polyak/cli/registered.h"
 
+#include <CLI/CLI.hpp>
+
 #include <memory>
 
 #include "polyak/averaging/register.h"
+#include "polyak/config/load.h"
 #include "polyak/loader/loader.h"
 #include "polyak/trainer/register_trainer.h"
 
@@ -18,6 +21,20 @@ Catalog& registered() {
     return *catalog.release();
   }();
   return instance;
+}
+
+void add_plugins(CLI::App& command, PluginArguments& arguments) {
+  command.add_option("--config", arguments.config, "A config whose plugins are loaded, too");
+  command.add_option("--plugin", arguments.plugins, "A plugin's path or name; may be repeated");
+}
+
+Catalog& registered_with(const PluginArguments& arguments) {
+  Catalog& catalog = registered();
+  if (!arguments.config.empty()) load_plugins(load_config(arguments.config), catalog);
+  for (const std::string& plugin : arguments.plugins) {
+    load_plugin(find_plugin(plugin, "."), catalog);
+  }
+  return catalog;
 }
 
 }  // namespace polyak::cli

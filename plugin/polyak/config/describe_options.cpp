@@ -30,7 +30,7 @@ class Writer : public OptionReader {
   void key(const Key& key, ConstOptionValue value) override {
     node.set(key.name, present_value(value));
   }
-  void rest(const Node& value, const char*) override {
+  void rest(const Rest&, const Node& value) override {
     if (value.is_null()) return;
     for (const auto& [name, entry] : value.entries()) node.set(name, entry);
   }
@@ -62,6 +62,34 @@ std::string type_name(const std::vector<T>*) {
   return fmt::format("list of {}s", type_name(static_cast<const T*>(nullptr)));
 }
 
+// What stands below a key, by the kind's name: "hook", "list of hooks".
+std::string type_of_blocks(const Key& key) {
+  const std::string one = key.blocks.kind ? key.blocks.kind : "mapping";
+  switch (key.blocks.form) {
+    case Blocks::Form::one_or_text:
+      return one + " or string";
+    case Blocks::Form::one_or_list:
+      return fmt::format("{0} or list of {0}s", one);
+    case Blocks::Form::list:
+      return fmt::format("list of {}s", one);
+    case Blocks::Form::list_of_lists:
+      return fmt::format("list of lists of {}s", one);
+    case Blocks::Form::by_name:
+      return fmt::format("{}s by name", one);
+    default:
+      return one;
+  }
+}
+
+std::string type_text(const Key& key, const ConstOptionValue& value) {
+  if (key.type) return key.type;
+  if (key.blocks.form == Blocks::Form::none) {
+    return std::visit([](const auto* member) { return type_name(member); }, value);
+  }
+  const bool nullable = !key.required && present_value(value).is_null();
+  return type_of_blocks(key) + (nullable ? " or null" : "");
+}
+
 std::string default_text(const ConstOptionValue& value) {
   std::string text = present_value(value).dump();
   text.pop_back();  // the newline
@@ -72,11 +100,11 @@ class Describer : public OptionReader {
  public:
   std::vector<KeyDescription> keys;
 
-  void rest(const Node&, const char* doc) override {
+  void rest(const Rest& rest, const Node&) override {
     KeyDescription description;
     description.name = "...";
     description.type = "any";
-    description.doc = doc;
+    description.doc = rest.doc;
     description.rest = true;
     keys.push_back(std::move(description));
   }
@@ -84,9 +112,7 @@ class Describer : public OptionReader {
   void key(const Key& key, ConstOptionValue value) override {
     KeyDescription description;
     description.name = key.name;
-    description.type =
-        key.type ? key.type
-                 : std::visit([](const auto* member) { return type_name(member); }, value);
+    description.type = type_text(key, value);
     if (!key.required) description.default_value = default_text(value);
     description.range = key.choices.empty()
                             ? key.bounds.text()

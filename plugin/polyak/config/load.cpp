@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "polyak/config/merge.h"
+#include "polyak/config/problems.h"
 #include "polyak/config/yaml.h"
 
 namespace polyak {
@@ -88,7 +89,11 @@ Node resolve(Node own, const std::string& name, const Chain& chain, int& bases) 
 
 Node load_config(const std::string& path, const std::vector<std::string>& overrides) {
   Node config = parse_config(read_text(path, Node()), path);
-  for (const std::string& assignment : overrides) apply_override(config, assignment);
+  Problems problems;
+  for (const std::string& assignment : overrides) {
+    problems.attempt([&] { apply_override(config, assignment); });
+  }
+  problems.throw_all();
   return config;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "polyak/config/problems.h"
 #include "polyak/config/scalar.h"
 
 namespace polyak {
@@ -217,7 +218,7 @@ std::string Node::path_of(std::string_view key) const {
 }
 
 void Node::fail(const std::string& message) const {
-  throw ConfigError(prefix() + message);
+  throw ProblemsError({Problem{place_, path_, message, prefix() + message}});
 }
 
 std::string Node::prefix() const {

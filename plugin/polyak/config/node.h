@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,14 +17,16 @@ namespace polyak {
 /// from 1. Line 0 means that the value is not from a file; `file` then names its origin, as in
 /// "--cfg-options a.b=1".
 struct Place {
-  std::string file;  // or what else it came from
-  int line = 0;      // from 1; 0: in no file
-  int column = 0;    // from 1
+  std::string file;                         // or what else it came from
+  int line = 0;                             // from 1; 0: in no file
+  int column = 0;                           // from 1
+  std::shared_ptr<const std::string> text;  // of the whole file, for messages; null: unknown
 };
 
 /// One value of a config: null, a scalar, a sequence, or a mapping in the order of the file.
 /// A value type: copies are deep and independent. Every node has a place and a key path
-/// (`custom_hooks[0].momentum`), and every error it throws is a ConfigError that states both.
+/// (`custom_hooks[0].momentum`), and every error it throws is a ProblemsError that
+/// states both.
 class POLYAK_API Node {
  public:
   /// What a node may be.
@@ -96,7 +99,7 @@ class POLYAK_API Node {
   /// The key path of an entry of this mapping; it need not exist.
   std::string path_of(std::string_view key) const;
 
-  /// Throws ConfigError: "file:line:col: key.path: message", without the parts that are unknown.
+  /// Throws ProblemsError: "file:line:col: key.path: message", without the parts that are unknown.
   [[noreturn]] void fail(const std::string& message) const;
   /// "file:line:col: key.path: ", without the parts that are unknown.
   std::string prefix() const;

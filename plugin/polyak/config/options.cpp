@@ -10,12 +10,11 @@ class ReadOnly : public OptionVisitor {
  public:
   explicit ReadOnly(OptionReader& reader) : reader_(reader) {}
 
-  void rest(Node* value, const char* doc) override { reader_.rest(*value, doc); }
-
  protected:
   void visit(const Key& key, OptionValue value) override {
     std::visit([&](const auto& member) { show(key, member); }, value);
   }
+  void visit_rest(const Rest& rest, Node* value) override { reader_.rest(rest, *value); }
 
  private:
   template <class T>
@@ -59,16 +58,41 @@ OptionError::OptionError(std::string key, const std::string& problem)
 OptionError::~OptionError() = default;
 
 void OptionVisitor::key(const char* name, OptionValue value, const char* doc, Bounds bounds) {
-  visit(Key{name, doc, bounds, {}, false, nullptr}, value);
+  visit(Key{name, doc, bounds, {}, false, nullptr, {}}, value);
 }
 
 void OptionVisitor::choice(const char* name, OptionValue value,
                            std::initializer_list<const char*> choices, const char* doc) {
-  visit(Key{name, doc, {}, {choices.begin(), choices.end()}, false, nullptr}, value);
+  visit(Key{name, doc, {}, {choices.begin(), choices.end()}, false, nullptr, {}}, value);
 }
 
 void OptionVisitor::required(const char* name, OptionValue value, const char* doc, Bounds bounds) {
-  visit(Key{name, doc, bounds, {}, true, nullptr}, value);
+  visit(Key{name, doc, bounds, {}, true, nullptr, {}}, value);
+}
+
+void OptionVisitor::any(const char* name, Node* value, const char* type, const char* doc,
+                        Bounds bounds, bool required) {
+  visit(Key{name, doc, bounds, {}, required, type, {}}, value);
+}
+
+void OptionVisitor::component(const char* name, Node* value, const char* kind, const char* doc,
+                              Blocks::Form form) {
+  blocks(name, value, doc, {form, kind, nullptr, nullptr}, false);
+}
+
+void OptionVisitor::required_component(const char* name, Node* value, const char* kind,
+                                       const char* doc, Blocks::Form form) {
+  blocks(name, value, doc, {form, kind, nullptr, nullptr}, true);
+}
+
+void OptionVisitor::blocks(const char* name, Node* value, const char* doc, const Blocks& blocks,
+                           bool required) {
+  visit(Key{name, doc, {}, {}, required, nullptr, blocks}, value);
+}
+
+void OptionVisitor::nested(const char* name, NestedOption value, const char* doc,
+                           std::unique_ptr<Options> (*make)()) {
+  visit(Key{name, doc, {}, {}, false, nullptr, {Blocks::Form::one, nullptr, make, nullptr}}, value);
 }
 
 }  // namespace polyak

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -42,6 +43,10 @@ using OptionValue =
                  TextOption, NestedOption>;
 
 namespace detail {
+template <class O>
+std::unique_ptr<Options> make_options() {
+  return std::make_unique<O>();
+}
 template <auto Show, auto Parse, class Member>
 struct TextMember {
   static constexpr bool kNullable = false;
@@ -93,26 +98,55 @@ class POLYAK_API OptionVisitor {
     using Access = detail::TextMember<Show, Parse, Member>;
     key(name, TextOption{member, Access::kNullable, true, &Access::get, &Access::set}, doc);
   }
+  /// A key whose value is of several types, which `type` names for the documentation: "integer or
+  /// list of integers". Whoever reads the value checks its type and the bounds.
+  void any(const char* name, Node* value, const char* type, const char* doc, Bounds bounds = {},
+           bool required = false);
+  /// A block, or blocks, that the registry of a kind builds; `kind` is what `polyak list` shows.
+  void component(const char* name, Node* value, const char* kind, const char* doc,
+                 Blocks::Form form = Blocks::Form::one);
+  void required_component(const char* name, Node* value, const char* kind, const char* doc,
+                          Blocks::Form form = Blocks::Form::one);
+  /// A block, or blocks, with the keys of the Options struct `O`, which the owner of these options
+  /// reads. `owner`: who takes the keys, for messages; null: the key.
+  template <class O>
+  void block(const char* name, Node* value, const char* doc, Blocks::Form form = Blocks::Form::one,
+             const char* owner = nullptr) {
+    blocks(name, value, doc, {form, nullptr, &detail::make_options<O>, owner}, false);
+  }
+  template <class O>
+  void required_block(const char* name, Node* value, const char* doc,
+                      Blocks::Form form = Blocks::Form::one, const char* owner = nullptr) {
+    blocks(name, value, doc, {form, nullptr, &detail::make_options<O>, owner}, true);
+  }
   /// A mapping with the keys of the Options struct `O`, or null.
   template <class O>
   void nested(const char* name, std::optional<O>* member, const char* doc) {
-    key(name,
-        NestedOption{
-            member,
-            [](const void* at) -> const Options* {
-              const auto& value = *static_cast<const std::optional<O>*>(at);
-              return value ? &*value : nullptr;
-            },
-            [](void* at) -> Options* { return &static_cast<std::optional<O>*>(at)->emplace(); },
-            [](void* at) { static_cast<std::optional<O>*>(at)->reset(); }},
-        doc);
+    nested(name,
+           NestedOption{
+               member,
+               [](const void* at) -> const Options* {
+                 const auto& value = *static_cast<const std::optional<O>*>(at);
+                 return value ? &*value : nullptr;
+               },
+               [](void* at) -> Options* { return &static_cast<std::optional<O>*>(at)->emplace(); },
+               [](void* at) { static_cast<std::optional<O>*>(at)->reset(); }},
+           doc, &detail::make_options<O>);
   }
   /// All other keys, as a mapping. At most one call, after all others.
-  virtual void rest(Node* value, const char* doc) = 0;
+  void rest(Node* value, const char* doc) { visit_rest(Rest{doc}, value); }
+  /// The same for keys of a component.
+  void rest(Node* value, const Rest& rest) { visit_rest(rest, value); }
 
  protected:
-  /// What the three above come down to.
+  /// What all of them but rest() come down to.
   virtual void visit(const Key& key, OptionValue value) = 0;
+  virtual void visit_rest(const Rest& rest, Node* value) = 0;
+
+ private:
+  void blocks(const char* name, Node* value, const char* doc, const Blocks& blocks, bool required);
+  void nested(const char* name, NestedOption value, const char* doc,
+              std::unique_ptr<Options> (*make)());
 };
 
 /// The current value of a key. A TextOption is shown as its text.
@@ -131,7 +165,7 @@ class POLYAK_API OptionReader {
   /// A key and its current value.
   virtual void key(const Key& key, ConstOptionValue value) = 0;
   /// All other keys, as a mapping.
-  virtual void rest(const Node& value, const char* doc) = 0;
+  virtual void rest(const Rest& rest, const Node& value) = 0;
 };
 
 /// Base class of all Options structs. visit() lists the keys once: name, member, range and
@@ -176,8 +210,8 @@ template <class... Args>
 
 /// Sets options from a mapping, or from null, which sets none, and checks them. `owner` is the name
 /// of the class in messages.
-/// @throws ConfigError for an unknown key (with the closest known one), a wrong type, or a value
-/// out of range.
+/// @throws ProblemsError for each unknown key (with the closest known one), wrong type, and value
+/// out of range. validate() is called only if there are none.
 POLYAK_API void read_options(const Node& node, Options& options, const std::string& owner);
 
 /// Throws ConfigError with the error's problem and the place of its key in `block`, or of the part

@@ -247,7 +247,7 @@ void apply_override(Node& config, const std::string& assignment) {
 }
 
 void apply_override(Node& config, const std::string& assignment, const std::string& option) {
-  const Place place{fmt::format("{} {}", option, assignment), 0, 0};
+  const Place place{fmt::format("{} {}", option, assignment), 0, 0, nullptr};
   Node target;
   target.set_place(place);
   const size_t equals = assignment.find('=');

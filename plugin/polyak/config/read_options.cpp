@@ -5,6 +5,7 @@
 #include "polyak/config/check.h"
 #include "polyak/config/nearest.h"
 #include "polyak/config/options.h"
+#include "polyak/config/problems.h"
 
 namespace polyak {
 namespace {
@@ -47,7 +48,13 @@ void read_value(const Node& node, const Key& key, std::vector<T>& value) {
   if (node.is_scalar()) {  // `save_best: accuracy`: one value is a list of one, as in MMEngine
     read_value(node, key, read.emplace_back());
   } else if (!node.is_null()) {  // `save_best: null`: none, as in MMEngine
-    for (const Node& item : node.items()) read_value(item, key, read.emplace_back());
+    Problems problems;
+    for (const Node& item : node.items()) {
+      T one{};
+      problems.attempt([&] { read_value(item, key, one); });
+      read.push_back(std::move(one));
+    }
+    problems.throw_all();
   }
   value = std::move(read);
 }
@@ -87,14 +94,24 @@ class NameCollector : public OptionReader {
   bool takes_rest = false;
 
   void key(const Key& key, ConstOptionValue) override { names.push_back(key.name); }
-  void rest(const Node&, const char*) override { takes_rest = true; }
+  void rest(const Rest&, const Node&) override { takes_rest = true; }
 };
 
+/// Sets all members that it can, and collects what is wrong with the others.
 class Reader : public OptionVisitor {
  public:
-  Reader(const Node& node, const std::string& owner) : node_(node), owner_(owner) {}
+  /// @param meant the keys that misspelt ones probably mean: these are not missing
+  Reader(const Node& node, const std::string& owner, std::vector<std::string> meant,
+         Problems& problems)
+      : node_(node), owner_(owner), meant_(std::move(meant)), problems_(problems) {}
 
-  void rest(Node* value, const char*) override {
+ protected:
+  void visit(const Key& key, OptionValue target) override {
+    claimed_.push_back(key.name);
+    problems_.attempt([&] { read(key, target); });
+  }
+
+  void visit_rest(const Rest&, Node* value) override {
     *value = node_.without(claimed_);
     if (!node_.is_null()) return;
     *value = Node::mapping();
@@ -102,17 +119,15 @@ class Reader : public OptionVisitor {
     value->set_path(node_.path());
   }
 
- protected:
-  void visit(const Key& key, OptionValue target) override {
-    claimed_.push_back(key.name);
+ private:
+  void read(const Key& key, OptionValue target) const {
     if (const Node* found = node_.find(key.name)) {
       std::visit([&](const auto& member) { read_member(*found, key, member); }, target);
-    } else if (key.required) {
+    } else if (key.required && std::find(meant_.begin(), meant_.end(), key.name) == meant_.end()) {
       absent(node_, key.name).fail(fmt::format("is missing; {} requires it", owner_));
     }
   }
 
- private:
   template <class T>
   static void read_member(const Node& node, const Key& key, T* value) {
     read_value(node, key, *value);
@@ -141,6 +156,8 @@ class Reader : public OptionVisitor {
 
   const Node& node_;
   const std::string& owner_;
+  const std::vector<std::string> meant_;
+  Problems& problems_;
   std::vector<std::string> claimed_;
 };
 
@@ -151,7 +168,7 @@ class Checker : public OptionReader {
   void key(const Key& key, ConstOptionValue value) override {
     std::visit([&](const auto* present) { check(*present, key, key.name); }, value);
   }
-  void rest(const Node&, const char*) override {}
+  void rest(const Rest&, const Node&) override {}
 
  private:
   template <class T>
@@ -175,36 +192,48 @@ class Checker : public OptionReader {
   const std::string& owner_;
 };
 
-// Called before anything is read, so that a misspelt key is not reported as a missing one.
-void refuse_unknown_keys(const Node& node, const Options& options, const std::string& owner) {
+// Adds a problem for each unknown key, and returns the known ones that they probably mean.
+std::vector<std::string> refuse_unknown_keys(const Node& node, const Options& options,
+                                             const std::string& owner, Problems& problems) {
   NameCollector known;
   options.inspect(known);
-  if (known.takes_rest || node.is_null()) return;
-  for (const auto& [name, value] : node.entries()) {
-    if (std::find(known.names.begin(), known.names.end(), name) != known.names.end()) continue;
-    if (known.names.empty()) value.fail(fmt::format("unknown key; {} takes no keys", owner));
+  std::vector<std::string> meant;
+  if (known.takes_rest || node.is_null()) return meant;
+  std::vector<std::string> sorted = known.names;
+  std::sort(sorted.begin(), sorted.end());
+  for (const auto& entry : node.entries()) {
+    const std::string& name = entry.first;
+    if (std::binary_search(sorted.begin(), sorted.end(), name)) continue;
     const std::string nearest = nearest_name(name, known.names);
-    std::sort(known.names.begin(), known.names.end());
-    value.fail(fmt::format("unknown key; {}{} takes: {}",
-                           nearest.empty() ? "" : fmt::format("did you mean '{}'? ", nearest),
-                           owner, fmt::join(known.names, ", ")));
+    if (!nearest.empty()) meant.push_back(nearest);
+    problems.attempt([&] {
+      if (sorted.empty()) entry.second.fail(fmt::format("unknown key; {} takes no keys", owner));
+      entry.second.fail(
+          fmt::format("unknown key; {}{} takes: {}",
+                      nearest.empty() ? "" : fmt::format("did you mean '{}'? ", nearest), owner,
+                      fmt::join(sorted, ", ")));
+    });
   }
+  return meant;
 }
 
 }  // namespace
 
 void read_options(const Node& node, Options& options, const std::string& owner) {
-  refuse_unknown_keys(node, options, owner);
-  Reader reader(node, owner);
+  Problems problems;
+  Reader reader(node, owner, refuse_unknown_keys(node, options, owner, problems), problems);
   options.visit(reader);
+  problems.throw_all();  // validate() would judge defaults in place of what could not be read
   options.keep_places(node);
   try {
     options.validate();
   } catch (const OptionError& error) {
     fail_at(node, error, owner);
+  } catch (const ProblemsError&) {  // of a node that the options keep: it has its place
+    throw;
   } catch (const ConfigError& error) {
-    const std::string prefix = node.prefix();
-    fail<ConfigError>("{}{}", prefix.empty() ? owner + ": " : prefix, error.what());
+    if (node.prefix().empty()) fail<ConfigError>("{}: {}", owner, error.what());
+    node.fail(error.what());
   }
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <sstream>
 
+#include "polyak/config/problems.h"
 #include "polyak/config/scalar.h"
 
 namespace polyak {
@@ -76,7 +77,8 @@ void add_extent(const Node& node, Extent& extent) {
 // look for it.
 class Builder : public YAML::EventHandler {
  public:
-  Builder(const std::string& text, const std::string& file) : text_(text), file_(file) {}
+  Builder(std::shared_ptr<const std::string> text, const std::string& file)
+      : shared_text_(std::move(text)), text_(*shared_text_), file_(file) {}
 
   const Node& root() const { return root_; }
 
@@ -152,6 +154,7 @@ class Builder : public YAML::EventHandler {
   // Errors that the parser accepts. Call it if parsing succeeded.
   void check_at_end() const {
     check_quote(text_.size());
+    duplicates_.throw_all();
     if (!lone_key_) return;
     fail_syntax(lone_key_->place, fmt::format("the key '{}' has no value; write it as 'key: value'",
                                               lone_key_->name));
@@ -164,7 +167,9 @@ class Builder : public YAML::EventHandler {
     node.fail(message);
   }
 
-  Place place(const YAML::Mark& mark) const { return {file_, mark.line + 1, mark.column + 1}; }
+  Place place(const YAML::Mark& mark) const {
+    return {file_, mark.line + 1, mark.column + 1, shared_text_};
+  }
 
  private:
   struct KeyRead {
@@ -272,8 +277,12 @@ class Builder : public YAML::EventHandler {
                                     : open.node.find(open.key->name);
     if (earlier) {
       const Place& first = earlier->place();
-      fail(open.key->place, fmt::format("duplicate key; first set at {}:{}:{}", first.file,
-                                        first.line, first.column));
+      duplicates_.attempt([&] {
+        fail(open.key->place, fmt::format("duplicate key; first set at {}:{}:{}", first.file,
+                                          first.line, first.column));
+      });
+      open.key.reset();
+      return;
     }
     value.set_place(open.key->place);
     if (merge_key) {
@@ -300,6 +309,7 @@ class Builder : public YAML::EventHandler {
     }
   }
 
+  const std::shared_ptr<const std::string> shared_text_;
   const std::string& text_;
   const std::string& file_;
   std::optional<Place> quote_;  // of the previous scalar, if it was quoted
@@ -311,6 +321,7 @@ class Builder : public YAML::EventHandler {
   std::map<YAML::anchor_t, Node> anchors_;
   Extent extent_;
   int documents_ = 0;
+  Problems duplicates_;  // of keys
 };
 
 // yaml-cpp's messages in words that need no knowledge of its parser.
@@ -365,9 +376,11 @@ Node parse_yaml(const std::string& written, const std::string& name) {
   }
   check_is_text(written, name);
   // Without a byte order mark, yaml-cpp's positions are offsets into the text.
-  const std::string text = written.substr(written.compare(0, 3, "\xEF\xBB\xBF") == 0 ? 3 : 0);
+  const auto shared_text = std::make_shared<const std::string>(
+      written.substr(written.compare(0, 3, "\xEF\xBB\xBF") == 0 ? 3 : 0));
+  const std::string& text = *shared_text;
   std::istringstream stream(text);
-  Builder builder(text, name);
+  Builder builder(shared_text, name);
   try {
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(builder)) {

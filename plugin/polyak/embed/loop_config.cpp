@@ -17,8 +17,9 @@ void check_length(const char* name, std::optional<int64_t> value) {
 }  // namespace
 
 void LoopConfig::visit(OptionVisitor& visitor) {
-  visitor.key("custom_hooks", &custom_hooks, "List of hooks.");
-  visitor.key("default_hooks", &default_hooks, "More hooks by name, before the others.");
+  visitor.component("custom_hooks", &custom_hooks, "hook", "List of hooks.", Blocks::Form::list);
+  visitor.component("default_hooks", &default_hooks, "hook",
+                    "More hooks by name, before the others.", Blocks::Form::by_name);
   visitor.key("plugins", &plugins, "Paths or names of shared libraries with more hooks.");
   visitor.key("work_dir", &work_dir, "Folder for output files; null: none.");
   visitor.key("max_epochs", &max_epochs, "Epochs of the run, if the loop states no length.",

@@ -14,10 +14,12 @@
 #include "polyak/averaging/averaged_model.h"
 #include "polyak/averaging/register.h"
 #include "polyak/config/load.h"
+#include "polyak/config/problems.h"
 #include "polyak/core/log.h"
 #include "polyak/embed/loop_config.h"
 #include "polyak/embed/loop_optimizer.h"
 #include "polyak/loader/loader.h"
+#include "polyak/registry/read_all_options.h"
 #include "polyak/runtime/hook_list.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
@@ -29,6 +31,8 @@
 
 namespace polyak {
 namespace {
+
+constexpr const char* kOwner = "a loop's config";
 
 void check_place(const char* unit, int64_t done, int64_t end) {
   if (done <= end) return;
@@ -129,7 +133,7 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
 LoopHooks::Loop::Loop(Node config, const ModelRef& model, LoopHooksSettings options)
     : config_(std::move(config)), model_(model), options_(std::move(options)) {
   LoopConfig keys;
-  read_options(config_, keys, "a loop's config");
+  read_options(config_, keys, kOwner);
   loop_.set_length(
       length_of_loop({options_.max_epochs_, options_.epoch_length_, options_.max_iters_,
                       options_.batch_size_, options_.accumulative_counts_},
@@ -139,9 +143,10 @@ LoopHooks::Loop::Loop(Node config, const ModelRef& model, LoopHooksSettings opti
   register_averages(catalog_);
   if (!nodes.empty()) load_plugin(find_plugin("polyak_hooks", ""), catalog_);
   load_plugins(config_, catalog_);
+  read_all_options(config_, keys, kOwner, catalog_);
   if (!nodes.empty()) set_up_folders(keys);
   for (const Node& node : nodes) hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
-  hooks_.call([&](Hook& hook) { hook.check_run(*this); });
+  hooks_.check_run(*this);
   loop_.before_run();
 }
 
@@ -364,13 +369,26 @@ Scalars LoopEvaluation::finish(Scalars metrics) {
 
 LoopHooks::LoopHooks(std::shared_ptr<Loop> loop) : loop_(std::move(loop)) {}
 
+/// Programs let such errors end them, or print what(): so it also shows the lines of the config.
+std::shared_ptr<LoopHooks::Loop> LoopHooks::make_loop(const std::function<Node()>& load,
+                                                      const ModelRef& model,
+                                                      const LoopHooksSettings& options) {
+  try {
+    return std::make_shared<Loop>(load(), model, options);
+  } catch (const ProblemsError& error) {
+    std::string text = explained(error);
+    text.pop_back();  // the last newline
+    throw ProblemsError(error.problems(), text);
+  }
+}
+
 LoopHooks::LoopHooks(const std::string& file, const ModelRef& model,
                      const LoopHooksSettings& options)
-    : LoopHooks(std::make_shared<Loop>(load_config(file), model, options)) {}
+    : LoopHooks(make_loop([&] { return load_config(file); }, model, options)) {}
 
 LoopHooks LoopHooks::from_config(Node config, const ModelRef& model,
                                  const LoopHooksSettings& options) {
-  return LoopHooks(std::make_shared<Loop>(std::move(config), model, options));
+  return LoopHooks(make_loop([&] { return std::move(config); }, model, options));
 }
 
 LoopHooks::~LoopHooks() {

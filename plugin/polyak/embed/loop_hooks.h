@@ -179,6 +179,8 @@ class POLYAK_API LoopHooks {
  private:
   friend class LoopEvaluation;
   class Loop;
+  static std::shared_ptr<Loop> make_loop(const std::function<Node()>& load, const ModelRef& model,
+                                         const LoopHooksSettings& options);
   explicit LoopHooks(std::shared_ptr<Loop> loop);
   LoopEvaluation evaluate(bool test, const std::function<Scalars()>* again);
   std::shared_ptr<Loop> loop_;

@@ -16,6 +16,7 @@
 #include <mutex>
 #include <optional>
 
+#include "polyak/config/problems.h"
 #include "polyak/core/error.h"
 #include "polyak/loader/plugin.h"
 
@@ -232,7 +233,9 @@ void load_plugins(const Node& config, Catalog& catalog) {
     try {
       load_plugin(find_plugin(plugin.as_string(), base_folder_of(plugin, config)), catalog);
     } catch (const PluginError& error) {
-      fail<PluginError>("{}{}", plugin.prefix(), error.what());
+      std::string text = excerpt(plugin.place());
+      if (!text.empty()) text.pop_back();  // the last newline
+      fail<PluginError>("{}{}{}{}", plugin.prefix(), error.what(), text.empty() ? "" : "\n", text);
     }
   }
 }

@@ -15,18 +15,24 @@ Catalog::~Catalog() = default;
 
 std::vector<std::string> RegistryBase::names() const {
   std::vector<std::string> names;
-  for (const auto& [name, describe] : descriptions_) names.push_back(name);
+  for (const auto& [name, entry] : descriptions_) names.push_back(name);
   return names;
 }
 
 RegistryBase::Description RegistryBase::describe(const std::string& name) const {
-  auto found = descriptions_.find(name);
-  if (found == descriptions_.end()) fail<ConfigError>("no {} is named '{}'", kind_, name);
-  return found->second();
+  const std::unique_ptr<Options> options = options_of(name);
+  return {descriptions_.at(name).doc, describe_options(*options)};
 }
 
-void RegistryBase::add_description(const std::string& name, std::function<Description()> describe) {
-  if (!descriptions_.emplace(name, std::move(describe)).second) {
+std::unique_ptr<Options> RegistryBase::options_of(const std::string& name) const {
+  const auto found = descriptions_.find(name);
+  if (found == descriptions_.end()) fail<ConfigError>("no {} is named '{}'", kind_, name);
+  return found->second.make();
+}
+
+void RegistryBase::add_description(const std::string& name, const std::string& doc,
+                                   MakeOptions make) {
+  if (!descriptions_.emplace(name, Entry{doc, make}).second) {
     fail<ConfigError>("{} '{}' is already registered; choose another name", kind_, name);
   }
 }
@@ -59,17 +65,22 @@ void RegistryBase::refuse_unknown_keys(const Node& node, const std::vector<KeyDe
       if (!key.rest) of_both.insert(key.name);
     }
   }
-  for (const auto& [name, value] : node.entries()) {
+  const std::vector<std::string> names(of_both.begin(), of_both.end());
+  Problems problems;
+  for (const auto& entry : node.entries()) {
+    const std::string& name = entry.first;
     const bool known = std::any_of(keys.begin(), keys.end(), [&](const KeyDescription& key) {
       return key.rest || key.name == name;
     });
     if (known || name == "type") continue;
-    const std::vector<std::string> names(of_both.begin(), of_both.end());
     const std::string near = nearest_name(name, names);
-    value.fail(fmt::format("unknown key; {}{} takes: {} (with {})",
-                           near.empty() ? "" : fmt::format("did you mean '{}'? ", near), owner,
-                           fmt::join(names, ", "), reason));
+    problems.attempt([&] {
+      entry.second.fail(fmt::format("unknown key; {}{} takes: {} (with {})",
+                                    near.empty() ? "" : fmt::format("did you mean '{}'? ", near),
+                                    owner, fmt::join(names, ", "), reason));
+    });
   }
+  problems.throw_all();
 }
 
 void RegistryBase::refuse_size(const Node& node, const std::exception& error) {
@@ -98,6 +109,13 @@ void Catalog::absorb(Catalog& other) {
     mine ? mine->absorb(*registry) : mine.swap(registry);
   }
   other.registries_.clear();
+}
+
+const RegistryBase* Catalog::find(const std::string& kind) const {
+  for (const auto& [type, registry] : registries_) {
+    if (registry->kind() == kind) return registry.get();
+  }
+  return nullptr;
 }
 
 std::vector<const RegistryBase*> Catalog::all() const {

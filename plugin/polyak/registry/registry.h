@@ -6,10 +6,12 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <typeindex>
 #include <vector>
 
 #include "polyak/config/options.h"
+#include "polyak/config/problems.h"
 #include "polyak/core/export.h"
 
 namespace polyak {
@@ -24,8 +26,12 @@ class POLYAK_API RegistryBase {
     std::vector<KeyDescription> keys;  // of its Options
   };
 
+  using MakeOptions = std::unique_ptr<Options> (*)();
+
   /// @param kind see kind()
-  explicit RegistryBase(std::string kind) : kind_(std::move(kind)) {}
+  /// @param common makes common_keys(); null: none
+  explicit RegistryBase(std::string kind, MakeOptions common = nullptr)
+      : kind_(std::move(kind)), common_(common) {}
   virtual ~RegistryBase();
   /// The kind of its entries in words: "hook", "average", "optimizer".
   const std::string& kind() const { return kind_; }
@@ -35,6 +41,19 @@ class POLYAK_API RegistryBase {
   bool contains(const std::string& name) const { return descriptions_.count(name) != 0; }
   /// @throws ConfigError if the name is not registered.
   Description describe(const std::string& name) const;
+  /// The options of an entry with their defaults.
+  /// @throws ConfigError if the name is not registered.
+  std::unique_ptr<Options> options_of(const std::string& name) const;
+  /// The keys that blocks of this kind take beside those of their type, or null if there are none.
+  std::unique_ptr<Options> common_keys() const { return common_ ? common_() : nullptr; }
+  /// The `type` of a config node. Throws ConfigError if it is missing, not a string, or not
+  /// registered; the message lists the registered names and the closest one.
+  std::string type_of(const Node& node) const;
+  /// Throws ProblemsError for each key of the node that is neither in `keys` nor in `owner_keys`.
+  static void refuse_unknown_keys(const Node& node, const std::vector<KeyDescription>& keys,
+                                  const std::string& owner,
+                                  const std::vector<KeyDescription>& owner_keys,
+                                  const std::string& reason);
   /// Moves all entries of a registry of the same type into this one. Check for conflicts with
   /// names() and contains() first.
   virtual void absorb(RegistryBase& other) = 0;
@@ -42,24 +61,29 @@ class POLYAK_API RegistryBase {
  protected:
   /// The descriptions' part of absorb().
   void absorb_descriptions(RegistryBase& other) { descriptions_.merge(other.descriptions_); }
-  /// The description's part of Registry::add(); the description is made when it is asked for.
+  /// The description's part of Registry::add(); the options are made when they are asked for.
   /// @throws ConfigError when the name is taken
-  void add_description(const std::string& name, std::function<Description()> describe);
-  /// The `type` of a config node. Throws ConfigError if it is missing, not a string, or not
-  /// registered; the message lists the registered names and the closest one.
-  std::string type_of(const Node& node) const;
-  /// Throws ConfigError at the first key of the node that is neither in `keys` nor in `owner_keys`.
-  static void refuse_unknown_keys(const Node& node, const std::vector<KeyDescription>& keys,
-                                  const std::string& owner,
-                                  const std::vector<KeyDescription>& owner_keys,
-                                  const std::string& reason);
+  void add_description(const std::string& name, const std::string& doc, MakeOptions make);
   /// Throws ConfigError at the node if `error` means that there was not enough memory.
   static void refuse_size(const Node& node, const std::exception& error);
 
  private:
+  struct Entry {
+    std::string doc;
+    MakeOptions make;
+  };
   std::string kind_;
-  std::map<std::string, std::function<Description()>> descriptions_;
+  MakeOptions common_;
+  std::map<std::string, Entry> descriptions_;
 };
+
+namespace detail {
+template <class T, class = void>
+constexpr RegistryBase::MakeOptions kCommonKeys = nullptr;
+template <class T>
+constexpr RegistryBase::MakeOptions kCommonKeys<T, std::void_t<typename T::CommonKeys>> =
+    &make_options<typename T::CommonKeys>;
+}  // namespace detail
 
 /// Builds objects of one kind from config nodes. T defines the name of the kind, and what else its
 /// factories need:
@@ -67,6 +91,7 @@ class POLYAK_API RegistryBase {
 ///     struct Hook {
 ///       static constexpr const char* kKind = "hook";
 ///       struct Context {...};
+///       using CommonKeys = ...;  // optional: Options that its owner reads from each block
 ///
 /// Registration functions receive the registry and fill it; static objects do not. It does not
 /// change after start-up, so reading needs no lock.
@@ -75,14 +100,14 @@ class Registry : public RegistryBase {
  public:
   using Context = typename T::Context;  // what makers receive beside options
 
-  Registry() : RegistryBase(T::kKind) {}
+  Registry() : RegistryBase(T::kKind, detail::kCommonKeys<T>) {}
 
   /// Registers a class under a name. `make(const O&, const Context&)` returns a std::shared_ptr<T>.
   /// @param doc one sentence for the documentation
   /// @throws ConfigError if the name is already registered.
   template <class O, class Make>
   void add(const std::string& name, const std::string& doc, Make make) {
-    add_description(name, [doc] { return Description{doc, describe_options(O())}; });
+    add_description(name, doc, &detail::make_options<O>);
     entries_[name] = [name, make](const Node& node) -> Maker {
       O options;
       read_options(node.without({"type"}), options, name);
@@ -120,9 +145,15 @@ class Registry : public RegistryBase {
   Maker prepare_shared(const Node& node, const std::string& owner, const Options& owner_options,
                        const std::string& type_key) const {
     const std::string type = type_of(node);
-    refuse_unknown_keys(node, describe(type).keys, owner, describe_options(owner_options),
-                        type_key + " " + type);
-    return prepare(node);
+    Maker maker;
+    Problems problems;
+    problems.attempt([&] {
+      refuse_unknown_keys(node, describe(type).keys, owner, describe_options(owner_options),
+                          type_key + " " + type);
+    });
+    problems.attempt([&] { maker = prepare(node); });
+    problems.throw_all();
+    return maker;
   }
 
   /// Builds an object of the node's `type` from the node's other keys.
@@ -166,6 +197,9 @@ class POLYAK_API Catalog {
 
   /// Libraries whose entries are registered, so that none is loaded twice. The loader maintains it.
   std::set<const void*>& libraries() { return libraries_; }
+
+  /// The registry of a kind, or null if there is none.
+  const RegistryBase* find(const std::string& kind) const;
 
   /// Every registry that of() created, by kind in alphabetical order.
   std::vector<const RegistryBase*> all() const;

@@ -108,7 +108,7 @@ void AverageScope::visit(OptionVisitor& visitor) {
               "memory.");
   visitor.key("keep", &keep,
               "Regular expressions of parameters that keep the value of the first update.");
-  visitor.key("buffers", &buffers,
+  visitor.any("buffers", &buffers, "list of mappings",
               "List of {match: pattern, mode: average, copy or keep} for buffers; the first that "
               "matches counts, update_buffers decides on the others.");
   visitor.key("share_frozen", &share_frozen,

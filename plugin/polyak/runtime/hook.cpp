@@ -59,6 +59,15 @@ int parse_priority(const Node& node) {
                         node.text(), known));
 }
 
+void HookKeys::visit(OptionVisitor& visitor) {
+  visitor.any("priority", &priority, "name or integer or null",
+              "When it is called: a name such as NORMAL, or 0 (first) to 100; null: its own.");
+}
+
+void HookKeys::validate() const {
+  if (!priority.is_null()) parse_priority(priority);
+}
+
 std::string priority_name(int priority) {
   for (const NamedPriority& named : kPriorities) {
     if (priority == named.value) return named.name;

@@ -36,12 +36,20 @@ POLYAK_API int parse_priority(const Node& node);
 /// "ABOVE_NORMAL", or the number if it has no name.
 POLYAK_API std::string priority_name(int priority);
 
+/// What every hook's block takes beside the hook's own keys.
+struct POLYAK_API HookKeys : Options {
+  Node priority;  // null: the hook's own
+  void visit(OptionVisitor& visitor) override;
+  void validate() const override;
+};
+
 /// The points that a training loop calls: MMEngine's points in MMEngine's order. Override what you
 /// need; the rest does nothing. The *_epoch and *_iter points call before_epoch, after_epoch,
 /// before_iter and after_iter unless they are overridden. All calls come from the training thread.
 class POLYAK_API Hook {
  public:
   static constexpr const char* kKind = "hook";  // for messages and `polyak list`
+  using CommonKeys = HookKeys;
   /// What the factory of a hook receives in addition to its options.
   struct Context {
     const Catalog* catalog = nullptr;  // for objects that the options name

@@ -3,16 +3,22 @@
 
 #include <algorithm>
 
+#include "polyak/config/problems.h"
+
 namespace polyak {
 
 void HookList::add(std::shared_ptr<Hook> hook, std::optional<int> priority) {
+  add(std::move(hook), priority, Node());
+}
+
+void HookList::add(std::shared_ptr<Hook> hook, std::optional<int> priority, const Node& block) {
   const int own = priority.value_or(hook->priority());
   auto after =
       std::upper_bound(entries_.begin(), entries_.end(), own,
                        [](int value, const Entry& entry) { return value < entry.priority; });
   const std::vector<std::shared_ptr<Hook>> companions = hook->companions();
-  entries_.insert(after, Entry{std::move(hook), own});
-  for (const std::shared_ptr<Hook>& companion : companions) add(companion, own);
+  entries_.insert(after, Entry{std::move(hook), own, block});
+  for (const std::shared_ptr<Hook>& companion : companions) add(companion, own, block);
 }
 
 void HookList::add(const Node& node, const Registry<Hook>& registry, const Hook::Context& context) {
@@ -21,7 +27,26 @@ void HookList::add(const Node& node, const Registry<Hook>& registry, const Hook:
       given && !given->is_null()) {
     priority = parse_priority(*given);
   }
-  add(registry.build(node.is_mapping() ? node.without({"priority"}) : node, context), priority);
+  add(registry.build(node.is_mapping() ? node.without({"priority"}) : node, context), priority,
+      node);
+}
+
+void HookList::check_run(Runner& runner) {
+  Problems problems;
+  for (const Entry& entry : entries_) {
+    problems.attempt([&] {
+      try {
+        entry.hook->check_run(runner);
+      } catch (const ProblemsError&) {
+        throw;
+      } catch (const OptionError& error) {
+        fail_at(entry.block, error, entry.hook->name());
+      } catch (const ConfigError& error) {
+        entry.block.fail(error.what());
+      }
+    });
+  }
+  problems.throw_all();
 }
 
 std::vector<std::string> HookList::lines() const {

@@ -21,6 +21,10 @@ class POLYAK_API HookList {
   /// Builds a hook from a node (`type`, optional `priority`, the hook's own keys) and adds it.
   void add(const Node& node, const Registry<Hook>& registry, const Hook::Context& context);
 
+  /// Calls check_run() on every hook.
+  /// @throws ProblemsError with what each one refuses, at its key or block if it has one
+  void check_run(Runner& runner);
+
   /// Calls one point on every hook: `hooks.call([&](Hook& hook) { hook.before_train(runner); })`.
   template <class Call>
   void call(Call&& call) {
@@ -48,7 +52,10 @@ class POLYAK_API HookList {
   struct Entry {
     std::shared_ptr<Hook> hook;
     int priority;
+    Node block;  // of the config; null: none
   };
+  void add(std::shared_ptr<Hook> hook, std::optional<int> priority, const Node& block);
+
   std::vector<Entry> entries_;
 };
 

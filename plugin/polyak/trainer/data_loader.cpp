@@ -43,9 +43,9 @@ at::Tensor DefaultSampler::order(int64_t size, int64_t epoch) const {
 void DataLoaderOptions::visit(OptionVisitor& visitor) {
   visitor.key("batch_size", &batch_size, "Samples in a batch.", count_from(1));
   visitor.key("drop_last", &drop_last, "Drop the last batch if it is smaller than the others.");
-  visitor.key("sampler", &sampler,
-              "The order of samples; null: DefaultSampler, shuffled for training only.");
-  visitor.required("dataset", &dataset, "The dataset.");
+  visitor.component("sampler", &sampler, "sampler",
+                    "The order of samples; null: DefaultSampler, shuffled for training only.");
+  visitor.required_component("dataset", &dataset, "dataset", "The dataset.");
 }
 
 DataLoader::DataLoader(const Node& node, const Catalog& catalog, bool training, uint64_t seed,

@@ -22,7 +22,8 @@ void DatasetOptions::visit(OptionVisitor& visitor) {
               "Only the first samples keep their labels, for semi-supervised learning; metrics "
               "ignore the others; null: all.",
               count_from(0));
-  visitor.key("pipeline", &pipeline, "The transforms, a list.");
+  visitor.component("pipeline", &pipeline, "transform", "The transforms, a list.",
+                    Blocks::Form::list);
 }
 
 Dataset::Dataset(const DatasetOptions& options, const Context& context)

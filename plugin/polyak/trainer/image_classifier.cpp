@@ -42,7 +42,7 @@ void LinearClsHeadOptions::visit(OptionVisitor& visitor) {
               closed_interval(1, kMostClasses));
   visitor.key("in_channels", &in_channels,
               "Number of features; null: the backbone's number of features.", count_from(1));
-  visitor.key("loss", &loss, "The loss; null: CrossEntropyLoss.");
+  visitor.component("loss", &loss, "loss", "The loss; null: CrossEntropyLoss.");
 }
 
 LinearClsHead::LinearClsHead(const LinearClsHeadOptions& options, const Context& context)
@@ -72,9 +72,11 @@ at::Tensor LinearClsHead::loss(const at::Tensor& logits, const at::Tensor& label
 }
 
 void ImageClassifierOptions::visit(OptionVisitor& visitor) {
-  visitor.required("backbone", &backbone, "The backbone: from images to features.");
-  visitor.key("neck", &neck, "The neck between backbone and head; null: none.");
-  visitor.required("head", &head, "The head: from features to logits, with its loss.");
+  visitor.required_component("backbone", &backbone, "backbone",
+                             "The backbone: from images to features.");
+  visitor.component("neck", &neck, "neck", "The neck between backbone and head; null: none.");
+  visitor.required_component("head", &head, "head",
+                             "The head: from features to logits, with its loss.");
   visitor.key("freeze_backbone", &freeze_backbone,
               "Train only the other parts; the backbone keeps its weights and statistics.");
 }

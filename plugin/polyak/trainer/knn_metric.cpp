@@ -20,9 +20,11 @@ void KnnAccuracyOptions::visit(OptionVisitor& visitor) {
   visitor.key("k", &k, "Neighbours that vote.", count_from(1));
   visitor.key("temperature", &temperature, "A vote has the weight exp(similarity / temperature).",
               above(0));
-  visitor.required("dataloader", &dataloader,
-                   "A data loader for the labelled samples to search for neighbours, without "
-                   "random transforms.");
+  visitor.required_block<DataLoaderOptions>(
+      "dataloader", &dataloader,
+      "A data loader for the labelled samples to search for neighbours, without "
+      "random transforms.",
+      Blocks::Form::one, "a dataloader");
 }
 
 KnnAccuracy::KnnAccuracy(const KnnAccuracyOptions& options, const Context& context)

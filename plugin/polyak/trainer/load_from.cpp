@@ -11,7 +11,8 @@ struct PrefixOptions : Options {
   void visit(OptionVisitor& visitor) override {
     visitor.key("strip", &strip,
                 "Prefixes of names; the first that a name begins with is removed.");
-    visitor.key("map", &map, "Beginnings of names, and what replaces each.");
+    visitor.any("map", &map, "mapping of strings or null",
+                "Beginnings of names, and what replaces each.");
   }
 };
 
@@ -20,9 +21,10 @@ struct PrefixOptions : Options {
 void LoadFromOptions::visit(OptionVisitor& visitor) {
   visitor.required("path", &path, "The file.");
   visitor.key("key", &key, "Where the weights are in the file, such as model; empty: found.");
-  visitor.key("prefix", &prefix,
-              "How names begin in the file and in the model: {strip: 'module.', map: {'encoder.': "
-              "'backbone.'}}.");
+  visitor.block<PrefixOptions>(
+      "prefix", &prefix,
+      "How names begin in the file and in the model: {strip: 'module.', map: {'encoder.': "
+      "'backbone.'}}.");
   visitor.key("exclude", &exclude,
               "Names of tensors to leave out, the file's or the model's; * stands for any text.");
 }

@@ -16,8 +16,9 @@ at::Tensor Metric::sums() const {
 void Metric::set_sums(const at::Tensor& /*sums*/) {}
 
 void AccuracyOptions::visit(OptionVisitor& visitor) {
-  visitor.key("topk", &topk,
-              "How many of the largest logits count: an integer or a list of integers.");
+  visitor.any("topk", &topk, "integer or list of integers",
+              "How many of the largest logits count: an integer or a list of integers.",
+              count_from(1));
 }
 
 Accuracy::Accuracy(const AccuracyOptions& options, const Context& context) {

@@ -37,19 +37,23 @@ void ParameterRuleOptions::visit(OptionVisitor& visitor) {
 }
 
 void ParamwiseOptions::visit(OptionVisitor& visitor) {
-  visitor.key("custom_keys", &custom_keys,
-              "Rules by substrings of parameter names; the longest matching key applies.");
+  visitor.block<ParameterRuleOptions>(
+      "custom_keys", &custom_keys,
+      "Rules by substrings of parameter names; the longest matching key applies.",
+      Blocks::Form::by_name);
 }
 
 void OptimWrapperOptions::visit(OptionVisitor& visitor) {
   visitor.choice("type", &type, {"OptimWrapper"}, "The kind of wrapper.");
-  visitor.required("optimizer", &optimizer, "The optimizer.");
+  visitor.required_component("optimizer", &optimizer, "optimizer", "The optimizer.");
   visitor.key("accumulative_counts", &accumulative_counts,
               "Iterations whose gradients are accumulated for one optimizer step.", count_from(1));
-  visitor.key("clip_grad", &clip_grad, "Gradient clipping: max_norm or max_value; null: none.");
-  visitor.key("paramwise_cfg", &paramwise_cfg,
-              "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: the same for all "
-              "parameters.");
+  visitor.block<ClipGradOptions>("clip_grad", &clip_grad,
+                                 "Gradient clipping: max_norm or max_value; null: none.");
+  visitor.block<ParamwiseOptions>(
+      "paramwise_cfg", &paramwise_cfg,
+      "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: the same for all "
+      "parameters.");
 }
 
 namespace {

@@ -56,9 +56,9 @@ at::Tensor CosineSimilarityLoss::compute(const at::Tensor& prediction,
 }
 
 void LatentPredictHeadOptions::visit(OptionVisitor& visitor) {
-  visitor.required("predictor", &predictor,
-                   "A neck that maps online projections to target projections.");
-  visitor.key("loss", &loss, "The loss; null: CosineSimilarityLoss.");
+  visitor.required_component("predictor", &predictor, "neck",
+                             "A neck that maps online projections to target projections.");
+  visitor.component("loss", &loss, "loss", "The loss; null: CosineSimilarityLoss.");
 }
 
 LatentPredictHead::LatentPredictHead(const LatentPredictHeadOptions& options,
@@ -79,9 +79,10 @@ at::Tensor LatentPredictHead::loss(const at::Tensor& online, const at::Tensor& t
 }
 
 void MoCoV3HeadOptions::visit(OptionVisitor& visitor) {
-  visitor.required("predictor", &predictor,
-                   "A neck that maps online projections to target projections.");
-  visitor.key("loss", &loss, "The loss; null: CrossEntropyLoss with loss_weight 2 * temperature.");
+  visitor.required_component("predictor", &predictor, "neck",
+                             "A neck that maps online projections to target projections.");
+  visitor.component("loss", &loss, "loss",
+                    "The loss; null: CrossEntropyLoss with loss_weight 2 * temperature.");
   visitor.key("temperature", &temperature, "Divisor of the similarities.", above(0));
 }
 

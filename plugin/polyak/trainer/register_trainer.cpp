@@ -16,6 +16,7 @@
 #include "polyak/trainer/param_scheduler.h"
 #include "polyak/trainer/self_supervised.h"
 #include "polyak/trainer/torch_script.h"
+#include "polyak/trainer/train_config.h"
 #include "polyak/trainer/transforms.h"
 #include "polyak/trainer/view_transforms.h"
 #include "polyak/trainer/vision_transformer.h"
@@ -188,6 +189,10 @@ void register_trainer(Catalog& catalog) {
   register_self_supervised(catalog);
   register_data(catalog);
   register_optimization(catalog);
+}
+
+std::unique_ptr<Options> make_train_config() {
+  return std::make_unique<TrainConfig>();
 }
 
 }  // namespace polyak

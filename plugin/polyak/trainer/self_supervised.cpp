@@ -24,9 +24,11 @@ at::Tensor Encoder::forward(const at::Tensor& images) {
 }
 
 void PairOptions::visit(OptionVisitor& visitor) {
-  visitor.required("backbone", &backbone, "The backbone: from images to features.");
-  visitor.required("neck", &neck, "The neck: projects the features.");
-  visitor.required("head", &head, "Compares two projections, with its predictor and loss.");
+  visitor.required_component("backbone", &backbone, "backbone",
+                             "The backbone: from images to features.");
+  visitor.required_component("neck", &neck, "neck", "The neck: projects the features.");
+  visitor.required_component("head", &head, "pair_head",
+                             "Compares two projections, with its predictor and loss.");
 }
 
 void TargetLearnerOptions::visit(OptionVisitor& visitor) {

@@ -230,10 +230,12 @@ class ScriptNorm : public torch::nn::Module, public RunningStatistics {
 };
 
 void TorchScriptOptions::visit(OptionVisitor& visitor) {
-  visitor.required(
-      "path", &path,
-      "The file written by torch.jit.script(model).save(path), relative to the config's folder.");
-  visitor.required("loss", &loss, "The loss of the logits that the module's forward returns.");
+  visitor.any(
+      "path", &path, "string",
+      "The file written by torch.jit.script(model).save(path), relative to the config's folder.",
+      Bounds(), /*required=*/true);
+  visitor.required_component("loss", &loss, "loss",
+                             "The loss of the logits that the module's forward returns.");
   visitor.key("num_classes", &num_classes, "Number of logits; null: the data's number of classes.",
               closed_interval(1, kMostClasses));
 }

@@ -3,45 +3,59 @@
 
 #include <algorithm>
 
+#include "polyak/trainer/data_loader.h"
+#include "polyak/trainer/load_from.h"
+#include "polyak/trainer/optim_wrapper.h"
+
 namespace polyak {
 
 void TrainConfig::visit(OptionVisitor& visitor) {
-  visitor.required("model", &model, "The model.");
-  visitor.key("train_dataloader", &train_dataloader, "Batches of training data.");
-  visitor.key("train_cfg", &train_cfg, "The training loop: its length and when it validates.");
-  visitor.key("optim_wrapper", &optim_wrapper,
-              "The optimizer, gradient accumulation and gradient clipping.");
-  visitor.key("param_scheduler", &param_scheduler,
-              "A schedule of the learning rate, or a list of them.");
-  visitor.key("val_dataloader", &val_dataloader,
-              "Batches of validation data; null: no validation.");
-  visitor.key("val_cfg", &val_cfg, "The validation loop.");
-  visitor.key("val_evaluator", &val_evaluator, "A metric, or a list of them.");
-  visitor.key("test_dataloader", &test_dataloader,
-              "Batches of test data; null: the validation data.");
-  visitor.key("test_cfg", &test_cfg, "The test loop.");
-  visitor.key("test_evaluator", &test_evaluator,
-              "A metric, or a list of them; null: val_evaluator.");
-  visitor.key("default_hooks", &default_hooks,
-              "Replaces default hooks by name; null under a name removes that hook.");
-  visitor.key("custom_hooks", &custom_hooks, "More hooks, a list.");
-  visitor.key("load_from", &load_from,
-              "A checkpoint to start from: a path, or {path, key, prefix: {strip, map}, exclude}.");
+  using Form = Blocks::Form;
+  constexpr const char* kLoader = "a dataloader";
+  visitor.required_component("model", &model, "model", "The model.");
+  visitor.block<DataLoaderOptions>("train_dataloader", &train_dataloader,
+                                   "Batches of training data.", Form::one, kLoader);
+  visitor.block<TrainLoopOptions>("train_cfg", &train_cfg,
+                                  "The training loop: its length and when it validates.");
+  visitor.block<OptimWrapperOptions>("optim_wrapper", &optim_wrapper,
+                                     "The optimizer, gradient accumulation and gradient clipping.");
+  visitor.component("param_scheduler", &param_scheduler, "parameter scheduler",
+                    "A schedule of the learning rate, or a list of them.", Form::one_or_list);
+  visitor.block<DataLoaderOptions>("val_dataloader", &val_dataloader,
+                                   "Batches of validation data; null: no validation.", Form::one,
+                                   kLoader);
+  visitor.block<EvaluationLoopOptions>("val_cfg", &val_cfg, "The validation loop.");
+  visitor.component("val_evaluator", &val_evaluator, "metric", "A metric, or a list of them.",
+                    Form::one_or_list);
+  visitor.block<DataLoaderOptions>("test_dataloader", &test_dataloader,
+                                   "Batches of test data; null: the validation data.", Form::one,
+                                   kLoader);
+  visitor.block<EvaluationLoopOptions>("test_cfg", &test_cfg, "The test loop.");
+  visitor.component("test_evaluator", &test_evaluator, "metric",
+                    "A metric, or a list of them; null: val_evaluator.", Form::one_or_list);
+  visitor.component("default_hooks", &default_hooks, "hook",
+                    "Replaces default hooks by name; null under a name removes that hook.",
+                    Form::by_name);
+  visitor.component("custom_hooks", &custom_hooks, "hook", "More hooks, a list.", Form::list);
+  visitor.block<LoadFromOptions>(
+      "load_from", &load_from,
+      "A checkpoint to start from: a path, or {path, key, prefix: {strip, map}, exclude}.",
+      Form::one_or_text);
   visitor.key("resume", &resume, "Resume from load_from, or from the last checkpoint in work_dir.");
   visitor.choice("resume_options", &resume_options, {"checkpoint", "config"},
                  "Whose settings a resumed optimizer uses (lr, momentum, weight decay, ...).");
   visitor.key("work_dir", &work_dir,
               "The folder for all output; null: ./work_dirs/<name of the config>.");
-  visitor.key("randomness", &randomness, "Seed and determinism.");
+  visitor.block<RandomnessOptions>("randomness", &randomness, "Seed and determinism.");
   visitor.key("device", &device, "cpu, cuda or cuda:N; null: cuda if available.");
-  visitor.key("env_cfg", &env_cfg, "Settings of the process: num_threads, dist_cfg.");
+  visitor.block<EnvOptions>("env_cfg", &env_cfg, "Settings of the process: num_threads, dist_cfg.");
   visitor.choice("launcher", &launcher, {"none", "pytorch", "mpi", "slurm"},
                  "What starts the processes that train together; none: there is one.");
   visitor.key("find_unused_parameters", &find_unused_parameters,
               "With several processes: an iteration may leave parameters without a gradient.");
   visitor.key("broadcast_buffers", &broadcast_buffers,
               "With several processes: each iteration begins with the buffers of process 0.");
-  visitor.key(
+  visitor.block<AutoScaleLrOptions>(
       "auto_scale_lr", &auto_scale_lr,
       "Scales the learning rate by the samples of an iteration: {enable, base_batch_size}.");
   visitor.key("plugins", &plugins,
@@ -63,7 +77,7 @@ void TrainLoopOptions::visit(OptionVisitor& visitor) {
               "First epoch or iteration after which a validation may run; 0: also validate before "
               "training.",
               count_from(0));
-  visitor.key("dynamic_intervals", &dynamic_intervals,
+  visitor.any("dynamic_intervals", &dynamic_intervals, "list of pairs of integers or null",
               "Changes of val_interval: a list of [epoch or iteration, interval from there on].");
 }
 
@@ -129,7 +143,7 @@ void RandomnessOptions::visit(OptionVisitor& visitor) {
 void EnvOptions::visit(OptionVisitor& visitor) {
   visitor.key("num_threads", &num_threads, "Threads per operation; null: all cores.",
               closed_interval(1, 1024));
-  visitor.key("dist_cfg", &dist_cfg, "How processes reach each other: backend, timeout.");
+  visitor.block<DistOptions>("dist_cfg", &dist_cfg, "How processes reach each other: backend, timeout.");
 }
 
 void DistOptions::visit(OptionVisitor& visitor) {

@@ -8,9 +8,11 @@
 #include <set>
 
 #include "polyak/checkpoint/file.h"
+#include "polyak/config/problems.h"
 #include "polyak/core/log.h"
 #include "polyak/distributed/gradient_reducer.h"
 #include "polyak/loader/loader.h"
+#include "polyak/registry/read_all_options.h"
 #include "polyak/registry/registry.h"
 #include "polyak/runtime/run_checkpoint.h"
 #include "polyak/runtime/run_folder.h"
@@ -23,12 +25,17 @@
 namespace polyak {
 
 namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kOwner = "a training config";
+
+}  // namespace
 
 // ---- built and checked before anything is written
 
 TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
     : config_(std::move(config)), catalog_(catalog), purpose_(purpose) {
-  read_options(config_, options_, "a training config");
+  read_config();
   make_plugin_paths_absolute(config_);
   if (purpose_ != Purpose::check) {
     processes_ = RunProcesses(config_, options_);
@@ -58,7 +65,11 @@ void TrainRunner::build() {
   });
   const std::vector<Node> hooks =
       hook_nodes(options_.default_hooks, options_.custom_hooks, progress().by_epoch);
-  for (const Node& node : hooks) hooks_.add(node, catalog_.of<Hook>(), {&catalog_});
+  Problems problems;
+  for (const Node& node : hooks) {
+    problems.attempt([&] { hooks_.add(node, catalog_.of<Hook>(), {&catalog_}); });
+  }
+  problems.throw_all();
   const bool has_schedules = optimization_ && optimization_->has_schedules();
   if (has_schedules && !has_hook(hooks, "ParamSchedulerHook")) {
     log_warning(
@@ -66,7 +77,7 @@ void TrainRunner::build() {
         "another hook does, the learning rate keeps the schedule's initial value",
         config_.at("param_scheduler").prefix());
   }
-  hooks_.call([&](Hook& hook) { hook.check_run(*this); });
+  hooks_.check_run(*this);
 }
 
 /// What must be the same in all processes; then they get the same weights.
@@ -91,6 +102,17 @@ void TrainRunner::compare_processes() {
                           start_.checkpoint->at("meta").at("iter").as_int())
             : start_.file}});
   processes_.share(model().tensors(), "sharing the first weights");
+}
+
+/// Everything that the config says wrong in itself, at once. A test does not judge what it does not
+/// use.
+void TrainRunner::read_config() {
+  if (training()) return read_all_options(config_, options_, kOwner, catalog_);
+  TrainConfig used;
+  read_all_options(
+      config_.without({"train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"}), used,
+      kOwner, catalog_);
+  read_options(config_, options_, kOwner);
 }
 
 void TrainRunner::set_up_work_dir() {

@@ -101,6 +101,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   Value make_checkpoint(bool with_optimizer, bool with_schedules) override;
   bool can_resume_from(const Value& checkpoint) const override;
 
+  void read_config();
   void build();
   void compare_processes();
   void set_up_work_dir();

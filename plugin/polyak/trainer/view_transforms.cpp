@@ -349,9 +349,12 @@ at::Tensor Solarize::apply(const at::Tensor& images, at::Generator random) const
 }
 
 void MultiViewOptions::visit(OptionVisitor& visitor) {
-  visitor.required("transforms", &transforms, "A list of pipelines, each a list of transforms.");
-  visitor.required("num_views", &num_views,
-                   "How many views each pipeline makes: an integer for one pipeline, else a list.");
+  visitor.required_component("transforms", &transforms, "transform",
+                             "A list of pipelines, each a list of transforms.",
+                             Blocks::Form::list_of_lists);
+  visitor.any("num_views", &num_views, "integer or list of integers",
+              "How many views each pipeline makes: an integer for one pipeline, else a list.",
+              closed_interval(1, kMostViews), /*required=*/true);
 }
 
 MultiView::MultiView(const MultiViewOptions& options, const Context& context) {

@@ -190,18 +190,22 @@ at::Tensor PatchEmbedding::forward(const at::Tensor& images) {
 }
 
 void VisionTransformerOptions::visit(OptionVisitor& visitor) {
-  visitor.key("arch", &arch,
-              "deit-tiny, deit-small, deit-base, small, base, large, huge, or a mapping of "
-              "embed_dims, num_layers, num_heads and feedforward_channels.");
+  visitor.block<TransformerOptions>(
+      "arch", &arch,
+      "deit-tiny, deit-small, deit-base, small, base, large, huge, or a mapping of "
+      "embed_dims, num_layers, num_heads and feedforward_channels.",
+      Blocks::Form::one_or_text);
   visitor.key("patch_size", &patch_size, "Height and width of a patch.",
               closed_interval(1, kLargestSide));
   visitor.key("qkv_bias", &qkv_bias, "Whether queries, keys and values have a bias.");
 }
 
 void MoCoV3VitOptions::visit(OptionVisitor& visitor) {
-  visitor.key("arch", &arch,
-              "mocov3-small, mocov3-base, mocov3-large, or a mapping of embed_dims, num_layers, "
-              "num_heads and feedforward_channels.");
+  visitor.block<TransformerOptions>(
+      "arch", &arch,
+      "mocov3-small, mocov3-base, mocov3-large, or a mapping of embed_dims, num_layers, "
+      "num_heads and feedforward_channels.",
+      Blocks::Form::one_or_text);
   visitor.key("patch_size", &patch_size, "Height and width of a patch.",
               closed_interval(1, kLargestSide));
   visitor.key("stop_grad_conv1", &stop_grad_conv1, "Whether the patch embedding is frozen.");
