@@ -111,7 +111,12 @@ class WrongConfigs : public testing::Test {
       std::istringstream lines(content);
       for (std::string line; std::getline(lines, line);) options.push_back(line);
     }
-    return check(options);
+    std::string text = check(options);
+    const std::string folder = folder_.path() + "/";
+    for (size_t at = text.find(folder); at != std::string::npos; at = text.find(folder)) {
+      text.erase(at, folder.size());
+    }
+    return text;
   }
 
  private:
