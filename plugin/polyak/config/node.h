@@ -2,26 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "polyak/config/place.h"
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
 
 namespace polyak {
-
-/// Where a value was written; for values of mappings, the place of the key. Line and column count
-/// from 1. Line 0 means that the value is not from a file; `file` then names its origin, as in
-/// "--cfg-options a.b=1".
-struct Place {
-  std::string file;                         // or what else it came from
-  int line = 0;                             // from 1; 0: in no file
-  int column = 0;                           // from 1
-  std::shared_ptr<const std::string> text;  // of the whole file, for messages; null: unknown
-};
 
 /// One value of a config: null, a scalar, a sequence, or a mapping in the order of the file.
 /// A value type: copies are deep and independent. Every node has a place and a key path

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "polyak/config/node.h"
+#include "polyak/config/place.h"
 #include "polyak/core/error.h"
 #include "polyak/core/export.h"
 
