@@ -26,5 +26,7 @@ void add_init(CLI::App& app, int& status);
 void add_inspect(CLI::App& app, int& status);
 void add_convert(CLI::App& app, int& status);
 void add_average(CLI::App& app, int& status);
+void add_plot(CLI::App& app, int& status);
+void add_report(CLI::App& app, int& status);
 
 }  // namespace polyak::cli

@@ -53,6 +53,8 @@ int main(int argc, char** argv) {
   cli::add_inspect(app, status);
   cli::add_convert(app, status);
   cli::add_average(app, status);
+  cli::add_plot(app, status);
+  cli::add_report(app, status);
 
   if (argc > 1 &&
       argv[1][0] != '-') {  // for a misspelt command, CLI11 only says that one is needed
