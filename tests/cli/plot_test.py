@@ -141,6 +141,6 @@ class Plot(CommandTest):
 
 
 if __name__ == "__main__":
-    cli_test.POLYAK = sys.argv[1]
+    cli_test.POLYAK = os.path.abspath(sys.argv[1])
     import unittest
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]])

@@ -13,6 +13,7 @@ import sys
 import xml.etree.ElementTree as xml
 
 import cli_test
+from average_test import read_safetensors
 from cli_test import SMALL, CommandTest
 
 HTML = "{http://www.w3.org/1999/xhtml}"
@@ -112,6 +113,23 @@ class Report(CommandTest):
         self.assertEqual(files["epoch_3.pth"], "the newest, from which --resume continues")
         best, = [name for name in files if name.startswith("best_")]
         self.assertEqual(files[best], f"the best: accuracy {max(line['accuracy'] for line in validations):.2f}")
+
+    def test_shows_how_far_averages_are_from_the_weights(self):
+        self.train(self.write(SMALL + AVERAGES.replace("interval: 4", "interval: 4, ema_distance: true")),
+                   "--work-dir", "run")
+        page = self.report("run")
+        self.assertEqual(set(page.curves("distance of each average from the weights")), {"the average", "slow"})
+        logged = [json.loads(line) for line in next(
+            self.folder.glob("run/*/vis_data/scalars.json")).read_text().splitlines()]
+        last = [line for line in logged if "iter" in line][-1]
+        self.assertAlmostEqual(last["ema_horizon_slow"], 1 / last["ema_momentum_slow"])
+        for weights in ("raw", "slow"):
+            self.run_polyak("convert", "run/epoch_3.pth", f"{weights}.safetensors", "--weights", weights)
+        raw, slow = (read_safetensors(self.folder / f"{weights}.safetensors")[0] for weights in ("raw", "slow"))
+        parameters = [name for name in raw if "running" not in name]
+        difference = sum((a - b) ** 2 for name in parameters for a, b in zip(raw[name], slow[name]))
+        size = sum(a ** 2 for name in parameters for a in raw[name])
+        self.assertAlmostEqual(last["ema_distance_slow"], math.sqrt(difference / size), places=5)
 
     def test_of_several_runs_compares_them(self):
         config = self.write(SMALL + AVERAGES)

@@ -2,6 +2,7 @@
 #include "polyak/hooks/logger_hook.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -42,6 +43,55 @@ void show(const std::string& text) {
   std::fflush(stderr);
 }
 
+std::string scalar_of(const char* what, const NamedAverage& item) {
+  return item.name.empty() ? what : fmt::format("{}_{}", what, item.name);
+}
+
+/// The optimizer steps that an average follows by its weight: 1 / weight updates.
+void add_horizons(Runner& runner, Scalars& values) {
+  for (const NamedAverage& item : runner.averages().all()) {
+    const auto weight = values.find(scalar_of("ema_momentum", item));
+    if (weight == values.end() || !(weight->second > 0)) continue;
+    const Node options = item.average->rule_options();
+    const Node* const interval = options.is_mapping() ? options.find("interval") : nullptr;
+    const double steps = interval && interval->is_int() ? interval->as_double() : 1;
+    values[scalar_of("ema_horizon", item)] = steps / weight->second;
+  }
+}
+
+/// The squared norm of a tensor, added on the device of the sum, so that a GPU is waited for once.
+void add_square(at::Tensor& sum, const at::Tensor& part) {
+  const at::Tensor norm = part.norm().to(at::kDouble);
+  const at::Tensor square = norm * norm;
+  sum = sum.defined() ? sum + square.to(sum.device()) : square;
+}
+
+/// ||average - weights|| / ||weights|| over all parameters; nothing where the weights are all 0.
+std::optional<double> relative_distance(const AveragedModel& average,
+                                        const std::vector<NamedTensor>& weights) {
+  constexpr int64_t kPart = 1 << 22;  // elements that are copied at a time
+  const at::NoGradGuard no_grad;
+  const auto averages = average.named_averages();
+  at::Tensor difference, size;
+  for (const NamedTensor& item : weights) {
+    if (item.buffer || !(item.tensor.is_floating_point() || item.tensor.is_complex())) continue;
+    const at::Tensor* const averaged = averages.find(item.name);
+    if (!averaged || averaged->sizes() != item.tensor.sizes()) continue;
+    const at::Tensor ours = averaged->detach().reshape(-1);
+    const at::Tensor theirs = item.tensor.detach().reshape(-1);
+    for (int64_t begin = 0; begin < ours.numel(); begin += kPart) {
+      const int64_t count = std::min(kPart, ours.numel() - begin);
+      const at::Tensor part = ours.narrow(0, begin, count);
+      const at::Tensor weight = theirs.narrow(0, begin, count).to(part.options());
+      add_square(difference, part - weight);
+      add_square(size, weight);
+    }
+  }
+  const double all = size.defined() ? size.item<double>() : 0;
+  if (all == 0) return std::nullopt;
+  return std::sqrt(difference.item<double>() / all);
+}
+
 /// "/12", or "" if the number is unknown.
 std::string of(int64_t all) {
   return all > 0 ? fmt::format("/{}", all) : "";
@@ -59,6 +109,10 @@ void LoggerHookOptions::visit(OptionVisitor& visitor) {
               "Count validations in scalars.json by epochs instead of iterations.");
   visitor.key("progress_bar", &progress_bar_,
               "Show a progress bar if standard error is a terminal.");
+  visitor.key(
+      "ema_distance", &ema_distance_,
+      "Log the distance of each average from the weights, relative to them; reads both once "
+      "for each line.");
 }
 
 LoggerHook::LoggerHook(LoggerHookOptions options) : options_(std::move(options)) {
@@ -182,6 +236,15 @@ std::string LoggerHook::eta(const Runner& runner) const {
   return days == 0 ? clock : fmt::format("{} day{}, {}", days, days == 1 ? "" : "s", clock);
 }
 
+void LoggerHook::add_distances(Runner& runner, Scalars& values) const {
+  if (!options_.ema_distance()) return;
+  for (const NamedAverage& item : runner.averages().all()) {
+    if (!item.average->has_started() || item.average->is_swapped()) continue;
+    const auto distance = relative_distance(*item.average, runner.model().tensors());
+    if (distance) values[scalar_of("ema_distance", item)] = *distance;
+  }
+}
+
 void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& /*outputs*/) {
   remember(runner.logged());
   const Progress& progress = runner.progress();
@@ -212,6 +275,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
   }
   Scalars values;
   for (const auto& [name, window] : windows_) values[name] = smoothed(name);
+  add_distances(runner, values);
   if (values.count("lr")) line += field("lr", values["lr"]) + "  ";
   if (const std::string left = eta(runner); !left.empty()) line += fmt::format("eta: {}", left);
   for (const char* name : {"time", "data_time"}) {
@@ -223,6 +287,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
   clear_bar();
   if (is_main(runner.process_group().get())) log_info("{}", line);
   runner.averages().warn_of_nonfinite(progress.iter + 1);
+  add_horizons(runner, values);
   if (progress.by_epoch) values["epoch"] = static_cast<double>(progress.epoch + 1);
   values["iter"] = static_cast<double>(progress.iter + 1);
   write_pending(runner);

@@ -25,6 +25,10 @@ struct POLYAK_API LoggerHookOptions : Options {
   bool ignore_last() const { return ignore_last_; }
   LoggerHookOptions& progress_bar(bool value) { return progress_bar_ = value, *this; }
   bool progress_bar() const { return progress_bar_; }
+  /// Whether each line says how far each average is from the weights: the norm of the difference of
+  /// all parameters, divided by that of the weights.
+  LoggerHookOptions& ema_distance(bool value) { return ema_distance_ = value, *this; }
+  bool ema_distance() const { return ema_distance_; }
 
   void visit(OptionVisitor& visitor) override;
 
@@ -34,12 +38,15 @@ struct POLYAK_API LoggerHookOptions : Options {
   bool ignore_last_ = true;
   bool log_metric_by_epoch_ = true;
   bool progress_bar_ = true;
+  bool ema_distance_ = false;
 };
 
 /// Writes the same lines as MMEngine: one every `interval` iterations and one for each validation
 /// or test, to the log and, as JSON lines, to WORK_DIR/TIMESTAMP/vis_data/scalars.json. `eta`
 /// is computed from the hook's own times of training iterations. It is omitted if the length of the
-/// run is unknown and before the first iteration. On a terminal, a bar shows the epoch's progress.
+/// run is unknown and before the first iteration. scalars.json also has the horizon of each
+/// average, `ema_horizon`: the optimizer steps that it follows by its current weight. On a
+/// terminal, a bar shows the epoch's progress.
 class POLYAK_API LoggerHook : public Hook {
  public:
   /// @throws ConfigError
@@ -68,6 +75,7 @@ class POLYAK_API LoggerHook : public Hook {
   void remember(const Scalars& values);
   double smoothed(const std::string& name) const;
   std::string eta(const Runner& runner) const;
+  void add_distances(Runner& runner, Scalars& values) const;
   void begin_evaluation();
   void end_evaluation();
   void log_evaluation(Runner& runner, const char* stage, const Scalars& metrics);
