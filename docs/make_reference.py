@@ -58,25 +58,24 @@ def read_kinds(polyak):
     return kinds
 
 
-def describe(polyak, name, place):
-    """The block of the place-th kind that has this name."""
-    blocks = ask(polyak, "describe", name, "--format", "markdown").split("### ")[1:]
-    return "### " + blocks[place].strip()
+def describe(polyak, kinds):
+    """{(kind, name): block}. `describe` shows one for each kind that has the name, in the order of `list`."""
+    names = list(dict.fromkeys(name for names in kinds.values() for name in names))
+    blocks = ask(polyak, "describe", *names, "--format", "markdown").split("### ")[1:]
+    places = [(kind, name) for name in names for kind in kinds if name in kinds[kind]]
+    assert len(places) == len(blocks)
+    return {place: "### " + block.strip() for place, block in zip(places, blocks)}
 
 
 def make(polyak):
     kinds = read_kinds(polyak)
-    # `describe` shows one block for each kind that has the name, in the order of `list`.
-    places = {}
-    for kind, names in kinds.items():
-        for name in names:
-            places[kind, name] = sum((other, name) in places for other in kinds)
+    blocks = describe(polyak, kinds)
     parts = [INTRO.strip()]
     for kind in sorted(kinds, key=lambda kind: (FIRST.index(kind) if kind in FIRST else len(FIRST), kind)):
         parts.append(f"## {kind}")
         if kind in PLACES:
             parts.append(PLACES[kind])
-        parts += [describe(polyak, name, places[kind, name]) for name in kinds[kind]]
+        parts += [blocks[kind, name] for name in kinds[kind]]
     return "\n\n".join(parts) + "\n"
 
 

@@ -63,7 +63,7 @@ c10d::Reducer* polyak_reducer;
     polyak_check_c10d(POLYAK_HAS_C10D "${polyak_c10d_gloo}")
     set(POLYAK_WITH_DISTRIBUTED ${POLYAK_HAS_C10D})
     if(NOT POLYAK_HAS_C10D)
-      set(POLYAK_WHY_NOT_DISTRIBUTED "its headers do not compile; they need Gloo's, Debian's package libgloo-dev")
+      set(POLYAK_WHY_NOT_DISTRIBUTED "its headers do not compile without those of Gloo, Debian's package libgloo-dev")
     endif()
   endif()
 endif()

@@ -215,7 +215,38 @@ class Files(Runs):
         started[1].send_signal(signal.SIGTERM)
         ended = self.finish(started, 128 + signal.SIGTERM)
         self.assertIn("SIGTERM stopped training after iteration", ended[0][1])
-        self.train(2, config, "out", "--resume", "--cfg-options", "train_cfg.max_epochs=1")
+        done = max(int(file.stem.split("_")[1]) for file in (self.folder / "out").glob("epoch_*.pth"))
+        self.train(2, config, "out", "--resume", "--cfg-options", f"train_cfg.max_epochs={done + 2}")
+
+    def test_a_run_stopped_between_accumulated_gradients_goes_on(self):
+        config = self.write(CONFIG.replace("interval: 1, max_keep", "interval: 5, by_epoch: false, max_keep"), size=500,
+                            accumulate=3)
+        self.train(2, config, "whole")
+        self.train(2, config, "parts", "--cfg-options", "train_cfg.max_epochs=2")
+        for name in "whole", "parts":
+            self.assertTrue((self.folder / name / "last_checkpoint").exists())
+        (self.folder / "parts" / "last_checkpoint").write_text("iter_10.pth")
+        self.train(2, config, "parts", "--resume")
+        self.assert_same("whole/iter_32.pth", "parts/iter_32.pth", 1e-14)
+
+    def test_hooks_that_stop_a_run(self):
+        hooks = "custom_hooks:\n  - {{type: EarlyStoppingHook, monitor: accuracy/top1, patience: 1, min_delta: 100}}\n"
+        config = self.write(CONFIG.replace("custom_hooks:\n", hooks), epochs=12)
+        self.train(2, config, "early")
+        self.assertEqual(sorted(file.name for file in (self.folder / "early").glob("epoch_*"))[-1], "epoch_6.pth")
+        self.assertFalse(list((self.folder / "early").glob("iter_*")))
+        hooks = "custom_hooks:\n  - {{type: CheckInvalidLossHook}}\n"
+        config = self.write(CONFIG.replace("custom_hooks:\n", hooks).replace("lr: 0.2", "lr: 1.0e+200"), accumulate=2)
+        for _, err, _ in self.finish(self.start(range(2), "train", config, "--work-dir", "bad"), 1):
+            self.assertIn("CheckInvalidLossHook: ", err)
+
+    def test_other_keys(self):
+        config = self.write(CONFIG.replace("DoubleNet", "DoubleNet, batch_norm: true"))
+        self.train(2, config, "out", "--cfg-options", "broadcast_buffers=true", "randomness.diff_rank_seed=true",
+                   "auto_scale_lr={enable: true, base_batch_size: 32}", "custom_hooks.1={type: PreciseBNHook}")
+        self.assertEqual(self.scalars("out")[0]["lr"], 0.4)
+        self.assertIn("launcher: none", (self.folder / "out" / "config.yaml").read_text())
+        self.train_alone(self.folder / "out" / "config.yaml", "out", "--resume")
 
     def test_a_layer_without_gradient(self):
         config = self.write(CONFIG.replace("{{type: DoubleNet}}", "{{type: DoubleNet, unused: true}}"))
@@ -232,23 +263,28 @@ class Averages(Runs):
         self.train(2, config, "parts", *part)
         self.assert_same("whole/epoch_4.pth", "parts/epoch_4.pth")
         # A file looks as from one process, so any number of processes goes on.
-        for count, folder in (3, "three"), (1, "one"):
-            shutil.copytree(self.folder / "parts", self.folder / folder)
-            (self.folder / folder / "last_checkpoint").write_text("epoch_3.pth")
-        self.train(3, config, "three", "--resume", *part)
-        self.train_alone(config, "one", "--resume", *part)
-        for folder in "three", "one":
-            self.values(f"{folder}/epoch_4.pth", "averaged")
-        # The same steps go on from the parts of two processes in three, whose batches make the same sums.
-        self.assert_same("three/epoch_4.pth", "whole/epoch_4.pth", 10.0)
+        for count in 3, 1:
+            for source, more in ("parts", part), ("whole", ()):
+                folder = f"{source}_{count}"
+                shutil.copytree(self.folder / source, self.folder / folder)
+                (self.folder / folder / "last_checkpoint").write_text("epoch_3.pth")
+                if count == 1:
+                    self.train_alone(config, folder, "--resume", *more)
+                else:
+                    self.train(count, config, folder, "--resume", *more)
+            self.assert_same(f"parts_{count}/epoch_4.pth", f"whole_{count}/epoch_4.pth")
 
     def test_several_averages(self):
         config = self.write(CONFIG)
-        lists = ("--cfg-options", "custom_hooks.0={type: EMAHook, evaluate: [fast], averages: [{name: fast, "
-                 "type: ExponentialMovingAverage, momentum: 0.1, shard: true}, {name: slow, type: BEMA, "
-                 "shard: true}]}")
-        self.train(2, config, "out", *lists)
-        self.assertTrue(any("accuracy/top1_fast" in line or "accuracy/top1" in line for line in self.scalars("out")))
+        for name, shard in ("parts", "true"), ("whole", "false"):
+            lists = ("--cfg-options", "custom_hooks.0={type: EMAHook, evaluate: [fast], averages: [{name: fast, "
+                     f"type: ExponentialMovingAverage, momentum: 0.1, shard: {shard}}}, {{name: slow, type: BEMA, "
+                     f"shard: {shard}}}]}}")
+            self.train(2, config, name, *lists)
+        for weights in "averaged", "slow":
+            a, b = (self.values(f"{name}/epoch_4.pth", weights) for name in ("parts", "whole"))
+            self.assertTrue(a)
+            self.assertEqual(a, b)
 
 
 class Hosts(Runs):

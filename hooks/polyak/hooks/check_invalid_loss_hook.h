@@ -27,11 +27,15 @@ class POLYAK_API CheckInvalidLossHook : public Hook {
 
   std::string name() const override { return "CheckInvalidLossHook"; }
   int priority() const override { return kHigh; }  // before a hook averages or saves the weights
+  void before_train(Runner& runner) override;
   void after_train_iter(Runner& runner, int64_t batch, const Scalars& outputs) override;
 
  private:
+  void look_at(int64_t iteration, const Scalars& outputs);
+
   CheckInvalidLossHookOptions options_;
   int64_t steps_seen_ = 0;
+  std::string problem_;  // a loss that was not finite since the last step
 };
 
 }  // namespace polyak

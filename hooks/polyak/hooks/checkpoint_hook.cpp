@@ -278,8 +278,9 @@ void CheckpointHook::write(Runner& runner, const Save& save) {
       std::string problem;
       try {
         if (writes) write_files(checkpoint, file, publish_it);
-      } catch (const CheckpointError& failure) {
-        problem = failure.what();
+        if (writes && can_resume) move_pointer(runner, file);
+      } catch (const std::exception& failure) {
+        problem = first_line(failure);
       }
       agree_on(runner, std::move(problem));
       commit(runner, save, can_resume);
@@ -291,6 +292,7 @@ void CheckpointHook::write(Runner& runner, const Save& save) {
     pending_ = [this, &runner, save, can_resume] {
       try {
         writer_->finish();
+        if (can_resume) move_pointer(runner, save.file);
         commit(runner, save, can_resume);
       } catch (const CheckpointError& error) {
         save.restore();
@@ -340,7 +342,6 @@ void CheckpointHook::handle_error(const CheckpointError& error) const {
 void CheckpointHook::commit(Runner& runner, const Save& save, bool can_resume) {
   const std::vector<CheckpointHook*> peers = peers_of(runner, this);
   if (can_resume) {
-    move_pointer(runner, save.file);
     for (CheckpointHook* peer : peers) {
       peer->is_newest_ = peer == this;
       peer->remove_files(runner, kOutdated);

@@ -81,6 +81,12 @@ void PostHocEMAHookOptions::validate() const {
   if (average_.find("interval")) {
     fail_option("interval", "does not go with snapshots, whose averages have each step; remove it");
   }
+  for (const char* key : {"shard", "verify"}) {
+    if (average_.find(key)) {
+      fail_option(key,
+                  "snapshots are made of whole averages, which each process has; remove the key");
+    }
+  }
   if (average_.find("write_back")) {
     fail_option("write_back", "would change the training that is recorded here; use an EMAHook");
   }
@@ -134,7 +140,9 @@ void PostHocEMAHook::check_run(Runner& runner) {
   if (folder(runner).empty()) {
     fail<ConfigError>("PostHocEMAHook: there is no folder to write to; set work_dir or out_dir");
   }
-  if (const std::string reason = unwritable_reason(folder(runner)); !reason.empty()) {
+  const std::string reason =
+      is_main(runner.process_group().get()) ? unwritable_reason(folder(runner)) : "";
+  if (!reason.empty()) {
     fail<ConfigError>("PostHocEMAHook: {} cannot be written: {}", folder(runner), reason);
   }
   const Progress& progress = runner.progress();

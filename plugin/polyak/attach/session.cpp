@@ -72,6 +72,7 @@ AttachConfig of_this_process(AttachConfig config) {
   config.output_dir = fmt::format("{}/rank_{}", *config.output_dir, rank);
   std::error_code ignored;  // the first write reports it
   std::filesystem::create_directories(*config.output_dir, ignored);
+  if (config.siblings != "beside") config.siblings += fmt::format("/rank_{}", rank);
   return config;
 }
 

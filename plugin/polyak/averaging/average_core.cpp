@@ -51,6 +51,18 @@ void AverageCore::shard() {
   if (tensor_rule) tensor_rule->shard(cut, tensors.slots(), tensors.revision());
 }
 
+/// Only what all processes find alike may gather: other names, sizes or dtypes, but not where a
+/// tensor has its memory.
+void AverageCore::follow_in_parts(const ModelRef& model) {
+  if (counter.differs() || tensors.has_to_settle()) return gather();
+  const bool is_current = binding.is_current(model);
+  if (is_current && engine.fits(tensors)) return;
+  if (!tensors.follow_in_parts(model.tensors())) return gather();
+  if (!is_current) binding.bind(model);
+  if (tensor_rule) tensor_rule->accept_sources(tensors.slots(), tensors.revision());
+  engine.make_plan(tensors);
+}
+
 /// Makes the averages whole.
 void AverageCore::gather() {
   if (!tensors.is_sharded()) return;
@@ -64,6 +76,7 @@ void AverageCore::gather() {
 void AverageCore::verify(const std::string& rule_name, const Node& rule_options) {
   engine.wait();
   std::vector<Fingerprint> mine{{"number of updates", static_cast<uint64_t>(counter.value())},
+                                {"number of skipped updates", static_cast<uint64_t>(skipped)},
                                 {"rule", digest_of(rule_name + rule_options.dump())}};
   for (const Slot& slot : tensors.slots()) {
     if (!slot.buffer) mine.push_back({slot.name, digest_of(slot.source)});
@@ -133,7 +146,7 @@ void AverageCore::check_capture() const {
     fail<Error>("update_parameters: a CUDA graph cannot capture {}",
                 tensor_rule ? "this average, which keeps more than a weighted mean" : "write_back");
   }
-  if (options.shard || options.verify > 0) {
+  if (shards() || (options.verify > 0 && size_of(processes.get()) > 1)) {
     fail<Error>("update_parameters: a CUDA graph cannot capture {}",
                 options.shard ? "an average that processes share" : "verify");
   }
@@ -206,6 +219,11 @@ void AverageCore::rebind(const ModelRef& model) {
   if (tensors.is_sharded() && binding.is_current(model) && tensors.is_bound_to(model.tensors())) {
     return;
   }
+  if (tensors.is_sharded() && !is_swapped() && tensors.follow_in_parts(model.tensors())) {
+    binding.bind(model);
+    if (tensor_rule) tensor_rule->accept_sources(tensors.slots(), tensors.revision());
+    return;
+  }
   ready_for("rebind").bind(model);
 }
 
@@ -215,11 +233,7 @@ std::string AverageCore::take_changes() {
 
 void AverageCore::prepare(const ModelRef& model) {
   engine.wait();
-  // All processes find the same here.
-  if (tensors.is_sharded() && (counter.differs() || !binding.is_current(model) ||
-                               tensors.has_to_settle() || !engine.fits(tensors))) {
-    gather();
-  }
+  if (tensors.is_sharded()) follow_in_parts(model);
   if (counter.differs()) sync_from_module();
   counter.adopt_place();
   if (is_swapped()) {

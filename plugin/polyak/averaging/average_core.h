@@ -115,7 +115,7 @@ struct AverageCore {
 
   bool is_verify_due() const {
     return options.verify > 0 && size_of(processes.get()) > 1 &&
-           counter.value() % options.verify == 0;
+           (counter.value() + skipped) % options.verify == 0;
   }
   /// @throws ProcessGroupError naming the first tensor that differs between processes
   void verify(const std::string& rule_name, const Node& rule_options);
@@ -142,6 +142,7 @@ struct AverageCore {
   bool shards() const { return options.shard && size_of(processes.get()) > 1; }
   void shard();
   void gather();
+  void follow_in_parts(const ModelRef& model);
 
   torch::nn::Module& self_;
   Factory factory_;

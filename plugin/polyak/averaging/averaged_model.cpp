@@ -70,6 +70,8 @@ void AveragedModel::set_batch_size(int64_t samples) {
 void AveragedModel::set_process_group(std::shared_ptr<ProcessGroup> processes) {
   core_->ready();
   core_->processes = std::move(processes);
+  // A buffer belongs to one process, and all must skip the same updates.
+  core_->engine.check_buffers(size_of(core_->processes.get()) == 1);
 }
 
 bool AveragedModel::is_sharded() const {
@@ -224,7 +226,7 @@ void update_together(c10::ArrayRef<AveragedModel*> averages, const ModelRef& mod
     core.counter.set(k + 1);
   }
   for (const Turn& turn : turns) {
-    if (!turn.skipped && turn.core->is_verify_due()) {
+    if (turn.core->is_verify_due()) {
       turn.core->verify(turn.average->rule_name(), turn.average->rule_options());
     }
   }

@@ -88,6 +88,10 @@ class AveragedTensors {
   bool is_sharded() const { return layout_.has_value(); }
   /// How they are cut, while they are.
   const ShardLayout& layout() const { return *layout_; }
+  /// Takes other tensors of the same names, sizes, dtypes and devices in place of the model's,
+  /// while it holds parts. @return whether they fit; if not, nothing changes. Processes find the
+  /// same, whatever memory their tensors have.
+  bool follow_in_parts(const std::vector<NamedTensor>& tensors);
   /// Whether these are the tensors that the slots have, under the same names.
   bool is_bound_to(const std::vector<NamedTensor>& tensors) const;
 

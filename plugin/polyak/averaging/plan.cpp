@@ -106,7 +106,8 @@ void Plan::Copies::copy_by_aten(const Slots& slots) const {
   for (const size_t i : by_aten) slots[i].average.copy_(slots[i].source);
 }
 
-Plan::Plan(std::shared_ptr<const Slots> slots, bool check_finite) : slots_(std::move(slots)) {
+Plan::Plan(std::shared_ptr<const Slots> slots, bool check_finite, bool check_buffers)
+    : slots_(std::move(slots)) {
   std::vector<kernels::Span> averaged;
   std::vector<kernels::Span> averaged_buffers;
   std::vector<kernels::Span> checked;
@@ -122,7 +123,7 @@ Plan::Plan(std::shared_ptr<const Slots> slots, bool check_finite) : slots_(std::
     const bool averages = is_averaged(slot);
     const at::Tensor source = source_on_host(slot, averages);
     const auto span = averages ? span_of(slot, source) : std::nullopt;
-    if (check_finite && averages) {
+    if (check_finite && averages && (check_buffers || !slot.buffer)) {
       // The whole model, so that processes with parts of an average decide alike.
       const auto whole = slot.part ? span_to_check(slot.source) : span;
       whole&& slot.source.is_cpu() ? checked.push_back(*whole) : checked_by_aten_.push_back(i);

@@ -23,7 +23,8 @@ namespace polyak {
 /// JointUpdate runs updates with plans.
 class Plan {
  public:
-  Plan(std::shared_ptr<const Slots> slots, bool check_finite);
+  /// @param check_buffers whether the check includes buffers
+  Plan(std::shared_ptr<const Slots> slots, bool check_finite, bool check_buffers = true);
 
   /// Whether every tensor still has the storage, size and dtype that the plan was made for.
   bool is_current() const;

@@ -48,9 +48,10 @@ std::string find_difference(ProcessGroup& processes, const std::vector<Fingerpri
   while (other < all.size() && at::equal(all[other], all[0])) ++other;
   if (other == all.size()) return {};
   const at::Tensor count = at::full({1}, digests.numel(), at::kLong);
-  for (const at::Tensor& item : processes.all_gather(count, kComparing)) {
-    if (!at::equal(item, count))
-      return fmt::format("rank {} has another number of tensors than rank 0", other);
+  const std::vector<at::Tensor> counts = processes.all_gather(count, kComparing);
+  for (size_t rank = 1; rank < counts.size(); ++rank) {
+    if (at::equal(counts[rank], counts[0])) continue;
+    return fmt::format("rank {} has another number of tensors than rank 0", rank);
   }
   const std::vector<at::Tensor> each = processes.all_gather(digests, kComparing);
   for (size_t i = 0; i < mine.size(); ++i) {

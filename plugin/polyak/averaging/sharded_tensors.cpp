@@ -25,9 +25,10 @@ void set_module_data(const Slot& slot, const at::Tensor& data) {
 
 std::vector<at::Tensor> wholes_of(const std::vector<at::Tensor>& parts, const Slots& slots,
                                   const std::vector<size_t>& cut) {
-  std::vector<at::Tensor> wholes;
+  std::vector<at::Tensor> wholes(parts.size());
   for (size_t i = 0; i < parts.size(); ++i) {
-    wholes.push_back(at::empty({slots[cut[i]].part->elements()}, parts[i].options()));
+    if (!parts[i].defined()) continue;
+    wholes[i] = at::empty({slots[cut[i]].part->elements()}, parts[i].options());
   }
   return wholes;
 }
@@ -70,15 +71,12 @@ void AveragedTensors::gather(ProcessGroup& processes) {
     if (!slot.part) continue;
     cut.push_back(i);
     averages.push_back(slot.average);
-    if (slot.residual.defined()) residuals.push_back(slot.residual);
+    residuals.push_back(slot.residual);
   }
   const std::vector<at::Tensor> whole = wholes_of(averages, *slots_, cut);
   gather_parts(processes, *layout_, averages, whole);
-  std::vector<at::Tensor> whole_residuals;
-  if (residuals.size() == averages.size()) {
-    whole_residuals = wholes_of(residuals, *slots_, cut);
-    gather_parts(processes, *layout_, residuals, whole_residuals);
-  }
+  const std::vector<at::Tensor> whole_residuals = wholes_of(residuals, *slots_, cut);
+  gather_parts(processes, *layout_, residuals, whole_residuals);
   for (size_t i = 0; i < cut.size(); ++i) {
     Slot& slot = (*slots_)[cut[i]];
     const Slot::Part part = *slot.part;
@@ -91,7 +89,7 @@ void AveragedTensors::gather(ProcessGroup& processes) {
       set_module_data(slot, average);
       slot.average = slot.module_tensor;
     }
-    if (!whole_residuals.empty()) slot.residual = whole_residuals[i].view(part.sizes);
+    if (whole_residuals[i].defined()) slot.residual = whole_residuals[i].view(part.sizes);
   }
   for (const Slot& slot : *slots_) {
     if (!slot.buffer || slot.shared) continue;
@@ -101,6 +99,27 @@ void AveragedTensors::gather(ProcessGroup& processes) {
   }
   layout_.reset();
   ++revision_;
+}
+
+bool AveragedTensors::follow_in_parts(const std::vector<NamedTensor>& tensors) {
+  if (tensors.size() != names_.size()) return false;
+  std::unordered_map<std::string, const NamedTensor*> by_name;
+  for (const NamedTensor& item : tensors) by_name.emplace(item.name, &item);
+  for (const auto& [name, i] : names_) {
+    const auto found = by_name.find(name);
+    if (found == by_name.end()) return false;
+    const Slot& slot = (*slots_)[i];
+    const at::Tensor& source = found->second->tensor;
+    const auto sizes = slot.part ? at::IntArrayRef(slot.part->sizes) : slot.average.sizes();
+    const bool fits = source.sizes() == sizes && source.scalar_type() == slot.followed_dtype &&
+                      source.device() == slot.followed_device &&
+                      source.is_same(by_name.at(slot.name)->tensor) &&
+                      (!slot.part || source.is_contiguous());
+    if (!fits) return false;
+  }
+  for (Slot& slot : *slots_) slot.source = by_name.at(slot.name)->tensor;
+  ++revision_;
+  return true;
 }
 
 bool AveragedTensors::is_bound_to(const std::vector<NamedTensor>& tensors) const {

@@ -80,10 +80,14 @@ void gather_parts(ProcessGroup& processes, const ShardLayout& layout,
     const ShardLayout::Part part = layout.part(item, rank);
     return wholes[item].narrow(0, part.begin, part.size());
   };
-  for (size_t i = 0; i < parts.size(); ++i) piece(i, processes.rank()).copy_(parts[i]);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].defined()) piece(i, processes.rank()).copy_(parts[i]);
+  }
   for (int64_t rank = 0; rank < processes.size(); ++rank) {
     Sender sender(processes, rank);
-    for (size_t i = 0; i < wholes.size(); ++i) sender.add(piece(i, rank));
+    for (size_t i = 0; i < wholes.size(); ++i) {
+      if (wholes[i].defined()) sender.add(piece(i, rank));
+    }
     sender.send();
   }
 }

@@ -41,7 +41,7 @@ class ShardLayout {
 };
 
 /// Puts the parts of all processes together, in pieces of at most 25 MB.
-/// @param parts of this process, by item; one-dimensional
+/// @param parts of this process, by item; one-dimensional, or undefined where there is none
 /// @param wholes one-dimensional tensors, which are filled
 /// @throws ProcessGroupError
 void gather_parts(ProcessGroup& processes, const ShardLayout& layout,

@@ -58,6 +58,11 @@ void TensorRule::shard(const std::vector<size_t>& cut, const Slots& slots, uint6
   revision_ = revision;
 }
 
+void TensorRule::accept_sources(const Slots& slots, uint64_t revision) {
+  for (size_t i = 0; i < slots.size(); ++i) items_[i].source = slots[i].source;
+  revision_ = revision;
+}
+
 void TensorRule::gather(ProcessGroup& processes, const ShardLayout& layout, const Slots& slots) {
   std::vector<size_t> cut;
   for (size_t i = 0; i < slots.size(); ++i) {

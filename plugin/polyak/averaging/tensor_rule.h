@@ -32,6 +32,8 @@ class TensorRule {
   void shard(const std::vector<size_t>& cut, const Slots& slots, uint64_t revision);
   /// Makes whole what is kept, while the slots still hold parts; accept() follows.
   void gather(ProcessGroup& processes, const ShardLayout& layout, const Slots& slots);
+  /// The model's tensors are others, whose averages go on.
+  void accept_sources(const Slots& slots, uint64_t revision);
   /// The slots are whole again.
   void accept(uint64_t revision) { revision_ = revision; }
   /// The averages were set to other values: everything starts there.

@@ -9,7 +9,7 @@
 namespace polyak {
 
 void UpdateEngine::make_plan(const AveragedTensors& tensors) {
-  plan_ = std::make_shared<Plan>(tensors.shared_slots(), check_finite_);
+  plan_ = std::make_shared<Plan>(tensors.shared_slots(), check_finite_, check_buffers_);
   revision_ = tensors.revision();
 }
 

@@ -19,6 +19,12 @@ class UpdateEngine {
  public:
   explicit UpdateEngine(bool check_finite) : check_finite_(check_finite) {}
 
+  /// Whether buffers are checked too, from the next plan on; true at first.
+  void check_buffers(bool value) {
+    if (value != check_buffers_) plan_.reset();
+    check_buffers_ = value;
+  }
+
   /// Whether the plan fits the current tensors.
   bool fits(const AveragedTensors& tensors) const {
     return plan_ && revision_ == tensors.revision() && plan_->is_current();
@@ -56,6 +62,7 @@ class UpdateEngine {
   };
 
   bool check_finite_;
+  bool check_buffers_ = true;
   bool defer_fence_ = false;
   std::shared_ptr<Plan> plan_;
   uint64_t revision_ = 0;  // of the tensors that the plan is for

@@ -129,6 +129,7 @@ class MeasuredModel {
     Node evaluator = config.at("val_evaluator");
     config.set("test_evaluator", std::move(evaluator));
     config.set("load_from", Node());
+    config.set("launcher", "none");  // how the run was started
     config.set("custom_hooks", Node());
     Node hooks = Node::mapping();
     for (const char* name : {"runtime_info", "timer", "logger", "param_scheduler", "checkpoint"}) {

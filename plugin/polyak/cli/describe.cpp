@@ -20,7 +20,7 @@ namespace polyak::cli {
 namespace {
 
 struct DescribeArguments {
-  std::string name;
+  std::vector<std::string> names;
   std::string format = "text";
   PluginArguments plugins;
 };
@@ -64,10 +64,7 @@ void describe_json(const std::string& kind, const std::string& name,
   print("{}\n", json.dump(2));
 }
 
-int describe(const DescribeArguments& arguments) {
-  const std::string& name = arguments.name;
-  const std::string& format = arguments.format;
-  const Catalog& catalog = registered_with(arguments.plugins);
+void describe(const Catalog& catalog, const std::string& name, const std::string& format) {
   std::vector<std::string> names;
   bool found = false;
   for (const RegistryBase* registry : catalog.all()) {
@@ -90,6 +87,11 @@ int describe(const DescribeArguments& arguments) {
     fail<ConfigError>("nothing is named '{}'; {}`polyak list` shows all names", name,
                       near.empty() ? "" : fmt::format("did you mean '{}'? ", near));
   }
+}
+
+int describe(const DescribeArguments& arguments) {
+  const Catalog& catalog = registered_with(arguments.plugins);
+  for (const std::string& name : arguments.names) describe(catalog, name, arguments.format);
   return 0;
 }
 
@@ -99,7 +101,7 @@ void add_describe(CLI::App& app, int& status) {
   CLI::App* command =
       app.add_subcommand("describe", "Show the keys of a hook, average, optimizer, ...");
   auto arguments = std::make_shared<DescribeArguments>();
-  command->add_option("name", arguments->name, "e.g. EMAHook")->required();
+  command->add_option("name", arguments->names, "e.g. EMAHook; or several")->required();
   command
       ->add_option("--format", arguments->format, "text, markdown, json, or yaml: a block to paste")
       ->check(CLI::IsMember({"text", "markdown", "json", "yaml"}));

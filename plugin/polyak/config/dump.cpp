@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
 #include "polyak/config/node.h"
@@ -15,6 +16,31 @@ bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
 }
 
+struct Escape {
+  const char* bytes;
+  const char* text;
+};
+/// Characters that readers take for the start of a file or the end of a line.
+constexpr Escape kEscapes[] = {{"\xef\xbb\xbf", "\\uFEFF"},
+                               {"\xc2\x85", "\\x85"},
+                               {"\xe2\x80\xa8", "\\u2028"},
+                               {"\xe2\x80\xa9", "\\u2029"}};
+
+/// The escape for what stands at `i`, or null.
+const Escape* escape_at(const std::string& text, size_t i) {
+  for (const Escape& escape : kEscapes) {
+    if (text.compare(i, std::strlen(escape.bytes), escape.bytes) == 0) return &escape;
+  }
+  return nullptr;
+}
+
+bool needs_escapes(const std::string& text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (is_control(text[i]) || escape_at(text, i)) return true;
+  }
+  return false;
+}
+
 // Whether a string needs no quotes, for us and for readers of YAML 1.1 such as PyYAML, which know
 // more booleans (yes, off), dates and numbers in base 60. If in doubt, it gets quotes.
 bool may_stand_plain(const std::string& text) {
@@ -28,15 +54,19 @@ bool may_stand_plain(const std::string& text) {
   }
   return last != ' ' && last != ':' && text.compare(0, 3, "...") != 0 &&
          text.find_first_of(",[]{}") == std::string::npos && text.find(": ") == std::string::npos &&
-         text.find(" #") == std::string::npos && std::none_of(text.begin(), text.end(), is_control);
+         text.find(" #") == std::string::npos && !needs_escapes(text);
 }
 
 std::string string_text(const std::string& text) {
   if (may_stand_plain(text)) return text;
-  const bool escaped = std::any_of(text.begin(), text.end(), is_control);
+  const bool escaped = needs_escapes(text);
   std::string quoted;
-  for (char c : text) {
-    if (!escaped) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (const Escape* escape = escape_at(text, i)) {
+      quoted += escape->text;
+      i += std::strlen(escape->bytes) - 1;
+    } else if (!escaped) {
       quoted += c == '\'' ? "''" : std::string(1, c);
     } else if (c == '\n') {
       quoted += "\\n";

@@ -160,6 +160,8 @@ class OverlappingReducer final : public GradientReducer {
         reducer_->prepare_for_backward(outputs);
       }
       total.backward();
+      // It checks that every parameter got its gradient: before a step is made without.
+      if (reduce) reducer_->rebuild_buckets();
     });
   }
 

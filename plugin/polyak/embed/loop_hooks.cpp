@@ -13,6 +13,7 @@
 
 #include "polyak/averaging/averaged_model.h"
 #include "polyak/averaging/register.h"
+#include "polyak/averaging/replica_check.h"
 #include "polyak/config/load.h"
 #include "polyak/config/problems.h"
 #include "polyak/core/log.h"
@@ -82,6 +83,9 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
   void after_train();
 
   RunLoop& loop() { return loop_; }
+  /// Of several processes: all get the metrics of the first, and know of a stop that any wants.
+  void share_metrics(Scalars& metrics) const;
+  void agree_on_stop();
   StopRequest& stop() { return stop_; }
   /// Checks the preconditions of a validation or a test.
   void prepare_evaluation(const char* call);
@@ -100,8 +104,8 @@ class LoopHooks::Loop final : public Runner, private CheckpointSource, private T
            (!options_.optimizer_ || checkpoint.contains("optimizer"));
   }
 
+  void compare_processes(const std::string& file, const Value& checkpoint) const;
   bool is_alone() const { return size_of(options_.process_group_.get()) == 1; }
-  void agree_on_stop();
   void set_up_folders(const LoopConfig& keys);
   bool between_iterations() const {
     return loop_.phase() == Phase::between_epochs || loop_.phase() == Phase::in_epoch;
@@ -203,11 +207,13 @@ bool LoopHooks::Loop::resume() {
   if (work_dir_.empty() && folders.empty()) return false;  // no file was ever written
   const std::string file = find_last_checkpoint(work_dir_, folders);
   if (file.empty()) {
+    compare_processes(file, Value());
     log_info("resume: {} holds no checkpoint yet; training starts from scratch",
              work_dir_.empty() ? folders.front() : work_dir_);
     return false;
   }
   Value checkpoint = read_checkpoint(file);
+  compare_processes(file, checkpoint);
   name_file_in_errors(file, [&] { go_on_from(checkpoint); });
   const Progress& now = progress();
   log_info("resuming from {}: epoch {}, iteration {}", file, now.epoch, now.iter);
@@ -215,6 +221,36 @@ bool LoopHooks::Loop::resume() {
     log_info("resume: this run is finished; make it longer to continue training");
   }
   return true;
+}
+
+/// Hooks decide by metrics, and must decide alike.
+void LoopHooks::Loop::share_metrics(Scalars& metrics) const {
+  if (is_alone()) return;
+  std::string names;
+  for (const auto& [name, value] : metrics) names += name + "\n";
+  const std::string difference =
+      find_difference(*options_.process_group_, {{"list of metrics", digest_of(names)}});
+  if (!difference.empty()) fail<ProcessGroupError>("LoopHooks: validate: {}", difference);
+  if (metrics.empty()) return;
+  const at::Tensor values = at::zeros({static_cast<int64_t>(metrics.size())}, at::kDouble);
+  int64_t i = 0;
+  for (const auto& [name, value] : metrics) values.data_ptr<double>()[i++] = value;
+  options_.process_group_->broadcast(values, 0, "sharing metrics");
+  i = 0;
+  for (auto& [name, value] : metrics) value = values.data_ptr<double>()[i++];
+}
+
+/// Of several processes, each reads the file itself.
+void LoopHooks::Loop::compare_processes(const std::string& file, const Value& checkpoint) const {
+  if (is_alone()) return;
+  const Value* meta = checkpoint.is_dict() ? checkpoint.find("meta") : nullptr;
+  const Value* iter = meta ? meta->find("iter") : nullptr;
+  const std::string place = iter ? fmt::format("{} at iteration {}", file, iter->as_int()) : file;
+  const std::string difference = find_difference(
+      *options_.process_group_,
+      {{"config", digest_of(config_.dump())}, {"checkpoint to resume from", digest_of(place)}});
+  if (difference.empty()) return;
+  fail<ProcessGroupError>("LoopHooks: resume: {}; all of them must see the same files", difference);
 }
 
 void LoopHooks::Loop::go_on_from(Value& checkpoint) {
@@ -362,7 +398,10 @@ void LoopEvaluation::after_iter(int64_t batch) {
 Scalars LoopEvaluation::finish(Scalars metrics) {
   if (!state_) fail<Error>("LoopEvaluation: finish: was already called");
   const std::unique_ptr<State> state = std::move(state_);  // ends here, even if a hook throws
-  return state->pass.finish(std::move(metrics));
+  state->loop->share_metrics(metrics);
+  Scalars all = state->pass.finish(std::move(metrics));
+  state->loop->agree_on_stop();  // which a hook may have requested
+  return all;
 }
 
 // ---- LoopHooks

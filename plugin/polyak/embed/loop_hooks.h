@@ -46,7 +46,8 @@ class POLYAK_API LoopHooksSettings {
   /// The processes that train this model together: one that joined them (join_processes) or the
   /// loop's own c10d group (wrap_c10d). Each process makes the same calls of its LoopHooks. Process
   /// 0 writes the files and the log; stop_requested() turns true in all at the same optimizer step;
-  /// averages may be cut (`shard`) and compared (`verify`). Gradients and weights are the loop's.
+  /// averages may be cut (`shard`) and compared (`verify`). Metrics are those of process 0.
+  /// Gradients and weights are the loop's.
   LoopHooksSettings& process_group(std::shared_ptr<ProcessGroup> value) {
     return process_group_ = std::move(value), *this;
   }

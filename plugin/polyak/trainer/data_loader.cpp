@@ -114,8 +114,12 @@ int64_t DataLoader::samples_of(int64_t index) const {
 Batch DataLoader::batch(int64_t epoch, int64_t index) {
   if (epoch != order_epoch_) {
     at::Tensor order = sampler_->order(dataset_->size(), epoch);
-    if (samples_ > order.size(0)) order = order.repeat({samples_ / order.size(0) + 1});
-    order_ = order.slice(0, share_.rank, samples_, share_.size);
+    int64_t all = order.size(0);
+    if (all > 0 && training_ && sampler_->round_up()) {
+      all = (all + share_.size - 1) / share_.size * share_.size;
+      if (all > order.size(0)) order = order.repeat({all / order.size(0) + 1});
+    }
+    order_ = order.slice(0, share_.rank, all, share_.size);
     order_epoch_ = epoch;
   }
   const int64_t first = index * batch_size_;

@@ -110,4 +110,22 @@ Value Optimization::schedules_state() const {
   return Value::list(std::move(states));
 }
 
+void scale_learning_rate(TrainConfig& options, int64_t samples) {
+  if (options.auto_scale_lr.is_null()) return;
+  AutoScaleLrOptions scale;
+  read_options(options.auto_scale_lr, scale, "auto_scale_lr");
+  if (!scale.enable) return;
+  const Node* optimizer = options.optim_wrapper.find("optimizer");
+  const Node* lr = optimizer ? optimizer->find("lr") : nullptr;
+  if (!lr) options.auto_scale_lr.fail("needs optim_wrapper.optimizer.lr, the rate to scale");
+  const double ratio = static_cast<double>(samples) / static_cast<double>(scale.base_batch_size);
+  const double scaled = lr->as_double() * ratio;
+  log_info(
+      "auto_scale_lr: {} samples an iteration, for {} in the config: the learning rate is {:.6g}",
+      samples, scale.base_batch_size, scaled);
+  Node changed = *optimizer;
+  changed.set("lr", scaled);
+  options.optim_wrapper.set("optimizer", std::move(changed));
+}
+
 }  // namespace polyak

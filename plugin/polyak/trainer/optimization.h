@@ -55,4 +55,8 @@ class Optimization final : public Schedules {
   std::vector<std::shared_ptr<ParamScheduler>> schedulers_;
 };
 
+/// MMEngine's auto_scale_lr: the learning rate of the config is for base_batch_size samples an
+/// iteration. Replaces it in `optim_wrapper`. @param samples of an iteration, of all processes
+void scale_learning_rate(TrainConfig& options, int64_t samples);
+
 }  // namespace polyak

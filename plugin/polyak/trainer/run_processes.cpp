@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <set>
 #include <sstream>
 
 #include "polyak/core/log.h"
@@ -18,7 +19,6 @@
 namespace polyak {
 namespace {
 
-constexpr size_t kMostLosses = 32;
 constexpr const char* kStarting = "comparing what the processes start with";
 
 at::Tensor bytes_of(const std::string& text, int64_t size) {
@@ -66,6 +66,9 @@ std::string first_difference(const std::string& mine, const std::string& theirs)
 RunProcesses::RunProcesses(Node& config, const TrainConfig& options) {
   const Launcher launcher = launcher_of(options.launcher);
   if (launcher == Launcher::none) return;
+  if (const std::string reason = why_not_distributed(); !reason.empty()) {
+    config.at("launcher").fail(reason);
+  }
   const Placement place = find_placement(launcher);
   EnvOptions env;
   read_options(options.env_cfg, env, "env_cfg");
@@ -79,17 +82,10 @@ RunProcesses::RunProcesses(Node& config, const TrainConfig& options) {
   check_same({{"version of Polyak", POLYAK_VERSION},
               {"version of LibTorch", TORCH_VERSION},
               {"config", config.dump()}});
-  RandomnessOptions randomness;
-  read_options(options.randomness, randomness, "randomness");
-  if (randomness.seed) return;
   const at::Tensor seed =
       at::full({1}, static_cast<int64_t>(std::random_device()() >> 1), at::kLong);
   group_->broadcast(seed, 0, "drawing a seed");
-  Node resolved = options.randomness;
-  if (resolved.is_null()) resolved = Node::mapping({});
-  resolved.set("seed", seed.item<int64_t>());
-  config.set("randomness", std::move(resolved));
-  if (is_main()) log_info("randomness.seed is not set; drew {}", seed.item<int64_t>());
+  drawn_seed_ = seed.item<int64_t>();
 }
 
 void RunProcesses::together(const std::function<void()>& function) const {
@@ -144,13 +140,24 @@ void RunProcesses::add_up(const at::Tensor& numbers, const char* what) const {
   if (size() > 1) group_->all_reduce(numbers, what);
 }
 
-void RunProcesses::share_gradients(Value& gradients) const {
+void RunProcesses::share_gradients(const std::vector<NamedTensor>& parameters,
+                                   Value& gradients) const {
   if (size() == 1) return;
-  for (auto& [name, value] : gradients.entries()) {
-    const at::Tensor mean =
-        value.as_tensor().detach().contiguous().clone().div_(static_cast<double>(size()));
-    group_->all_reduce(mean, "putting gradients into a checkpoint");
-    gradients.set(name.as_string(), mean);
+  constexpr const char* kWhat = "putting gradients into a checkpoint";
+  // A process may lack some.
+  const at::Tensor has = at::zeros({static_cast<int64_t>(parameters.size())});
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (gradients.find(parameters[i].name)) has[static_cast<int64_t>(i)] = 1;
+  }
+  group_->all_reduce(has, kWhat);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (has[static_cast<int64_t>(i)].item<float>() == 0) continue;
+    const Value* const own = gradients.find(parameters[i].name);
+    const at::Tensor mean = own ? own->as_tensor().detach().contiguous().clone()
+                                : at::zeros_like(parameters[i].tensor.detach().contiguous());
+    mean.div_(static_cast<double>(size()));
+    group_->all_reduce(mean, kWhat);
+    gradients.set(parameters[i].name, mean);
   }
 }
 
@@ -169,36 +176,65 @@ void RunProcesses::note(const Scalars& losses) {
   }
 }
 
+/// Makes the table of losses the same in all processes: which losses there are may depend on a
+/// batch.
+void RunProcesses::merge_names(const Scalars& mine) {
+  std::set<std::string> all(names_.begin(), names_.end());
+  std::string own;
+  for (const auto& [name, value] : mine) own += name + "\n";
+  for (const std::string& text : all_gather_text(*group_, own)) {
+    for (const std::string& name : lines_of(text)) all.insert(name);
+  }
+  names_.assign(all.begin(), all.end());
+}
+
 RunProcesses::Step RunProcesses::agree(const Step& mine, double share) {
   if (size() == 1) return mine;
-  if (names_.empty()) {
-    for (const auto& [name, value] : mine.losses) {
-      if (names_.size() < kMostLosses) names_.push_back(name);
-    }
-  }
-  const at::Tensor numbers = at::zeros({static_cast<int64_t>(2 + kMostLosses)}, at::kDouble);
-  double* const begin = numbers.data_ptr<double>();
-  begin[0] = mine.stop ? 1 : 0;
-  begin[1] = mine.signal == 0 ? 0 : 1;
-  for (size_t i = 0; i < names_.size(); ++i) {
-    const auto found = mine.losses.find(names_[i]);
-    if (found != mine.losses.end()) begin[2 + i] = share * found->second;
-    if (const auto bad = invalid_.find(names_[i]); bad != invalid_.end())
-      begin[2 + i] = bad->second;
-  }
+  constexpr const char* kWhat = "agreeing on an optimizer step";
+  Scalars losses = mine.losses;
+  for (const auto& [name, value] : invalid_) losses[name] = value;
   invalid_.clear();
-  group_->all_reduce(numbers, "agreeing on an optimizer step");
+  const auto is_known = [&](const std::string& name) {
+    return std::binary_search(names_.begin(), names_.end(), name);
+  };
   Step all;
-  all.stop = begin[0] > 0;
-  if (begin[1] > 0) {
-    // Rare: which signal it was takes a second round.
-    at::Tensor signal = at::full({1}, mine.signal, at::kLong);
-    for (const at::Tensor& item : group_->all_gather(signal, "agreeing on a signal")) {
-      all.signal = std::max(all.signal, item.item<int>());
+  for (;;) {
+    // Two flags; then, for each loss, the sum of its values and the share of samples that have it.
+    constexpr int64_t kFlags = 3;
+    const at::Tensor numbers =
+        at::zeros({kFlags + 2 * static_cast<int64_t>(names_.size())}, at::kDouble);
+    double* const begin = numbers.data_ptr<double>();
+    begin[0] = mine.stop ? 1 : 0;
+    begin[1] = mine.signal == 0 ? 0 : 1;
+    begin[2] = std::all_of(losses.begin(), losses.end(),
+                           [&](const auto& item) { return is_known(item.first); })
+                   ? 0
+                   : 1;
+    double* const values = begin + kFlags;
+    for (size_t i = 0; i < names_.size(); ++i) {
+      const auto found = losses.find(names_[i]);
+      if (found == losses.end()) continue;
+      values[2 * i] = share * found->second;
+      values[2 * i + 1] = share;
     }
+    group_->all_reduce(numbers, kWhat);
+    if (begin[2] > 0) {
+      merge_names(losses);
+      continue;
+    }
+    all.stop = begin[0] > 0;
+    if (begin[1] > 0) {
+      // Rare: which signal it was takes a second round.
+      const at::Tensor signal = at::full({1}, mine.signal, at::kLong);
+      for (const at::Tensor& item : group_->all_gather(signal, kWhat)) {
+        all.signal = std::max(all.signal, item.item<int>());
+      }
+    }
+    for (size_t i = 0; i < names_.size(); ++i) {
+      if (values[2 * i + 1] > 0) all.losses[names_[i]] = values[2 * i] / values[2 * i + 1];
+    }
+    return all;
   }
-  for (size_t i = 0; i < names_.size(); ++i) all.losses[names_[i]] = begin[2 + i];
-  return all;
 }
 
 MeanOfBuffers::MeanOfBuffers(const RunProcesses& processes, const ModelRef& model)
@@ -219,12 +255,17 @@ void MeanOfBuffers::take() const {
   for (size_t i = 0; i < items_.size(); ++i) {
     if (!at::equal(items_[i].buffer, items_[i].before)) changed[static_cast<int64_t>(i)] = 1;
   }
-  processes_.add_up(changed, kWhat);
+  const at::Tensor count = changed.clone();
+  processes_.add_up(count, kWhat);
   for (size_t i = 0; i < items_.size(); ++i) {
-    if (changed[static_cast<int64_t>(i)].item<float>() == 0) continue;
+    const auto place = static_cast<int64_t>(i);
+    const double all = count[place].item<double>();
+    if (all == 0) continue;
+    // A process without samples has nothing to say.
     const at::Tensor sum = items_[i].buffer.detach().contiguous().clone();
+    if (changed[place].item<float>() == 0) sum.zero_();
     processes_.add_up(sum, kWhat);
-    items_[i].buffer.copy_(sum.div_(static_cast<double>(processes_.size())));
+    items_[i].buffer.copy_(sum.div_(all));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,11 +24,13 @@ class RunProcesses {
  public:
   RunProcesses() = default;
   /// Joins the processes that the config's launcher started, and compares the configs.
-  /// @param config has the command line's values; gets the seed of process 0 if it has none
+  /// @param config has the command line's values
   /// @throws ConfigError, ProcessGroupError
   RunProcesses(Node& config, const TrainConfig& options);
 
   const std::shared_ptr<ProcessGroup>& group() const { return group_; }
+  /// A seed that is the same in all processes, for configs without one; nothing for one process.
+  std::optional<int64_t> drawn_seed() const { return drawn_seed_; }
   int64_t rank() const { return group_ ? group_->rank() : 0; }
   int64_t size() const { return size_of(group_.get()); }
   bool is_main() const { return polyak::is_main(group_.get()); }
@@ -42,7 +45,7 @@ class RunProcesses {
   /// Replaces numbers that add up by their sums.
   void add_up(const at::Tensor& numbers, const char* what) const;
   /// Replaces the gradients in a checkpoint, which are sums of this process alone, by their means.
-  void share_gradients(Value& gradients) const;
+  void share_gradients(const std::vector<NamedTensor>& parameters, Value& gradients) const;
 
   /// Adds the random states of all processes to the one of process 0, which is saved.
   void add_states(Value& random_state) const;
@@ -63,7 +66,10 @@ class RunProcesses {
 
  private:
   std::shared_ptr<ProcessGroup> group_;
-  std::vector<std::string> names_;  // of the losses
+  void merge_names(const Scalars& mine);
+
+  std::optional<int64_t> drawn_seed_;
+  std::vector<std::string> names_;  // of the losses, sorted, the same in all processes
   Scalars invalid_;                 // noted since the last agree()
 };
 

@@ -143,7 +143,8 @@ void RandomnessOptions::visit(OptionVisitor& visitor) {
 void EnvOptions::visit(OptionVisitor& visitor) {
   visitor.key("num_threads", &num_threads, "Threads per operation; null: all cores.",
               closed_interval(1, 1024));
-  visitor.block<DistOptions>("dist_cfg", &dist_cfg, "How processes reach each other: backend, timeout.");
+  visitor.block<DistOptions>("dist_cfg", &dist_cfg,
+                             "How processes reach each other: backend, timeout.");
 }
 
 void DistOptions::visit(OptionVisitor& visitor) {

@@ -39,7 +39,8 @@ TrainRunner::TrainRunner(Node config, const Catalog& catalog, Purpose purpose)
   make_plugin_paths_absolute(config_);
   if (purpose_ != Purpose::check) {
     processes_ = RunProcesses(config_, options_);
-    if (const Node* randomness = config_.find("randomness")) options_.randomness = *randomness;
+    // How a run was started is no part of what it is: its files serve one process too.
+    if (config_.find("launcher")) config_.set("launcher", "none");
   }
   processes_.together([this] { build(); });
   compare_processes();
@@ -101,6 +102,15 @@ void TrainRunner::compare_processes() {
             ? fmt::format("{} at iteration {}", start_.file,
                           start_.checkpoint->at("meta").at("iter").as_int())
             : start_.file}});
+  for (const auto* evaluation : {&data_.val, &data_.test}) {
+    if (!*evaluation) continue;
+    for (const auto& metric : (*evaluation)->metrics) {
+      if (metric->sums().defined()) continue;
+      config_.fail(
+          "one of its metrics cannot be put together over several processes: its class overrides "
+          "neither sums() nor set_sums(); evaluate in one process");
+    }
+  }
   processes_.share(model().tensors(), "sharing the first weights");
 }
 
@@ -141,10 +151,25 @@ void TrainRunner::set_up_process() {
     const Value* seed = start_.checkpoint->at("meta").find("seed");
     if (seed && !seed->is_none()) resumed_seed = seed->as_int();
   }
+  if (!resumed_seed && processes_.drawn_seed()) {
+    RandomnessOptions given;
+    read_options(options_.randomness, given, "randomness");
+    if (!given.seed) {
+      if (options_.randomness.is_null()) options_.randomness = Node::mapping({});
+      options_.randomness.set("seed", *processes_.drawn_seed());
+      log_info("randomness.seed is not set; drew {}", *processes_.drawn_seed());
+    }
+  }
   const int64_t seed = set_up_randomness(options_.randomness, resumed_seed);
   Node resolved = options_.randomness;
   resolved.set("seed", seed);
   config_.set("randomness", std::move(resolved));
+  if (processes_.size() > 1) {
+    if (!options_.device) options_.device = "cpu";
+    if (options_.device->rfind("cpu", 0) != 0) {
+      config_.at("device").fail("several processes train on CPUs only; set device: cpu");
+    }
+  }
   device_ = find_device(config_, options_.device);
   RandomnessOptions randomness;
   read_options(options_.randomness, randomness, "randomness");
@@ -223,29 +248,9 @@ void TrainRunner::set_up_training() {
   }
   leave_out_last_batch_ = check_training_data(model_, *data_.train, device_, progress().max_iters,
                                               options_.train_dataloader);
-  scale_learning_rate();
+  scale_learning_rate(options_, data_.train->whole_batch_size());
   const Optimization::Context context{&config_, &options_, &catalog_, &progress()};
   optimization_ = std::make_unique<Optimization>(context, model(), start_);
-}
-
-/// MMEngine's auto_scale_lr: the rate of the config is for base_batch_size samples an iteration.
-void TrainRunner::scale_learning_rate() {
-  if (options_.auto_scale_lr.is_null()) return;
-  AutoScaleLrOptions scale;
-  read_options(options_.auto_scale_lr, scale, "auto_scale_lr");
-  if (!scale.enable) return;
-  const Node* optimizer = options_.optim_wrapper.find("optimizer");
-  const Node* lr = optimizer ? optimizer->find("lr") : nullptr;
-  if (!lr) options_.auto_scale_lr.fail("needs optim_wrapper.optimizer.lr, the rate to scale");
-  const double ratio = static_cast<double>(data_.train->whole_batch_size()) /
-                       static_cast<double>(scale.base_batch_size);
-  const double scaled = lr->as_double() * ratio;
-  log_info(
-      "auto_scale_lr: {} samples an iteration, for {} in the config: the learning rate is {:.6g}",
-      data_.train->whole_batch_size(), scale.base_batch_size, scaled);
-  Node changed = *optimizer;
-  changed.set("lr", scaled);
-  options_.optim_wrapper.set("optimizer", std::move(changed));
 }
 
 // ---- the run
@@ -258,6 +263,7 @@ Scalars TrainRunner::train() {
   } unlock{locks_};
   start_run();
   const bool owes_validation = load_checkpoint();
+  processes_.share(model().tensors(), "sharing the loaded weights");  // copies of a file may differ
   prepare_gradients();
   optimization_->wrapper().start(progress().iter, last_iteration());
   loop_.before_train();
@@ -286,7 +292,15 @@ Scalars TrainRunner::measure() {
 
 void TrainRunner::start_run() {
   if (loop_.phase() != RunLoop::Phase::built) return;
-  if (!is_main()) return loop_.before_run();
+  processes_.together([this] {
+    if (is_main()) make_files();
+  });
+  log_info("Hooks run in this order:");
+  for (const std::string& line : hooks_.lines()) log_info("{}", line);
+  loop_.before_run();
+}
+
+void TrainRunner::make_files() {
   std::error_code error;
   fs::create_directories(fs::path(work_dir_) / timestamp_, error);
   if (error) fail<Error>("{} cannot be created: {}", work_dir_, error.message());
@@ -297,9 +311,6 @@ void TrainRunner::start_run() {
   // A test keeps the config of the run whose folder it uses.
   const fs::path folder = training() ? fs::path(work_dir_) : fs::path(work_dir_) / timestamp_;
   replace_text_file((folder / (name_ + ".yaml")).string(), config_.dump());
-  log_info("Hooks run in this order:");
-  for (const std::string& line : hooks_.lines()) log_info("{}", line);
-  loop_.before_run();
 }
 
 /// @return whether a validation may be missing in the resumed run
@@ -457,6 +468,10 @@ void TrainRunner::validate_if_due() {
   if (!loop_options_.validates_after(done, max)) return;
   try {
     validations_.push_back({now.by_epoch, done, run_evaluation(*data_.val, Hook::Stage::val)});
+    // A hook may have asked for a stop, and a signal may have come.
+    if (processes_.size() > 1) {
+      agreed_ = processes_.agree({{}, stop_.requested(), stop_.signal()}, 0);
+    }
   } catch (const Interrupted&) {
     log_info("the validation was interrupted; the resumed run repeats it");
   }
@@ -557,7 +572,11 @@ Value TrainRunner::make_checkpoint(bool with_optimizer, bool with_schedules) {
   }
   Value checkpoint = loop_.begin_checkpoint(std::move(parts));
   if (Value* gradients = checkpoint.at("polyak").find("gradients"); gradients && shares) {
-    processes_.share_gradients(*gradients);
+    std::vector<NamedTensor> parameters;
+    for (const NamedTensor& item : model().tensors()) {
+      if (!item.buffer) parameters.push_back(item);
+    }
+    processes_.share_gradients(parameters, *gradients);
   }
   Value& meta = checkpoint.at("meta");
   meta.set("seed", static_cast<int64_t>(randomness_.seed()));

@@ -111,9 +111,9 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   void set_up_length();
   void set_up_model();
   void set_up_training();
-  void scale_learning_rate();
 
   void start_run();
+  void make_files();
   bool load_checkpoint();
   int64_t last_iteration() const;
   void prepare_gradients();

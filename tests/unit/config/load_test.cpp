@@ -29,6 +29,16 @@ TEST(ConfigYaml, ReadsEscapesThatAreNoAsciiAsUtf8) {
   EXPECT_EQ(parse_config(config.dump()).at("text").as_string(), config.at("text").as_string());
 }
 
+TEST(ConfigYaml, WritesWhatOtherReadersTakeForTheStartOfAFileOrTheEndOfALine) {
+  const std::string key = "\ufeffkey", value = "a\u0085b\u2028c\u2029d\ufeff";
+  Node config = Node::mapping();
+  config.set(key, value);
+  const Node again = parse_config(config.dump());
+  ASSERT_EQ(again.entries().size(), 1u);
+  EXPECT_EQ(again.entries()[0].first, key);
+  EXPECT_EQ(again.entries()[0].second.as_string(), value);
+}
+
 TEST(ConfigYaml, PlacesAnEmptyValueAtItsKey) {
   const Node config = parse_config("a:\nb: 1\n", "c.yaml");
   EXPECT_TRUE(config.at("a").is_null());

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header of this name that Debian's LibTorch 1.13 lacks, although its c10d/reducer.hpp includes it: what that needs.
+// The header of this name that Debian's LibTorch 1.13 lacks, although its c10d/reducer.hpp includes
+// it: what that needs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
