@@ -55,7 +55,8 @@ class AttachTest(unittest.TestCase):
     def refused(self, *command, says, config=COSINE):
         done = self.run_program(POLYAK, "attach", self.config(config), "--", *command, status=2)
         self.assertEqual(done.stdout, "")
-        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        for line in done.stderr.splitlines():  # messages, and under each the line of the config
+            self.assertRegex(line, r"^polyak: |^ +\d* +\|")
         for part in [says] if isinstance(says, str) else says:
             self.assertIn(part, done.stderr)
         self.assertEqual([], [path.name for path in self.folder.rglob("*.pt*")])

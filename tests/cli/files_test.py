@@ -26,7 +26,7 @@ class Files(CommandTest):
 
     def refusal(self, *arguments, status):
         done = self.run_polyak(*arguments, status=status)
-        return done.stderr.splitlines()[-1]
+        return done.stderr
 
     def test_are_shown_compared_converted_and_loaded(self):
         text = self.run_polyak("inspect", self.file).stdout

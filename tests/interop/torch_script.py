@@ -209,7 +209,7 @@ def check_precise_statistics(folder, data):
 def check_refusals(folder):
     def refuse(*words):
         done = polyak("check", "bad.yaml", cwd=folder, status=2)
-        check(done.stderr.count("\n") == 1 and all(word in done.stderr for word in ("bad.yaml:2:", *words)),
+        check(done.stderr.count("\n") == 3 and all(word in done.stderr for word in ("bad.yaml:2:", *words)),
               f"{words}: {done.stderr!r}")
 
     class Sum(torch.nn.Module):

@@ -112,7 +112,7 @@ class PluginRun(unittest.TestCase):
         config = self.write("config.yaml", f"plugins: [./broken.so]\n{EVERY_KIND}")
         done = self.run_polyak("train", config, status=2)
         self.assertRegex(done.stderr, r"^polyak: \S+config\.yaml:1:\d+: plugins\[0\]: \S+broken\.so: is not a shared")
-        self.assertEqual(len(done.stderr.splitlines()), 1)
+        self.assertEqual(len(done.stderr.splitlines()), 3)  # with the line of the config, and what it is about
         self.assertFalse((self.folder / "work_dirs").exists())
 
 

@@ -74,7 +74,7 @@ std::optional<int64_t> AttachConfig::streams_kept() const {
       streams.find("keep")->is_int() && streams.find("keep")->as_int() >= 1) {
     return streams.find("keep")->as_int();
   }
-  fail<ConfigError>("streams: must be {{keep: N}} with N at least 1, none, or all");
+  fail_option("streams", "must be {{keep: N}} with N at least 1, none, or all");
 }
 
 void AttachConfig::validate() const {

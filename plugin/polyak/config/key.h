@@ -51,7 +51,7 @@ struct Blocks {
     list_of_lists,  // a list of such lists
     by_name,        // a mapping of names to mappings; null under a name leaves it out
   };
-  Form form = Form::none;
+  Form form = Form::none;                        // of the value
   const char* kind = nullptr;                    // of the registry that builds them by `type`
   std::unique_ptr<Options> (*make)() = nullptr;  // without a kind: the options with their keys
   const char* owner = nullptr;                   // who takes the keys, for messages; null: the key

@@ -26,7 +26,7 @@ class POLYAK_API RegistryBase {
     std::vector<KeyDescription> keys;  // of its Options
   };
 
-  using MakeOptions = std::unique_ptr<Options> (*)();
+  using MakeOptions = std::unique_ptr<Options> (*)();  ///< Makes options with their defaults.
 
   /// @param kind see kind()
   /// @param common makes common_keys(); null: none

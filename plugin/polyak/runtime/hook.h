@@ -49,7 +49,7 @@ struct POLYAK_API HookKeys : Options {
 class POLYAK_API Hook {
  public:
   static constexpr const char* kKind = "hook";  // for messages and `polyak list`
-  using CommonKeys = HookKeys;
+  using CommonKeys = HookKeys;                  ///< Of every hook's block.
   /// What the factory of a hook receives in addition to its options.
   struct Context {
     const Catalog* catalog = nullptr;  // for objects that the options name
