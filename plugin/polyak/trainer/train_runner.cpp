@@ -164,13 +164,10 @@ void TrainRunner::set_up_process() {
   Node resolved = options_.randomness;
   resolved.set("seed", seed);
   config_.set("randomness", std::move(resolved));
-  if (processes_.size() > 1) {
-    if (!options_.device) options_.device = "cpu";
-    if (options_.device->rfind("cpu", 0) != 0) {
-      config_.at("device").fail("several processes train on CPUs only; set device: cpu");
-    }
+  if (processes_.size() == 1 || options_.device) device_ = find_device(config_, options_.device);
+  if (processes_.size() > 1 && !device_.is_cpu()) {
+    config_.at("device").fail("several processes train on CPUs only; set device: cpu");
   }
-  device_ = find_device(config_, options_.device);
   RandomnessOptions randomness;
   read_options(options_.randomness, randomness, "randomness");
   randomness_ =
