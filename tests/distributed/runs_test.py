@@ -219,7 +219,7 @@ class Files(Runs):
         self.train(2, config, "out", "--resume", "--cfg-options", f"train_cfg.max_epochs={done + 2}")
 
     def test_a_run_stopped_between_accumulated_gradients_goes_on(self):
-        config = self.write(CONFIG.replace("interval: 1, max_keep", "interval: 5, by_epoch: false, max_keep"), size=500,
+        config = self.write(CONFIG.replace("interval: 1, max_keep_ckpts: 2", "interval: 5, by_epoch: false"), size=500,
                             accumulate=3)
         self.train(2, config, "whole")
         self.train(2, config, "parts", "--cfg-options", "train_cfg.max_epochs=2")
@@ -227,23 +227,23 @@ class Files(Runs):
             self.assertTrue((self.folder / name / "last_checkpoint").exists())
         (self.folder / "parts" / "last_checkpoint").write_text("iter_10.pth")
         self.train(2, config, "parts", "--resume")
-        self.assert_same("whole/iter_32.pth", "parts/iter_32.pth", 1e-14)
+        self.assert_same("whole/iter_32.pth", "parts/iter_32.pth", 1e-12)
 
     def test_hooks_that_stop_a_run(self):
         hooks = "custom_hooks:\n  - {{type: EarlyStoppingHook, monitor: accuracy/top1, patience: 1, min_delta: 100}}\n"
         config = self.write(CONFIG.replace("custom_hooks:\n", hooks), epochs=12)
         self.train(2, config, "early")
-        self.assertEqual(sorted(file.name for file in (self.folder / "early").glob("epoch_*"))[-1], "epoch_6.pth")
+        self.assertEqual(sorted(file.name for file in (self.folder / "early").glob("epoch_*"))[-1], "epoch_4.pth")
         self.assertFalse(list((self.folder / "early").glob("iter_*")))
         hooks = "custom_hooks:\n  - {{type: CheckInvalidLossHook}}\n"
-        config = self.write(CONFIG.replace("custom_hooks:\n", hooks).replace("lr: 0.2", "lr: 1.0e+200"), accumulate=2)
+        config = self.write(CONFIG.replace("custom_hooks:\n", hooks).replace("lr: 0.2", "lr: 1.0e+308"), accumulate=2)
         for _, err, _ in self.finish(self.start(range(2), "train", config, "--work-dir", "bad"), 1):
             self.assertIn("CheckInvalidLossHook: ", err)
 
     def test_other_keys(self):
         config = self.write(CONFIG.replace("DoubleNet", "DoubleNet, batch_norm: true"))
         self.train(2, config, "out", "--cfg-options", "broadcast_buffers=true", "randomness.diff_rank_seed=true",
-                   "auto_scale_lr={enable: true, base_batch_size: 32}", "custom_hooks.1={type: PreciseBNHook}")
+                   "auto_scale_lr={enable: true, base_batch_size: 32}", "custom_hooks=[{type: EMAHook, momentum: 0.1}, {type: PreciseBNHook, num_samples: 100}]")
         self.assertEqual(self.scalars("out")[0]["lr"], 0.4)
         self.assertIn("launcher: none", (self.folder / "out" / "config.yaml").read_text())
         self.train_alone(self.folder / "out" / "config.yaml", "out", "--resume")
