@@ -235,7 +235,7 @@ class Files(Runs):
         self.train(2, config, "early")
         self.assertEqual(sorted(file.name for file in (self.folder / "early").glob("epoch_*"))[-1], "epoch_4.pth")
         self.assertFalse(list((self.folder / "early").glob("iter_*")))
-        hooks = "custom_hooks:\n  - {{type: CheckInvalidLossHook}}\n"
+        hooks = "custom_hooks:\n  - {{type: CheckInvalidLossHook, interval: 1}}\n"
         config = self.write(CONFIG.replace("custom_hooks:\n", hooks).replace("lr: 0.2", "lr: 1.0e+308"), accumulate=2)
         for _, err, _ in self.finish(self.start(range(2), "train", config, "--work-dir", "bad"), 1):
             self.assertIn("CheckInvalidLossHook: ", err)

@@ -54,7 +54,7 @@ void PostHocEMAHookOptions::visit(OptionVisitor& visitor) {
   rest.kind = AveragedModel::kKind;
   rest.type = PowerFunctionEMAOptions::kName;
   rest.reason = kReason;
-  rest.refused = {"sigma_rel", "gamma", "interval", "write_back"};
+  rest.refused = {"sigma_rel", "gamma", "interval", "write_back", "shard", "verify"};
   rest.complete = [](Node& block) { block.set("sigma_rel", kMaxSigmaRel); };  // of sigma_rels
   visitor.rest(&average_, rest);
 }
