@@ -67,7 +67,7 @@ std::string yaml_block(const Catalog& catalog, const RegistryBase& registry,
                        const std::string& name) {
   const bool is_average = registry.kind() == AveragedModel::kKind;
   std::string text = comment(fmt::format("{}: {}", registry.kind(), registry.describe(name).doc)) +
-                     fmt::format(is_average ? "type: EMAHook\nema_type: {}\n" : "type: {}\n", name);
+                     fmt::format("{}: {}\n", is_average ? "type: EMAHook\nema_type" : "type", name);
   if (const auto common = registry.common_keys()) text += keys_of(catalog, *common);
   return text + keys_of(catalog, *registry.options_of(name));
 }
