@@ -53,8 +53,9 @@ bool may_stand_plain(const std::string& text) {
     return false;
   }
   return last != ' ' && last != ':' && text.compare(0, 3, "...") != 0 &&
-         text.find_first_of(",[]{}") == std::string::npos && text.find(": ") == std::string::npos &&
-         text.find(" #") == std::string::npos && !needs_escapes(text);
+         text.find_first_of(",[]{}?") == std::string::npos &&
+         text.find(": ") == std::string::npos && text.find(" #") == std::string::npos &&
+         !needs_escapes(text);
 }
 
 std::string string_text(const std::string& text) {

@@ -29,6 +29,11 @@ TEST(ConfigYaml, ReadsEscapesThatAreNoAsciiAsUtf8) {
   EXPECT_EQ(parse_config(config.dump()).at("text").as_string(), config.at("text").as_string());
 }
 
+TEST(ConfigYaml, QuotesQuestionMarksWhichEndAWordInAList) {
+  const Node config = parse_config("t?:\n- ti?t\n");
+  EXPECT_EQ(parse_config(config.dump()).dump(), config.dump());
+}
+
 TEST(ConfigYaml, WritesWhatOtherReadersTakeForTheStartOfAFileOrTheEndOfALine) {
   const std::string key = "\ufeffkey", value = "a\u0085b\u2028c\u2029d\ufeff";
   Node config = Node::mapping();
