@@ -233,7 +233,10 @@ std::string AverageCore::take_changes() {
 
 void AverageCore::prepare(const ModelRef& model) {
   engine.wait();
-  if (tensors.is_sharded()) follow_in_parts(model);
+  if (tensors.is_sharded()) {
+    follow_in_parts(model);
+    if (tensors.is_sharded()) return counter.adopt_place();  // the plan fits
+  }
   if (counter.differs()) sync_from_module();
   counter.adopt_place();
   if (is_swapped()) {
@@ -242,7 +245,7 @@ void AverageCore::prepare(const ModelRef& model) {
         "swap() first");
   }
   if (!binding.is_current(model)) bind(model);
-  if (tensors.watches_gradients() && !tensors.is_sharded()) tensors.settle_frozen();
+  if (tensors.watches_gradients()) tensors.settle_frozen();
   if ((shards() && !tensors.is_sharded()) || !engine.fits(tensors)) {
     if (tensors.is_reshaped()) bind(model);  // resized in place
     tensors.check_kinds();

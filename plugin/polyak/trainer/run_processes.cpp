@@ -74,9 +74,6 @@ RunProcesses::RunProcesses(Node& config, const TrainConfig& options) {
   read_options(options.env_cfg, env, "env_cfg");
   DistOptions dist;
   read_options(env.dist_cfg, dist, "dist_cfg");
-  if (const std::string reason = why_not_distributed(); !reason.empty()) {
-    config.at("launcher").fail(reason);
-  }
   group_ =
       join_processes(place, std::chrono::milliseconds(static_cast<int64_t>(1000 * dist.timeout)));
   check_same({{"version of Polyak", POLYAK_VERSION},
