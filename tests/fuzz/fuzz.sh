@@ -45,8 +45,9 @@ say "built in $((SECONDS - start)) s"
 
 # Memory for LibTorch, 200 MB, and for what an input of at most 16 KiB may need; LibTorch 1.13's zip reader loses its
 # memory when it refuses a file; libjpeg and libpng jump over destructors, which sanitizers do not follow.
-# Freed memory that the sanitizer keeps back is not that of an input.
-export ASAN_OPTIONS="detect_leaks=0:quarantine_size_mb=64:allocator_may_return_null=0:${ASAN_OPTIONS:-}"
+# Freed memory that the sanitizer keeps back is not that of an input, and neither is what it notes of each new call
+# stack: a parser that recurses has no end of them.
+export ASAN_OPTIONS="detect_leaks=0:quarantine_size_mb=64:malloc_context_size=6:allocator_may_return_null=0:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:${UBSAN_OPTIONS:-}"
 status=0
 for target in "${targets[@]}"; do

@@ -11,6 +11,8 @@ namespace polyak {
 namespace {
 
 constexpr size_t kFlowWidth = 80;
+/// YAML's limit is 1024 characters, with quotes; a longer key needs a mark of its own.
+constexpr size_t kLongestPlainKey = 1000;
 
 bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
@@ -125,7 +127,9 @@ void write_block(const Node& node, size_t indent, std::string& out) {
   }
   for (const auto& [key, value] : node.entries()) {
     start_line();
-    out += string_text(key) + ":";
+    const std::string text = string_text(key);
+    out += text.size() <= kLongestPlainKey ? text : fmt::format("? {}\n{}", text, next_line);
+    out += ":";
     if (const auto line = one_line(value)) {
       out += " " + *line + "\n";
     } else {

@@ -29,6 +29,24 @@ TEST(ConfigYaml, ReadsEscapesThatAreNoAsciiAsUtf8) {
   EXPECT_EQ(parse_config(config.dump()).at("text").as_string(), config.at("text").as_string());
 }
 
+TEST(ConfigYaml, WritesKeysThatAreLongerThanYamlAllowsWithoutAMark) {
+  // Quotes and escapes make them two and four times as long.
+  const std::string keys[] = {std::string(900, '\''), std::string(300, '\x01')};
+  for (const std::string& key : keys) {
+    Node inner = Node::mapping();
+    inner.set(key, 1);
+    inner.set("b", Node::mapping({{"c", 2}}));
+    Node config = Node::mapping();
+    config.set("a", std::move(inner));
+    config.set(key, Node::mapping({{"d", 3}}));
+    const Node again = parse_config(config.dump());
+    EXPECT_EQ(again.at("a").at(key).as_int(), 1);
+    EXPECT_EQ(again.at("a").at("b").at("c").as_int(), 2);
+    EXPECT_EQ(again.at(key).at("d").as_int(), 3);
+    EXPECT_EQ(again.dump(), config.dump());
+  }
+}
+
 TEST(ConfigYaml, QuotesQuestionMarksWhichEndAWordInAList) {
   const Node config = parse_config("t?:\n- ti?t\n");
   EXPECT_EQ(parse_config(config.dump()).dump(), config.dump());
