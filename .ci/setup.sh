@@ -7,7 +7,7 @@ POLYAK_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 POLYAK_PIP_TORCH=2.15.0
 POLYAK_PIP_PACKAGES=(numpy==2.2.6 pillow==13.0.0)
 # What the tests against other libraries need: MMEngine, mmpretrain, timm, Lightning, safetensors, and what those import;
-# and the averages of ema-pytorch, diffusers, torch-ema, k-diffusion, TRL and MMagic.
+# and the averages of ema-pytorch, diffusers, torch-ema, k-diffusion, TRL and MMagic; and TensorBoard's reader.
 # Without their dependencies, which would bring matplotlib and a second OpenCV. And torchvision, of the version that the wheel takes:
 # 0.29.2 for the pinned one.
 POLYAK_PIP_TORCHVISION=0.29.2
@@ -16,7 +16,8 @@ POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0
   model-index==0.1.11 Markdown==3.11.3 ordered-set==4.1.0 packaging==26.4 platformdirs==4.14.8 PyYAML==6.0.4
   rich==15.0.0 safetensors==0.8.0 termcolor==3.3.0 yapf==0.43.0 zipp==3.20.2
   timm==1.0.31 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 tqdm==4.70.1
-  ema-pytorch==0.8.3 diffusers==0.42.1 torch-ema==0.3 k-diffusion==0.1.1.post1 trl==1.16.0 mmagic==1.2.0)
+  ema-pytorch==0.8.3 diffusers==0.42.1 torch-ema==0.3 k-diffusion==0.1.1.post1 trl==1.16.0 mmagic==1.2.0
+  tensorboard==2.21.0 protobuf==7.36.2 absl-py==2.5.1)
 
 POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
   nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev libgloo-dev)

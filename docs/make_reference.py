@@ -30,6 +30,7 @@ PLACES = {
     "optimizer": "`optim_wrapper.optimizer`.",
     "parameter scheduler": "`param_scheduler`: one or a list.",
     "sampler": "`train_dataloader.sampler` and those of validation and test.",
+    "vis backend": "`vis_backends`, a list.",
     "transform": "`pipeline` of a dataset, a list.",
 }
 FIRST = ["average", "hook"]  # what most readers look for

@@ -32,6 +32,14 @@ function(polyak_compile_options target)
     "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;$<$<BOOL:${POLYAK_WERROR}>:-Werror=all-warnings>>")
 endfunction()
 
+# polyak_without_sanitizers(TARGET): for code that tests run little or not at all with sanitizers, where compiling it so takes
+# minutes. ThreadSanitizer must see all, or it takes what it did not see for a race.
+function(polyak_without_sanitizers target)
+  if(POLYAK_SANITIZE AND NOT POLYAK_SANITIZE MATCHES thread)
+    target_compile_options(${target} PRIVATE -fno-sanitize=all -g0)
+  endif()
+endfunction()
+
 if(POLYAK_SANITIZE)
   add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${POLYAK_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all;-g1>")
   add_link_options(-fsanitize=${POLYAK_SANITIZE})

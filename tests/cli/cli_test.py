@@ -176,6 +176,61 @@ class Train(CommandTest):
                           *options)
         self.assertNotIn("training ended with", kept.stderr)
 
+    def test_mixed_precision_trains_the_weights_in_float32(self):
+        config = self.write(SMALL + COSINE)
+        amp = ("--cfg-options", "optim_wrapper.type=AmpOptimWrapper")
+        self.train(config, "--work-dir", "plain")
+        rows = self.table(self.train(config, "--work-dir", "mixed", *amp))
+        self.assertGreater(rows[-1]["accuracy, averaged by CosineEMA"], 40)
+        losses = [[line["loss"] for line in self.scalars(name) if "loss" in line] for name in ("plain", "mixed")]
+        self.assertNotEqual(*losses)
+        for one, other in zip(*losses):
+            self.assertAlmostEqual(one, other, delta=0.1)
+        for weights in "raw", "averaged":
+            self.run_polyak("convert", "mixed/epoch_3.pth", "out.safetensors", "--weights", weights)
+            data = (self.folder / "out.safetensors").read_bytes()
+            header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+            self.assertEqual({entry["dtype"] for name, entry in header.items() if name.endswith("weight")}, {"F32"})
+            (self.folder / "out.safetensors").unlink()
+
+    def test_a_step_that_overflows_is_no_step_and_no_update(self):
+        config = SMALL.replace("{type: SmallCNN, channels: [4, 8]}", "{type: MLP, hidden: [8]}") + COSINE
+        done = self.train(self.write(config), "--work-dir", "run", "--cfg-options",
+                          "optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=1e300")
+        self.assertFalse([line for line in self.scalars("run") if "ema_momentum" in line])
+        accuracies = {row["accuracy, raw weights"] for row in self.table(done)}
+        self.assertEqual(len(accuracies), 1)
+
+    def test_mixed_precision_resumes_its_loss_scale(self):
+        config = self.write(SMALL + COSINE)
+        amp = ("optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=dynamic")
+        self.train(config, "--work-dir", "whole", "--cfg-options", *amp)
+        self.train(config, "--work-dir", "parts", "--cfg-options", *amp, "train_cfg.max_epochs=1")
+        self.train(config, "--work-dir", "parts", "--resume", "--cfg-options", *amp)
+        last = [line for line in self.scalars("whole") if "loss" in line][-1]
+        self.assertEqual(last, [line for line in self.scalars("parts") if "loss" in line][-1])
+
+    def test_writes_a_trace_of_the_first_iterations(self):
+        hook = "custom_hooks:\n  - {type: ProfilerHook, by_epoch: false, profile_times: 2, json_trace_path: out/trace.json}\n"
+        done = self.train(self.write(SMALL + hook), "--work-dir", "run")
+        self.assertIn("the trace is in out/trace.json", done.stderr)
+        names = [event["name"] for event in json.loads((self.folder / "out/trace.json").read_text())]
+        self.assertEqual(names.count("aten::log_softmax"), 2)  # one for each iteration
+
+    def test_writes_numbers_to_the_backends_that_the_config_names(self):
+        backends = "vis_backends: [{type: TensorboardVisBackend}]\n"
+        twice = SMALL + backends + "default_hooks: {logger: {type: LoggerHook, vis_backends: []}}\n"
+        self.expect_refusal("train", self.write(twice, "twice.yaml"), status=2,
+                            says="vis_backends: is also set at the top of the config; remove one of them")
+        nowhere = SMALL + backends + "default_hooks: {logger: null}\n"
+        self.expect_refusal("train", self.write(nowhere, "nowhere.yaml"), status=2,
+                            says="vis_backends: there is no LoggerHook to write to them")
+        self.train(self.write(SMALL + backends), "--work-dir", "run")
+        (folder,) = (self.folder / "run").glob("*/vis_data")
+        (file,) = folder.iterdir()
+        self.assertIn(".tfevents.", file.name)
+        self.assertIn(b"brain.Event:2", file.read_bytes())
+
     def test_changes_the_average_by_one_block_of_yaml(self):
         for block, name in ((COSINE, "CosineEMA"), (SWA, "StochasticWeightAverage")):
             rows = self.table(self.train(self.write(SMALL + block), "--work-dir", name))

@@ -137,10 +137,12 @@ class Runs(unittest.TestCase):
 class Equality(Runs):
     """Several processes with small batches train as one process with a large one."""
 
-    def check(self, count, **values):
+    def check(self, count, text=CONFIG, **values):
         batch = 60
-        alone = self.write(CONFIG, "alone.yaml", batch=batch, **values)
-        several = self.write(CONFIG, "several.yaml", batch=batch // count, **values)
+        alone = self.write(text, "alone.yaml", batch=batch, **values)
+        several = self.write(text, "several.yaml", batch=batch // count, **values)
+        for folder in ("alone", "several"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
         self.train_alone(alone, "alone")
         self.train(count, several, "several")
         epochs = values.get("epochs", 4)
@@ -162,6 +164,14 @@ class Equality(Runs):
 
     def test_four_processes(self):
         self.check(4, size=240, epochs=13)
+
+    def test_synchronised_batch_norm(self):
+        text = CONFIG.replace("type: DoubleNet", "type: DoubleNet, sync_batch_norm: true")
+        text = text.replace("momentum: 0.05}}", "momentum: 0.05, verify: 5}}\n  - {{type: PreciseBNHook, num_samples: 100}}")
+        # The last batches have 2 samples: one of three processes has none.
+        for count, accumulate in (2, 1), (3, 2):
+            with self.subTest(count=count):
+                self.check(count, text=text + "sync_bn: true\n", size=722, epochs=4, accumulate=accumulate)
 
 
 class Files(Runs):
@@ -374,6 +384,10 @@ class Refused(Runs):
         ended = self.finish(started, None)
         self.assertEqual([code for *_, code in ended], [1, 1])
         self.assertIn("rank 0 cannot start: ", ended[1][1])
+
+    def test_batch_norm_that_cannot_be_synchronised(self):
+        config = self.write(CONFIG.replace("type: DoubleNet", "type: DoubleNet, batch_norm: true") + "sync_bn: true\n")
+        self.refused("sync_bn: the layer norm is LibTorch's own BatchNorm", [config, config])
 
     def test_a_launcher_without_processes(self):
         config = self.write(CONFIG)

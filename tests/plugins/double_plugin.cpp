@@ -15,6 +15,7 @@
 #include "polyak/loader/plugin.h"
 #include "polyak/trainer/dataset.h"
 #include "polyak/trainer/network.h"
+#include "polyak/trainer/sync_batch_norm.h"
 
 namespace {
 
@@ -58,10 +59,12 @@ class Blobs : public polyak::Dataset {
 struct DoubleNetOptions : polyak::Options {
   int64_t width = 16;
   bool batch_norm = false;
+  bool sync_batch_norm = false;
   bool unused = false;
   void visit(polyak::OptionVisitor& visitor) override {
     visitor.key("width", &width, "Hidden units.", polyak::at_least(1));
-    visitor.key("batch_norm", &batch_norm, "Normalise them.");
+    visitor.key("batch_norm", &batch_norm, "Normalise them, by LibTorch's layer.");
+    visitor.key("sync_batch_norm", &sync_batch_norm, "Normalise them, by Polyak's layer.");
     visitor.key("unused", &unused, "Have a layer that no loss depends on.");
   }
 };
@@ -73,6 +76,8 @@ class DoubleNet : public torch::nn::Cloneable<DoubleNet>, public polyak::Algorit
     first_ = register_module("first", torch::nn::Linear(kSide * kSide, options_.width));
     if (options_.batch_norm)
       norm_ = register_module("norm", torch::nn::BatchNorm1d(options_.width));
+    if (options_.sync_batch_norm)
+      synced_ = register_module("norm", polyak::SyncBatchNorm1d(options_.width));
     if (options_.unused) register_module("unused", torch::nn::Linear(2, 2));
     last_ = register_module("last", torch::nn::Linear(options_.width, kClasses));
     to(torch::kDouble);
@@ -84,6 +89,7 @@ class DoubleNet : public torch::nn::Cloneable<DoubleNet>, public polyak::Algorit
   at::Tensor predict(const at::Tensor& images) override {
     at::Tensor hidden = first_(images.flatten(1).to(at::kDouble) / 255);
     if (norm_) hidden = norm_(hidden);
+    if (synced_) hidden = synced_(hidden);
     return last_(hidden.tanh());
   }
 
@@ -91,6 +97,7 @@ class DoubleNet : public torch::nn::Cloneable<DoubleNet>, public polyak::Algorit
   DoubleNetOptions options_;
   torch::nn::Linear first_{nullptr}, last_{nullptr};
   torch::nn::BatchNorm1d norm_{nullptr};
+  polyak::SyncBatchNorm1d synced_{nullptr};
 };
 
 }  // namespace

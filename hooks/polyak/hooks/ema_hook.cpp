@@ -92,7 +92,7 @@ void EMAHook::before_run(Runner& runner) {
   }
   std::shared_ptr<AveragedModel> average = build_average(context);
   if (average_) runner.averages().remove(*average_);
-  average->set_process_group(runner.process_group());
+  average->set_process_group(runner.process_group(), runner.has_same_buffers());
   average_ = std::move(average);
   model_ = std::make_shared<const KnownModel>(model);
   // A momentum is what it says.

@@ -6,16 +6,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
-#include <system_error>
+#include <utility>
 
-#include "polyak/checkpoint/file.h"
 #include "polyak/core/log.h"
 #include "polyak/runtime/runner.h"
+#include "polyak/vis_backends/local_vis_backend.h"
 
 namespace polyak {
 namespace {
@@ -92,6 +93,21 @@ std::optional<double> relative_distance(const AveragedModel& average,
   return std::sqrt(difference.item<double>() / all);
 }
 
+/// Calls `use` for each; one that throws is left out from here on.
+void keep_if(std::vector<std::shared_ptr<VisBackend>>& backends,
+             const std::function<void(VisBackend&)>& use) {
+  const auto fails = [&](const std::shared_ptr<VisBackend>& backend) {
+    try {
+      use(*backend);
+    } catch (const std::exception& error) {
+      log_warning("LoggerHook: {}; continuing without it", first_line(error));
+      return true;
+    }
+    return false;
+  };
+  backends.erase(std::remove_if(backends.begin(), backends.end(), fails), backends.end());
+}
+
 /// "/12", or "" if the number is unknown.
 std::string of(int64_t all) {
   return all > 0 ? fmt::format("/{}", all) : "";
@@ -113,10 +129,17 @@ void LoggerHookOptions::visit(OptionVisitor& visitor) {
       "ema_distance", &ema_distance_,
       "Log the distance of each average from the weights, relative to them; reads both once "
       "for each line.");
+  visitor.component("vis_backends", &vis_backends_, VisBackend::kKind,
+                    "Where the numbers go beside the log, a list; null: LocalVisBackend.",
+                    Blocks::Form::list);
 }
 
-LoggerHook::LoggerHook(LoggerHookOptions options) : options_(std::move(options)) {
+LoggerHook::LoggerHook(LoggerHookOptions options, std::vector<std::shared_ptr<VisBackend>> backends)
+    : options_(std::move(options)), backends_(std::move(backends)) {
   check_options(options_, "LoggerHook");
+  if (options_.vis_backends().is_null() && backends_.empty()) {
+    backends_.push_back(std::make_shared<LocalVisBackend>());
+  }
 }
 
 LoggerHook::~LoggerHook() = default;
@@ -148,7 +171,7 @@ void LoggerHook::before_save_checkpoint(Runner& /*runner*/, Value& checkpoint) {
   }
   Value logger = Value::dict();
   logger.set("windows", std::move(windows));
-  if (!scalars_name_.empty()) logger.set("scalars", scalars_name_);
+  if (!lines_name_.empty()) logger.set("scalars", lines_name_);
   checkpoint.at("polyak").set("logger", std::move(logger));
 }
 
@@ -164,9 +187,9 @@ void LoggerHook::after_load_checkpoint(Runner& runner, Value& checkpoint) {
   if (const Value* name = logger->find("scalars")) earlier_ = name->as_string();
 }
 
-/// This run's scalars.json starts with the lines of the resumed run up to its checkpoint, so that
-/// the newest file covers the whole run. Lines of a validation that is not in the checkpoint are
-/// kept back, and dropped if the validation is repeated.
+/// The numbers of this run start with those of the resumed run up to its checkpoint, so that they
+/// cover the whole run. Those of a validation that is not in the checkpoint are kept back, and
+/// dropped if the validation is repeated.
 void LoggerHook::take_over_scalars(Runner& runner) {
   if (!is_main(runner.process_group().get())) return;
   const Progress& progress = runner.progress();
@@ -181,30 +204,25 @@ void LoggerHook::take_over_scalars(Runner& runner) {
              (folder / earlier_).string(), progress.iter + 1);
     return;
   }
-  std::string kept;
-  for (std::string line; std::getline(file, line);) {
-    const auto values = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!values.is_object() || !values.contains("step")) continue;  // truncated
-    const auto step = values["step"].get<int64_t>();
-    if (values.contains("iter") ? values["iter"].get<int64_t>() > progress.iter : step > done) {
-      continue;
+  earlier_.clear();
+  for (std::string text; std::getline(file, text);) {
+    const auto line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (!line.is_object() || !line.contains("step")) continue;  // truncated
+    const auto step = line["step"].get<int64_t>();
+    if (line.contains("iter") ? line["iter"].get<int64_t>() > progress.iter : step > done) continue;
+    Scalars values;
+    for (const auto& [name, value] : line.items()) {
+      if (name == "step") continue;
+      if (value.is_number()) values[name] = value.get<double>();
+      if (value.is_null()) values[name] = std::nan("");  // JSON has no other word for it
     }
-    if (!values.contains("iter") && step == done && step > known) {
-      pending_.push_back(line);
+    if (!line.contains("iter") && step == done && step > known) {
+      pending_.push_back({std::move(values), step});
       pending_step_ = step;
     } else {
-      kept += line + "\n";
+      write_scalars(runner, values, step);
     }
   }
-  earlier_.clear();
-  scalars_name_ = scalars_name(runner);
-  const std::filesystem::path own = folder / scalars_name_;
-  std::filesystem::create_directories(own.parent_path());
-  replace_text_file(own.string(), kept);
-}
-
-std::string LoggerHook::scalars_name(const Runner& runner) {
-  return runner.timestamp() + "/vis_data/scalars.json";
 }
 
 void LoggerHook::remember(const Scalars& values) {
@@ -282,7 +300,8 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
     if (values.count(name)) line += "  " + field(name, values[name]);
   }
   for (const auto& [name, value] : values) {
-    if (name != "lr" && name != "time" && name != "data_time") line += "  " + field(name, value);
+    if (name == "lr" || name == "time" || name == "data_time" || name == "ema_time_ms") continue;
+    line += "  " + field(name, value);
   }
   clear_bar();
   if (is_main(runner.process_group().get())) log_info("{}", line);
@@ -354,50 +373,28 @@ void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars
   write_scalars(runner, values, step);
 }
 
-void LoggerHook::open_scalars(const Runner& runner) {
-  if (scalars_tried_ || runner.work_dir().empty()) return;
-  if (!is_main(runner.process_group().get())) return;
-  scalars_tried_ = true;
-  scalars_name_ = scalars_name(runner);
-  const auto file = std::filesystem::path(runner.work_dir()) / scalars_name_;
-  std::filesystem::create_directories(file.parent_path());
-  scalars_.reset(std::fopen(file.c_str(), "a"));
-  if (!scalars_) {
-    log_warning("LoggerHook: {} cannot be written: {}; continuing without it", file.string(),
-                std::generic_category().message(errno));
-    return;
+void LoggerHook::open_backends(const Runner& runner) {
+  if (is_open_ || runner.work_dir().empty()) return;
+  is_open_ = true;
+  const std::string name = runner.timestamp() + "/vis_data";
+  const auto folder = std::filesystem::path(runner.work_dir()) / name;
+  std::filesystem::create_directories(folder);
+  for (const auto& backend : backends_) {
+    if (!backend->file().empty()) lines_name_ = name + "/" + backend->file();
   }
-  std::setvbuf(scalars_.get(), nullptr, _IONBF, 0);  // each line is written in one go
-}
-
-void LoggerHook::write_line(const std::string& line) {
-  if (!scalars_) return;
-  const std::string text = line + "\n";
-  const off_t size = ::lseek(fileno(scalars_.get()), 0, SEEK_END);
-  if (std::fwrite(text.data(), 1, text.size(), scalars_.get()) == text.size()) return;
-  const std::string reason = std::generic_category().message(errno);
-  // An incomplete line would be invalid JSON.
-  const bool whole = ::ftruncate(fileno(scalars_.get()), size) == 0;
-  scalars_.reset();
-  log_warning("LoggerHook: scalars.json cannot be written: {}; continuing without it{}", reason,
-              whole ? "" : "; its last line is incomplete");
+  keep_if(backends_, [&](VisBackend& backend) { backend.open(folder.string()); });
 }
 
 void LoggerHook::write_pending(const Runner& runner) {
-  if (!pending_.empty()) open_scalars(runner);
-  for (const std::string& line : pending_) write_line(line);
-  pending_.clear();
+  for (const Line& line : std::exchange(pending_, {}))
+    write_scalars(runner, line.values, line.step);
 }
 
 void LoggerHook::write_scalars(const Runner& runner, const Scalars& values, int64_t step) {
-  nlohmann::ordered_json line;
-  for (const auto& [name, value] : values) {
-    const bool whole = name == "epoch" || name == "iter";
-    whole ? line[name] = static_cast<int64_t>(value) : line[name] = value;
-  }
-  line["step"] = step;
-  open_scalars(runner);
-  write_line(line.dump());
+  if (!is_main(runner.process_group().get())) return;
+  open_backends(runner);
+  if (!is_open_) return;
+  keep_if(backends_, [&](VisBackend& backend) { backend.add_scalars(values, step); });
 }
 
 void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {

@@ -2,15 +2,17 @@
 #pragma once
 
 #include <chrono>
-#include <cstdio>
 #include <deque>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "polyak/config/node.h"
 #include "polyak/runtime/hook.h"
+#include "polyak/runtime/vis_backend.h"
 
 namespace polyak {
 
@@ -30,6 +32,10 @@ struct POLYAK_API LoggerHookOptions : Options {
   LoggerHookOptions& ema_distance(bool value) { return ema_distance_ = value, *this; }
   bool ema_distance() const { return ema_distance_; }
 
+  /// Blocks of VisBackends; null: LocalVisBackend.
+  LoggerHookOptions& vis_backends(Node value) { return vis_backends_ = std::move(value), *this; }
+  const Node& vis_backends() const { return vis_backends_; }
+
   void visit(OptionVisitor& visitor) override;
 
  private:
@@ -39,18 +45,23 @@ struct POLYAK_API LoggerHookOptions : Options {
   bool log_metric_by_epoch_ = true;
   bool progress_bar_ = true;
   bool ema_distance_ = false;
+  Node vis_backends_;
 };
 
 /// Writes the same lines as MMEngine: one every `interval` iterations and one for each validation
-/// or test, to the log and, as JSON lines, to WORK_DIR/TIMESTAMP/vis_data/scalars.json. `eta`
+/// or test, to the log and to the vis backends: by default, as JSON lines, to
+/// WORK_DIR/TIMESTAMP/vis_data/scalars.json. `eta`
 /// is computed from the hook's own times of training iterations. It is omitted if the length of the
 /// run is unknown and before the first iteration. scalars.json also has the horizon of each
-/// average, `ema_horizon`: the optimizer steps that it follows by its current weight. On a
-/// terminal, a bar shows the epoch's progress.
+/// average, `ema_horizon`: the optimizer steps that it follows by its current weight; and
+/// `ema_time_ms`: the milliseconds in which all averages were updated, those of launching it if
+/// they are on a GPU. On a terminal, a bar shows the epoch's progress.
 class POLYAK_API LoggerHook : public Hook {
  public:
+  /// @param backends those of the options; empty: LocalVisBackend
   /// @throws ConfigError
-  explicit LoggerHook(LoggerHookOptions options = {});
+  explicit LoggerHook(LoggerHookOptions options = {},
+                      std::vector<std::shared_ptr<VisBackend>> backends = {});
   ~LoggerHook() override;
 
   std::string name() const override { return "LoggerHook"; }
@@ -81,9 +92,7 @@ class POLYAK_API LoggerHook : public Hook {
   void log_evaluation(Runner& runner, const char* stage, const Scalars& metrics);
   void take_over_scalars(Runner& runner);
   void write_pending(const Runner& runner);
-  void open_scalars(const Runner& runner);
-  void write_line(const std::string& line);
-  static std::string scalars_name(const Runner& runner);
+  void open_backends(const Runner& runner);
   void write_scalars(const Runner& runner, const Scalars& values, int64_t step);
   void draw_bar(const Runner& runner, int64_t batch);
   void clear_bar();
@@ -96,15 +105,16 @@ class POLYAK_API LoggerHook : public Hook {
   double seconds_ = 0;                     // total time of the timed iterations of this process
   int64_t timed_ = 0;                      // their number
   bool bar_drawn_ = false;
-  std::string earlier_;               // scalars.json of the resumed run, relative to work_dir
-  std::vector<std::string> pending_;  // its lines of a validation that may be repeated
-  int64_t pending_step_ = -1;
-  std::string scalars_name_;  // of the open file, relative to work_dir
-  bool scalars_tried_ = false;
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
+  struct Line {
+    Scalars values;
+    int64_t step;
   };
-  std::unique_ptr<std::FILE, Close> scalars_;
+  std::string earlier_;        // file with the lines of the resumed run, relative to work_dir
+  std::vector<Line> pending_;  // its lines of a validation that may be repeated
+  int64_t pending_step_ = -1;
+  std::string lines_name_;  // the same of this run
+  bool is_open_ = false;
+  std::vector<std::shared_ptr<VisBackend>> backends_;
 };
 
 }  // namespace polyak

@@ -79,10 +79,10 @@ void AverageCore::verify(const std::string& rule_name, const Node& rule_options)
                                 {"number of skipped updates", static_cast<uint64_t>(skipped)},
                                 {"rule", digest_of(rule_name + rule_options.dump())}};
   for (const Slot& slot : tensors.slots()) {
-    if (!slot.buffer) mine.push_back({slot.name, digest_of(slot.source)});
+    if (!slot.buffer || same_buffers) mine.push_back({slot.name, digest_of(slot.source)});
   }
   for (const Slot& slot : tensors.slots()) {
-    if (slot.buffer || slot.shared || slot.part) continue;
+    if ((slot.buffer && !same_buffers) || slot.shared || slot.part) continue;
     mine.push_back({fmt::format("average of {}", slot.name), digest_of(slot.average)});
   }
   const std::string difference = find_difference(*processes, mine);

@@ -122,6 +122,7 @@ struct AverageCore {
 
   const Options options;
   std::shared_ptr<ProcessGroup> processes;  // null: this one alone
+  bool same_buffers = true;                 // in all of them
   int64_t skipped = 0;
   int64_t batch_size = 0;                   // samples of an optimizer step; 0: unknown
   std::optional<int64_t> begun_at;          // by a loaded state, in place of options.begins_after

@@ -67,11 +67,12 @@ void AveragedModel::set_batch_size(int64_t samples) {
   core_->batch_size = samples;
 }
 
-void AveragedModel::set_process_group(std::shared_ptr<ProcessGroup> processes) {
+void AveragedModel::set_process_group(std::shared_ptr<ProcessGroup> processes, bool same_buffers) {
   core_->ready();
   core_->processes = std::move(processes);
-  // A buffer belongs to one process, and all must skip the same updates.
-  core_->engine.check_buffers(size_of(core_->processes.get()) == 1);
+  core_->same_buffers = same_buffers || size_of(core_->processes.get()) == 1;
+  // All processes must skip the same updates.
+  core_->engine.check_buffers(core_->same_buffers);
 }
 
 bool AveragedModel::is_sharded() const {

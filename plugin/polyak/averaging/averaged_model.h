@@ -98,7 +98,9 @@ class POLYAK_API AveragedModel : public torch::nn::Module, public Refreshable {
   /// The processes that train the same model, for the options `shard` and `verify`; null: this one
   /// alone. All of them then make the same calls of this average in the same order. Set it before
   /// the first update.
-  void set_process_group(std::shared_ptr<ProcessGroup> processes);
+  /// @param same_buffers whether buffers too have the same values in all of them, and not only
+  ///   parameters
+  void set_process_group(std::shared_ptr<ProcessGroup> processes, bool same_buffers = false);
   /// Whether this process only has its part of the average at the moment.
   bool is_sharded() const;
 

@@ -137,8 +137,8 @@ std::vector<Figure> figures_of(const RunRecord& run) {
       figure_of("time of an iteration", "iteration", "ms"), {"time", "data_time"},
       [](const std::string& key) { return key == "time" ? "iteration" : "waiting for data"; },
       /*milliseconds=*/true);
-  add(figure_of("time of an update of the averages", "iteration", "ms"), run.keys("ema_time_ms"),
-      of_average("ema_time_ms"));
+  add(figure_of("time of an update of the averages", "iteration", "ms"), {"ema_time_ms"},
+      [](const std::string&) { return "all averages"; });
   for (const std::string& key : run.keys("ema_horizon")) shown.insert(key);  // 1 / weight
   size_t others = 0;
   for (const std::string& key : run.keys("")) {

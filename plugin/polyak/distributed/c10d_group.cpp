@@ -9,6 +9,7 @@
 
 #include "polyak/core/error.h"
 #include "polyak/distributed/c10d.h"
+#include "polyak/distributed/process_group.h"
 
 namespace polyak {
 namespace {
@@ -104,6 +105,10 @@ std::string C10dGroup::find_missing() {
   }
 }
 
+std::shared_ptr<C10dGroup> C10dGroup::duplicate() const {
+  return maker_ ? maker_(++duplicates_) : nullptr;
+}
+
 void C10dGroup::do_all_reduce(const at::Tensor& tensor, const char* what) {
   guard(what, [&] {
     std::vector<at::Tensor> tensors{tensor};
@@ -128,6 +133,13 @@ void C10dGroup::do_all_gather(const std::vector<at::Tensor>& all, const at::Tens
     std::vector<at::Tensor> inputs{bytes_of(tensor)};
     processes_->allgather(outputs, inputs)->wait();
   });
+}
+
+std::shared_ptr<ProcessGroup> duplicate(const ProcessGroup& processes) {
+  const auto* group = dynamic_cast<const C10dGroup*>(&processes);
+  std::shared_ptr<ProcessGroup> other = group ? group->duplicate() : nullptr;
+  if (!other) fail<Error>("duplicate: only a group of join_processes() can be duplicated");
+  return other;
 }
 
 std::shared_ptr<ProcessGroup> wrap_c10d(c10::intrusive_ptr<c10d::ProcessGroup> processes) {

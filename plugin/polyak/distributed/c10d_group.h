@@ -26,6 +26,11 @@ class C10dGroup final : public ProcessGroup {
   int64_t rank() const override { return processes_->getRank(); }
   int64_t size() const override { return processes_->getSize(); }
   const c10::intrusive_ptr<c10d::ProcessGroup>& c10d() const { return processes_; }
+  /// Makes another group of the same processes: the first, the second, ...
+  using Maker = std::function<std::shared_ptr<C10dGroup>(int64_t number)>;
+  void set_maker(Maker maker) { maker_ = std::move(maker); }
+  /// @return null without a maker
+  std::shared_ptr<C10dGroup> duplicate() const;
 
   /// Calls `function`; if it throws because of another process, the error says what it was doing
   /// and, where that can be found out, which process is gone.
@@ -42,6 +47,8 @@ class C10dGroup final : public ProcessGroup {
 
   c10::intrusive_ptr<c10d::ProcessGroup> processes_;
   c10::intrusive_ptr<c10d::Store> store_;
+  Maker maker_;
+  mutable int64_t duplicates_ = 0;
   bool failed_ = false;
   std::vector<int64_t> missing_;  // then: ranks that did not say that they failed too
 };

@@ -170,6 +170,31 @@ c10::intrusive_ptr<c10d::ProcessGroup> group_of(const c10::intrusive_ptr<Gloo>& 
   }
 }
 
+/// Connects processes that have all come.
+/// @param names where they exchange addresses
+/// @param store where they tell each other of failures
+std::shared_ptr<C10dGroup> connect_all(const c10::intrusive_ptr<c10d::Store>& names,
+                                       const c10::intrusive_ptr<c10d::Store>& store,
+                                       const Placement& place, Milliseconds timeout) {
+  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  try {
+    const char* const interface = std::getenv("GLOO_SOCKET_IFNAME");
+    const std::string own = own_address_towards(place.address);
+    options->devices.push_back(
+        interface && *interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+        : own.empty()           ? c10d::ProcessGroupGloo::createDefaultDevice()
+                                : c10d::ProcessGroupGloo::createDeviceForHostname(own));
+    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(names, static_cast<int>(place.rank),
+                                                            static_cast<int>(place.size), options);
+    return std::make_shared<C10dGroup>(group_of(gloo, place), store);
+  } catch (const std::exception& error) {
+    fail<ProcessGroupError>(
+        "rank {} cannot connect to the other processes ({}); a firewall must let them use any "
+        "port, and GLOO_SOCKET_IFNAME names the network interface if there are several",
+        place.rank, first_line(error));
+  }
+}
+
 }  // namespace
 
 std::string why_not_distributed() {
@@ -180,24 +205,13 @@ std::shared_ptr<ProcessGroup> join_processes(const Placement& place, Millisecond
   check_torchrun(place);
   const c10::intrusive_ptr<c10d::Store> store = open_store(place, timeout);
   wait_for_all(*store, place, timeout);
-  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-  try {
-    const char* const interface = std::getenv("GLOO_SOCKET_IFNAME");
-    const std::string own = own_address_towards(place.address);
-    options->devices.push_back(
-        interface && *interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
-        : own.empty()           ? c10d::ProcessGroupGloo::createDefaultDevice()
-                                : c10d::ProcessGroupGloo::createDeviceForHostname(own));
-    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store, static_cast<int>(place.rank),
-                                                            static_cast<int>(place.size), options);
-    return std::make_shared<C10dGroup>(group_of(gloo, place), store);
-  } catch (const std::exception& error) {
-    fail<ProcessGroupError>(
-        "rank {} cannot connect to the other processes ({}); a firewall must let them use any "
-        "port, "
-        "and GLOO_SOCKET_IFNAME names the network interface if there are several",
-        place.rank, first_line(error));
-  }
+  auto group = connect_all(store, store, place, timeout);
+  group->set_maker([store, place, timeout](int64_t number) {
+    const auto names =
+        c10::make_intrusive<c10d::PrefixStore>(fmt::format("group {}", number), store);
+    return connect_all(names, store, place, timeout);
+  });
+  return group;
 }
 
 }  // namespace polyak

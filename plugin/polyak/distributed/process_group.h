@@ -22,4 +22,10 @@ POLYAK_API std::string why_not_distributed();
 POLYAK_API std::shared_ptr<ProcessGroup> join_processes(const Placement& placement,
                                                         std::chrono::milliseconds timeout);
 
+/// A second group of the same processes, with connections of its own: operations of one group and
+/// of the other need no common order. Every process calls it.
+/// @param processes from join_processes()
+/// @throws ProcessGroupError; Error for a group of another maker
+POLYAK_API std::shared_ptr<ProcessGroup> duplicate(const ProcessGroup& processes);
+
 }  // namespace polyak

@@ -17,6 +17,10 @@ std::shared_ptr<ProcessGroup> join_processes(const Placement& /*placement*/,
   fail<ConfigError>("launcher: {}", why_not_distributed());
 }
 
+std::shared_ptr<ProcessGroup> duplicate(const ProcessGroup& /*processes*/) {
+  fail<ConfigError>("launcher: {}", why_not_distributed());
+}
+
 std::unique_ptr<GradientReducer> make_gradient_reducer(
     std::shared_ptr<ProcessGroup> /*processes*/, const std::vector<NamedTensor>& /*parameters*/,
     const GradientReducer::Options& /*options*/) {

@@ -2,6 +2,7 @@
 #include "polyak/runtime/average_set.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "polyak/core/log.h"
 
@@ -82,7 +83,10 @@ void AverageSet::flush() const {
     log_(scalar("ema_momentum", item), item.average->weight(item.average->steps()));
   }
   if (together_.empty()) return;
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
   update_together(together_, model_());
+  log_("ema_time_ms", std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
   const bool resets =
       std::any_of(together_.begin(), together_.end(),
                   [](const AveragedModel* average) { return average->wants_optimizer_reset(); });

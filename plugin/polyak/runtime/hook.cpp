@@ -6,6 +6,7 @@
 #include <cctype>
 
 #include "polyak/runtime/runner.h"
+#include "polyak/runtime/vis_backend.h"
 
 namespace polyak {
 namespace {
@@ -36,6 +37,8 @@ TrainingForward::~TrainingForward() = default;
 Schedules::~Schedules() = default;
 CheckpointSource::~CheckpointSource() = default;
 Runner::~Runner() = default;
+
+VisBackend::~VisBackend() = default;
 Interrupted::~Interrupted() = default;
 
 int parse_priority(const Node& node) {

@@ -93,6 +93,8 @@ class POLYAK_API Runner {
   /// The processes that train this model together; null: there is one. Every process calls the same
   /// hooks; only process 0 writes files.
   virtual std::shared_ptr<ProcessGroup> process_group() const { return nullptr; }
+  /// Whether the model's buffers too are the same in all of them, as with synchronised BatchNorm.
+  virtual bool has_same_buffers() const { return false; }
 
   /// The optimizer's learning rate (of its first parameter group), if there is one.
   virtual std::optional<double> learning_rate() const { return std::nullopt; }

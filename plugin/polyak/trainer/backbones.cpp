@@ -96,7 +96,7 @@ void SmallCnn::reset() {
   for (int64_t out : options_.channels) {
     const std::string number = std::to_string(convs_.size() + 1);
     convs_.push_back(register_module("conv" + number, make_conv(in, out, 3, 2)));
-    norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
+    norms_.push_back(register_module("bn" + number, SyncBatchNorm2d(out)));
     in = out;
   }
 }
@@ -173,7 +173,7 @@ void ResidualBlock::reset() {
   auto add = [&](int64_t in, int64_t out, int64_t kernel, int64_t stride) {
     const std::string number = std::to_string(convs_.size() + 1);
     convs_.push_back(register_module("conv" + number, make_he_conv(in, out, kernel, stride)));
-    norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
+    norms_.push_back(register_module("bn" + number, SyncBatchNorm2d(out)));
   };
   const int64_t in = form_.in_channels, channels = form_.channels, out = form_.out_channels();
   if (form_.bottleneck) {
@@ -187,7 +187,7 @@ void ResidualBlock::reset() {
   if (form_.stride == 1 && in == out) return;
   downsample_ = register_module(
       "downsample",
-      torch::nn::Sequential(make_he_conv(in, out, 1, form_.stride), torch::nn::BatchNorm2d(out)));
+      torch::nn::Sequential(make_he_conv(in, out, 1, form_.stride), SyncBatchNorm2d(out)));
 }
 
 at::Tensor ResidualBlock::forward(const at::Tensor& images) {
@@ -211,7 +211,7 @@ void ResNet::reset() {
   const bool large = stem_ == Stem::imagenet;
   conv1_ = register_module(
       "conv1", make_he_conv(image_.channels, in, large ? 7 : 3, /*stride=*/large ? 2 : 1));
-  bn1_ = register_module("bn1", torch::nn::BatchNorm2d(in));
+  bn1_ = register_module("bn1", SyncBatchNorm2d(in));
   layers_.clear();
   for (const int64_t blocks : stages_of(options_.depth)) {
     const size_t stage = layers_.size();

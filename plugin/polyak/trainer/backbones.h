@@ -2,7 +2,6 @@
 #pragma once
 
 #include <torch/nn/cloneable.h>
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
@@ -12,6 +11,7 @@
 
 #include "polyak/config/options.h"
 #include "polyak/trainer/network.h"
+#include "polyak/trainer/sync_batch_norm.h"
 
 namespace polyak {
 
@@ -37,7 +37,7 @@ class SmallCnn : public torch::nn::Cloneable<SmallCnn>, public Backbone {
   SmallCnnOptions options_;
   ImageShape image_;
   std::vector<torch::nn::Conv2d> convs_;
-  std::vector<torch::nn::BatchNorm2d> norms_;
+  std::vector<SyncBatchNorm2d> norms_;
 };
 
 struct MlpOptions : Options {
@@ -87,7 +87,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock> {
  private:
   Form form_;
   std::vector<torch::nn::Conv2d> convs_;
-  std::vector<torch::nn::BatchNorm2d> norms_;
+  std::vector<SyncBatchNorm2d> norms_;
   torch::nn::Sequential downsample_{nullptr};  // empty if the shortcut is the identity
 };
 
@@ -109,7 +109,7 @@ class ResNet : public torch::nn::Cloneable<ResNet>, public Backbone {
   Stem stem_;
   ImageShape image_;
   torch::nn::Conv2d conv1_{nullptr};
-  torch::nn::BatchNorm2d bn1_{nullptr};
+  SyncBatchNorm2d bn1_{nullptr};
   std::vector<torch::nn::Sequential> layers_;
 };
 

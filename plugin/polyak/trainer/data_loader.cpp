@@ -124,7 +124,12 @@ Batch DataLoader::batch(int64_t epoch, int64_t index) {
   }
   const int64_t first = index * batch_size_;
   const at::Tensor indices = order_.slice(0, first, first + samples_of(index)).contiguous();
-  if (indices.size(0) == 0) return {{}, at::zeros({0}, at::kLong)};
+  if (indices.size(0) == 0) {
+    const ImageShape shape = dataset_->image_shape();
+    const at::Tensor none = at::zeros({0, shape.channels, shape.height, shape.width});
+    const auto views = static_cast<size_t>(dataset_->num_views());
+    return {std::vector<at::Tensor>(views, none), at::zeros({0}, at::kLong)};
+  }
   const auto epoch_key = static_cast<uint64_t>(epoch), index_key = static_cast<uint64_t>(index);
   at::Generator stream = share_.rank == 0
                              ? make_random_stream({seed_, kTransforms, epoch_key, index_key})

@@ -102,7 +102,7 @@ class POLYAK_API DataLoader {
   void number_classes_by(const std::vector<std::string>& classes) {
     dataset_->number_classes_by(classes);
   }
-  /// Batch `index` (below size()) of an epoch, on the CPU. Without views if it is empty.
+  /// Batch `index` (below size()) of an epoch, on the CPU. It may be empty: views of no images.
   Batch batch(int64_t epoch, int64_t index);
 
  private:

@@ -7,6 +7,8 @@
 #include "polyak/core/log.h"
 #include "polyak/runtime/state_dict.h"
 #include "polyak/trainer/process.h"
+#include "polyak/trainer/sync_batch_norm.h"
+#include "polyak/trainer/torch_script.h"
 
 namespace polyak {
 
@@ -62,15 +64,16 @@ namespace {
 
 /// BatchNorm cannot train on a batch of one value: report that now, not after an epoch.
 bool check_last_batch(const torch::nn::Module& model, const DataLoader& data, c10::Device device,
-                      int64_t max_iters, const Node& node) {
-  if (data.last_batch_size() != 1) return false;
+                      int64_t max_iters, const Node& node, bool sync_bn) {
+  const int64_t last = sync_bn ? data.all_samples_of(data.size() - 1) : data.last_batch_size();
+  if (last != 1) return false;
   const auto failure_of = [&](int64_t samples) {
     return training_failure(model, data.dataset().image_shape(), device, samples);
   };
   const auto failure = failure_of(1);
   if (!failure || failure_of(2)) return false;  // the size is not the reason
   if (max_iters < data.size()) return true;
-  const bool only_one = data.batch_size() == 1;
+  const bool only_one = (sync_bn ? data.whole_batch_size() : data.batch_size()) == 1;
   node.fail(fmt::format("{} one sample, but the model cannot train on one sample: {}; {}",
                         only_one ? "each batch has" : "the last batch of an epoch has", *failure,
                         only_one           ? "set batch_size: 2 or more"
@@ -81,7 +84,7 @@ bool check_last_batch(const torch::nn::Module& model, const DataLoader& data, c1
 }  // namespace
 
 bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoader& data,
-                         c10::Device device, int64_t max_iters, const Node& node) {
+                         c10::Device device, int64_t max_iters, const Node& node, bool sync_bn) {
   const int64_t views = data.dataset().num_views();
   if (views != model->num_views()) {
     node.fail(fmt::format("its pipeline makes {} view(s) of each image, but the model needs {}; {}",
@@ -93,7 +96,19 @@ bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoad
         "its dataset has samples without a label (`labelled`), but the model needs labels; "
         "MeanTeacher can learn without them");
   }
-  return check_last_batch(*as_module(model), data, device, max_iters, node);
+  return check_last_batch(*as_module(model), data, device, max_iters, node, sync_bn);
+}
+
+void check_sync_bn(const std::shared_ptr<Algorithm>& model, const Node& key) {
+  if (dynamic_cast<const TorchScript*>(model.get())) {
+    key.fail("a TorchScript model computes its statistics by itself; set sync_bn: false");
+  }
+  const std::string other = find_unsynced_batch_norm(*as_module(model));
+  if (other.empty()) return;
+  key.fail(fmt::format(
+      "the layer {} is LibTorch's own BatchNorm, which knows one process; a plugin's network uses "
+      "polyak::SyncBatchNorm2d of polyak/trainer/sync_batch_norm.h instead",
+      other));
 }
 
 void check_fit(const ModelRef& model, const Value& state_dict, bool whole,

@@ -33,11 +33,17 @@ std::optional<std::string> training_failure(const torch::nn::Module& model, cons
 /// Checks that a model can be trained on the data: the number of views, labels if it needs them,
 /// and no batch of one sample if it cannot train on one.
 /// @param max_iters the length of the run
+/// @param sync_bn whether BatchNorm sees the batches of all processes
 /// @return whether the model cannot train on the last batch of an epoch and training never reaches
 /// it; additional passes over the training data must leave it out
 /// @throws ConfigError at `node`
 POLYAK_API bool check_training_data(const std::shared_ptr<Algorithm>& model, const DataLoader& data,
-                                    c10::Device device, int64_t max_iters, const Node& node);
+                                    c10::Device device, int64_t max_iters, const Node& node,
+                                    bool sync_bn = false);
+
+/// Checks that all BatchNorm layers of a model can see the batches of all processes.
+/// @throws ConfigError at `key` naming one that cannot
+void check_sync_bn(const std::shared_ptr<Algorithm>& model, const Node& key);
 
 /// Checks that a state dict fits a model: all of it if `whole`; otherwise part of it, with a
 /// warning that names the rest.

@@ -60,9 +60,9 @@ void NonLinearNeck::reset() {
         register_module("fc" + number, torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(
                                            last ? options_.with_last_bias : options_.with_bias))));
     if (!last || options_.with_last_bn) {
-      norms_.push_back(register_module(
-          "bn" + number, torch::nn::BatchNorm1d(torch::nn::BatchNorm1dOptions(out).affine(
-                             !last || options_.with_last_bn_affine))));
+      norms_.push_back(
+          register_module("bn" + number, SyncBatchNorm1d(torch::nn::BatchNorm1dOptions(out).affine(
+                                             !last || options_.with_last_bn_affine))));
     }
     in = out;
   }
@@ -94,8 +94,7 @@ ClsBatchNormNeck::ClsBatchNormNeck(const ClsBatchNormNeckOptions& options, const
 
 void ClsBatchNormNeck::reset() {
   bn_ = register_module(
-      "bn",
-      torch::nn::BatchNorm1d(torch::nn::BatchNorm1dOptions(channels_).affine(false).eps(1e-6)));
+      "bn", SyncBatchNorm1d(torch::nn::BatchNorm1dOptions(channels_).affine(false).eps(1e-6)));
 }
 
 }  // namespace polyak

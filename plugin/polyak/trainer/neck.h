@@ -2,7 +2,6 @@
 #pragma once
 
 #include <torch/nn/cloneable.h>
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/linear.h>
 
 #include <cstdint>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "polyak/config/options.h"
+#include "polyak/trainer/sync_batch_norm.h"
 
 namespace polyak {
 
@@ -57,7 +57,7 @@ class NonLinearNeck : public torch::nn::Cloneable<NonLinearNeck>, public Neck {
   NonLinearNeckOptions options_;
   int64_t in_channels_;
   std::vector<torch::nn::Linear> layers_;
-  std::vector<torch::nn::BatchNorm1d> norms_;  // one less than layers_ without with_last_bn
+  std::vector<SyncBatchNorm1d> norms_;  // one less than layers_ without with_last_bn
 };
 
 struct ClsBatchNormNeckOptions : Options {
@@ -77,7 +77,7 @@ class ClsBatchNormNeck : public torch::nn::Cloneable<ClsBatchNormNeck>, public N
 
  private:
   int64_t channels_;
-  torch::nn::BatchNorm1d bn_{nullptr};
+  SyncBatchNorm1d bn_{nullptr};
 };
 
 }  // namespace polyak

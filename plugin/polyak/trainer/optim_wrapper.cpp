@@ -44,7 +44,8 @@ void ParamwiseOptions::visit(OptionVisitor& visitor) {
 }
 
 void OptimWrapperOptions::visit(OptionVisitor& visitor) {
-  visitor.choice("type", &type, {"OptimWrapper"}, "The kind of wrapper.");
+  visitor.choice("type", &type, {"OptimWrapper", "AmpOptimWrapper"},
+                 "The kind of wrapper; AmpOptimWrapper computes in mixed precision.");
   visitor.required_component("optimizer", &optimizer, "optimizer", "The optimizer.");
   visitor.key("accumulative_counts", &accumulative_counts,
               "Iterations whose gradients are accumulated for one optimizer step.", count_from(1));
@@ -54,6 +55,24 @@ void OptimWrapperOptions::visit(OptionVisitor& visitor) {
       "paramwise_cfg", &paramwise_cfg,
       "custom_keys: {part of a name: {decay_mult, lars_exclude}}; null: the same for all "
       "parameters.");
+  visitor.choice("dtype", &dtype, {"bfloat16", "float16"},
+                 "Of AmpOptimWrapper: the smaller type; null: float16 on a GPU, else bfloat16.");
+  visitor.any("loss_scale", &loss_scale, "dynamic, or number or null",
+              "Of AmpOptimWrapper: the factor of the loss, or how it is found; null: dynamic for "
+              "float16, none for bfloat16.",
+              above(0));
+}
+
+void OptimWrapperOptions::validate() const {
+  if (type != "AmpOptimWrapper") {
+    if (dtype) fail_option("dtype", "is a key of type: AmpOptimWrapper");
+    if (!loss_scale.is_null()) loss_scale.fail("is a key of type: AmpOptimWrapper");
+  }
+  if (loss_scale.is_null()) return;
+  const bool is_word = loss_scale.is_scalar() && loss_scale.text() == "dynamic";
+  if (!is_word && !(loss_scale.is_number() && above(0).contains(loss_scale.as_double()))) {
+    loss_scale.fail("must be dynamic, or a number above 0");
+  }
 }
 
 namespace {
@@ -110,6 +129,22 @@ OptimWrapper::OptimWrapper(const Node& node, const Catalog& catalog,
   }
   context.rules = rules_for(options_.paramwise_cfg, parameters);
   optimizer_ = catalog.of<Optimizer>().build(options_.optimizer, context);
+  if (options_.type == "AmpOptimWrapper") set_up_mixed_precision(node);
+}
+
+void OptimWrapper::set_up_mixed_precision(const Node& node) {
+  const std::vector<at::Tensor>& parameters = optimizer_->parameters();
+  const bool on_cpu = parameters.empty() || parameters.front().is_cpu();
+  const bool half = options_.dtype ? *options_.dtype == "float16" : !on_cpu;
+  if (half && on_cpu) {
+    node.at("dtype").fail("float16 needs a GPU; bfloat16 trains on a CPU");
+  }
+  autocast_dtype_ = half ? c10::ScalarType::Half : c10::ScalarType::BFloat16;
+  if (options_.loss_scale.is_number()) {
+    loss_scale_ = LossScale(options_.loss_scale.as_double());
+  } else if (half || !options_.loss_scale.is_null()) {
+    loss_scale_ = LossScale();
+  }
 }
 
 OptimWrapper::~OptimWrapper() = default;
@@ -151,14 +186,34 @@ void OptimWrapper::before_forward() {
 bool OptimWrapper::update(const at::Tensor& loss) {
   const int64_t remainder = max_iters_ % options_.accumulative_counts;
   const int64_t count = iter_ < max_iters_ - remainder ? options_.accumulative_counts : remainder;
-  const at::Tensor part = count == 1 || !loss.defined() ? loss : loss / count;
+  at::Tensor part = count == 1 || !loss.defined() ? loss : loss / count;
+  if (loss_scale_ && part.defined()) part = part * loss_scale_->value();
   reducer_ ? reducer_->backward(part, steps_next()) : part.backward();
   ++iter_;
   if (between_steps()) return false;
+  if (loss_scale_) {
+    const bool finite = loss_scale_->unscale(optimizer_->parameters());
+    loss_scale_->update(finite);
+    if (!finite) {  // the factor was too large
+      optimizer_->zero_grad();
+      return false;
+    }
+  }
   if (clip_grad_) clip();
   optimizer_->step();
   optimizer_->zero_grad();
   return true;
+}
+
+Value OptimWrapper::state_dict() const {
+  Value state = optimizer_->state_dict();
+  if (loss_scale_) state.set("loss_scaler", loss_scale_->state_dict());
+  return state;
+}
+
+void OptimWrapper::load_loss_scale(const Value& state) {
+  const Value* const saved = state.find("loss_scaler");
+  if (saved && loss_scale_) loss_scale_->load_state_dict(*saved);
 }
 
 void OptimWrapper::clip() {

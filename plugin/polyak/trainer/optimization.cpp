@@ -78,6 +78,7 @@ void Optimization::restore(const Value& checkpoint) {
   log_resumed_differences(optimizer, checkpoint, *context_.config, own);
   optimizer.load_state_dict(checkpoint.at("optimizer"),
                             own ? Optimizer::Numbers::own : Optimizer::Numbers::saved);
+  wrapper_->load_loss_scale(checkpoint.at("optimizer"));
   if (own) {
     replay_schedules(checkpoint);
   } else if (const Value* saved = checkpoint.find("param_schedulers")) {

@@ -155,6 +155,9 @@ void take_over_optimizer(const Optimizer& optimizer, Value& checkpoint, const No
     }
     Value state = match_optimizer_state(optimizer, checkpoint, numbers_of_config);
     optimizer.check_state_dict(state);
+    if (const Value* scale = checkpoint.at("optimizer").find("loss_scaler")) {
+      state.set("loss_scaler", *scale);
+    }
     checkpoint.set("optimizer", std::move(state));
   });
 }

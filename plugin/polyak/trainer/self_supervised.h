@@ -77,9 +77,8 @@ struct PairNetworks {
 ///
 /// The target is updated inside the loss, after the online forward passes and before its own, with
 /// the weights after the last optimizer step. Tensors are named `backbone.*`, `neck.*`, `head.*`,
-/// and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. Where mmpretrain uses SyncBN, this
-/// is plain batch normalisation, of each process alone if there are several. MoCo v3 compares with
-/// the keys of all processes.
+/// and `target_net.*` or `momentum_encoder.*`, as in mmpretrain. Where mmpretrain uses SyncBN, the
+/// config says `sync_bn: true`. MoCo v3 compares with the keys of all processes.
 class TargetLearner : public torch::nn::Cloneable<TargetLearner>, public Algorithm {
  public:
   /// The differences between the two.

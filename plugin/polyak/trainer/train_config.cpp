@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "polyak/runtime/vis_backend.h"
 #include "polyak/trainer/data_loader.h"
 #include "polyak/trainer/load_from.h"
 #include "polyak/trainer/optim_wrapper.h"
@@ -37,6 +38,9 @@ void TrainConfig::visit(OptionVisitor& visitor) {
                     "Replaces default hooks by name; null under a name removes that hook.",
                     Form::by_name);
   visitor.component("custom_hooks", &custom_hooks, "hook", "More hooks, a list.", Form::list);
+  visitor.component("vis_backends", &vis_backends, VisBackend::kKind,
+                    "Where the numbers of the run go beside its log, a list; null: LoggerHook's.",
+                    Form::list);
   visitor.block<LoadFromOptions>(
       "load_from", &load_from,
       "A checkpoint to start from: a path, or {path, key, prefix: {strip, map}, exclude}.",
@@ -55,6 +59,8 @@ void TrainConfig::visit(OptionVisitor& visitor) {
               "With several processes: an iteration may leave parameters without a gradient.");
   visitor.key("broadcast_buffers", &broadcast_buffers,
               "With several processes: each iteration begins with the buffers of process 0.");
+  visitor.key("sync_bn", &sync_bn,
+              "With several processes: BatchNorm's statistics in training are those of all.");
   visitor.block<AutoScaleLrOptions>(
       "auto_scale_lr", &auto_scale_lr,
       "Scales the learning rate by the samples of an iteration: {enable, base_batch_size}.");
@@ -192,11 +198,29 @@ std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks
   return result;
 }
 
+namespace {
+
+bool is_of_type(const Node& hook, const std::string& type) {
+  const std::string name = hook.at("type").as_string();
+  return name.substr(name.rfind('.') + 1) == type;  // such as mmengine.ParamSchedulerHook
+}
+
+}  // namespace
+
+void set_vis_backends(const Node& vis_backends, std::vector<Node>& hooks) {
+  if (vis_backends.is_null()) return;
+  const auto logger = std::find_if(hooks.begin(), hooks.end(),
+                                   [](const Node& hook) { return is_of_type(hook, "LoggerHook"); });
+  if (logger == hooks.end()) vis_backends.fail("there is no LoggerHook to write to them");
+  if (logger->find("vis_backends")) {
+    logger->at("vis_backends").fail("is also set at the top of the config; remove one of them");
+  }
+  logger->set("vis_backends", vis_backends);
+}
+
 bool has_hook(const std::vector<Node>& hooks, const std::string& type) {
-  return std::any_of(hooks.begin(), hooks.end(), [&](const Node& hook) {
-    const std::string name = hook.at("type").as_string();
-    return name.substr(name.rfind('.') + 1) == type;  // such as mmengine.ParamSchedulerHook
-  });
+  return std::any_of(hooks.begin(), hooks.end(),
+                     [&](const Node& hook) { return is_of_type(hook, type); });
 }
 
 }  // namespace polyak

@@ -18,6 +18,7 @@ struct TrainConfig : Options {
   Node val_dataloader, val_cfg, val_evaluator;
   Node test_dataloader, test_cfg, test_evaluator;
   Node default_hooks, custom_hooks;
+  Node vis_backends;
   Node load_from;
   bool resume = false;
   std::string resume_options = "checkpoint";
@@ -28,6 +29,7 @@ struct TrainConfig : Options {
   std::string launcher = "none";
   bool find_unused_parameters = false;
   bool broadcast_buffers = false;
+  bool sync_bn = false;
   Node auto_scale_lr;
   std::vector<std::string> plugins;
   void visit(OptionVisitor& visitor) override;
@@ -92,6 +94,10 @@ struct AutoScaleLrOptions : Options {
 /// `custom_hooks`. By default a checkpoint is saved after each epoch, or at the end of a loop that
 /// counts iterations.
 std::vector<Node> hook_nodes(const Node& default_hooks, const Node& custom_hooks, bool by_epoch);
+
+/// Gives the LoggerHook among the hooks the config's `vis_backends`, unless they are null.
+/// @throws ConfigError if it has some of its own, or there is no LoggerHook
+void set_vis_backends(const Node& vis_backends, std::vector<Node>& hooks);
 
 /// Whether one of these hooks has a type.
 bool has_hook(const std::vector<Node>& hooks, const std::string& type);

@@ -73,6 +73,7 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   std::string work_dir() const override { return work_dir_; }
   std::string timestamp() const override { return timestamp_; }
   std::shared_ptr<ProcessGroup> process_group() const override { return processes_.group(); }
+  bool has_same_buffers() const override { return syncs_batch_norm(); }
   std::optional<double> learning_rate() const override;
   bool reset_optimizer_state() override;
   void log(const std::string& name, double value) override { loop_.logged()[name] = value; }
@@ -116,7 +117,8 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
   void make_files();
   bool load_checkpoint();
   int64_t last_iteration() const;
-  void prepare_gradients();
+  void connect_processes();
+  bool syncs_batch_norm() const { return options_.sync_bn && processes_.size() > 1; }
   Value environment() const;
   void check_interrupted() const;
   void train_epochs();

@@ -7,6 +7,7 @@
 
 #include "polyak/core/error.h"
 #include "polyak/distributed/gradient_reducer.h"
+#include "support/expect_success.h"
 #include "support/processes.h"
 
 namespace polyak {
@@ -14,17 +15,12 @@ namespace {
 
 using ::testing::AllOf;
 using testing::Ended;
+using testing::expect_success;
 using ::testing::HasSubstr;
 using testing::Register;
 using testing::require;
 using testing::run_processes;
 using Processes = std::shared_ptr<ProcessGroup>;
-
-void expect_success(const std::vector<Ended>& ended) {
-  for (size_t i = 0; i < ended.size(); ++i) {
-    EXPECT_EQ(ended[i].status, 0) << "process " << i << ": " << ended[i].output;
-  }
-}
 
 const Register kOperations("operations", [](const Processes& processes) {
   const auto rank = static_cast<double>(processes->rank());

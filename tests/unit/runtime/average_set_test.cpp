@@ -16,6 +16,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::Ge;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 using ::testing::ThrowsMessage;
@@ -56,7 +57,8 @@ TEST_F(AverageSetTest, MakesPostedUpdatesAtTheFlushAndLogsThemInTheOrderOfTheirT
   logged_.clear();
   for (const auto& average : {slow, first}) set_.post(*average, true);
   set_.flush();
-  EXPECT_THAT(logged_, ElementsAre(Pair("ema_momentum_slow", 0.25), Pair("ema_momentum", 0.5)));
+  EXPECT_THAT(logged_, ElementsAre(Pair("ema_momentum_slow", 0.25), Pair("ema_momentum", 0.5),
+                                   Pair("ema_time_ms", Ge(0))));
   EXPECT_EQ(weight_of(*first), 0.5F);
   EXPECT_EQ(weight_of(*slow), 0.25F);
 }
@@ -117,7 +119,8 @@ TEST_F(AverageSetTest, LogsWhatWasSkippedOfAllThatTookATurn) {
   set_.post(*bad, false);  // takes its turn without an update, beside one that has one
   set_.post(*fine, true);
   set_.flush();
-  EXPECT_THAT(logged_, ElementsAre(Pair("ema_momentum_fine", 0.5), Pair("ema_skipped_bad", 1)));
+  EXPECT_THAT(logged_, ElementsAre(Pair("ema_momentum_fine", 0.5), Pair("ema_time_ms", Ge(0)),
+                                   Pair("ema_skipped_bad", 1)));
 }
 
 TEST_F(AverageSetTest, AnUpdateThatFailsIsNotTriedAgain) {
@@ -163,7 +166,7 @@ TEST_F(AverageSetTest, WhoeverLogsMayReadTheSet) {
   set.add({"", average});
   set.post(*average, true);
   set.flush();
-  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(calls, 2);  // the weight and the time
   EXPECT_EQ(average->steps(), 1);
 }
 
