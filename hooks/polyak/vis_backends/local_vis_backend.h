@@ -18,6 +18,7 @@ struct POLYAK_API LocalVisBackendOptions : Options {
 /// written at once, and whole or not at all.
 class POLYAK_API LocalVisBackend : public VisBackend {
  public:
+  /// It has no options.
   explicit LocalVisBackend(const LocalVisBackendOptions& options = {});
   ~LocalVisBackend() override;
   /// @throws Error

@@ -18,6 +18,7 @@ struct POLYAK_API TensorboardVisBackendOptions : Options {
 /// each) of serialised tensorflow.Event messages, of which this needs five fields.
 class POLYAK_API TensorboardVisBackend : public VisBackend {
  public:
+  /// It has no options.
   explicit TensorboardVisBackend(const TensorboardVisBackendOptions& options = {});
   ~TensorboardVisBackend() override;
   /// @throws Error

@@ -30,15 +30,17 @@ class POLYAK_API SyncedLayer {
   SyncedLayer(const SyncedLayer& /*other*/) {}
   SyncedLayer& operator=(const SyncedLayer& /*other*/) { return *this; }
 
-  std::shared_ptr<ProcessGroup> processes_;
+  std::shared_ptr<ProcessGroup> processes_;  ///< null: each process is alone
 };
 
 /// What batch normalisation reads and, for the running statistics, changes.
 struct BatchNormState {
-  at::Tensor weight, bias;               // [C]; undefined: 1 and 0
-  at::Tensor running_mean, running_var;  // [C]; undefined: not kept
-  double momentum = 0.1;                 // weight of this batch in them
-  double eps = 1e-5;
+  at::Tensor weight;        ///< [C]; undefined: 1
+  at::Tensor bias;          ///< [C]; undefined: 0
+  at::Tensor running_mean;  ///< [C]; undefined: not kept
+  at::Tensor running_var;   ///< [C]; undefined: not kept
+  double momentum = 0.1;    ///< weight of this batch in the running statistics
+  double eps = 1e-5;        ///< added to the variance
 };
 
 /// LibTorch's batch normalisation.
@@ -105,6 +107,7 @@ class SyncBatchNormImpl
   }
 
  protected:
+  /// @throws Error for another number of dimensions
   void _check_input_dim(const at::Tensor& input) override {
     check_dims(input, D == 1 ? 2 : D + 2, D + 2);
   }
