@@ -92,7 +92,7 @@ void train(const Processes& processes, const char* model) {
   at::set_num_threads(number_from("POLYAK_THREADS"));
   const bool mlp = std::string(model) == "mlp";
   torch::nn::Sequential net = mlp ? make_mlp() : make_cnn();
-  const int64_t batch = (mlp ? 256 : 128) / processes->size();
+  const int64_t batch = (mlp ? 64 : 128) / processes->size();
   torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.01).momentum(0.9));
   const auto reducer = polyak::make_gradient_reducer(processes, ModelRef(net.ptr()).tensors(), {});
   const at::Tensor images = mlp ? torch::randn({batch, 1024}) : torch::randn({batch, 1, 28, 28});
@@ -134,6 +134,7 @@ std::string output_of(int64_t size, const char* worker, int threads, int rounds)
 int main(int argc, char** argv) {
   const int status = polyak::testing::run_worker();
   if (status >= 0) return status;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a table takes minutes
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 5;
   std::vector<double> ratios, times;
   const std::string text = output_of(2, "update", 1, rounds);

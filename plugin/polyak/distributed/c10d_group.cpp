@@ -14,8 +14,6 @@
 namespace polyak {
 namespace {
 
-/// How long a failed process waits for the others to say that they failed too.
-constexpr std::chrono::milliseconds kPatience{2000};
 constexpr std::chrono::milliseconds kPause{50};
 
 /// A contiguous tensor's memory: Gloo knows neither int16 nor bfloat16.

@@ -14,6 +14,10 @@
 
 namespace polyak {
 
+/// How long a failed process waits for the others to say that they failed too, and then for them to
+/// learn what it found.
+constexpr std::chrono::milliseconds kPatience{2000};
+
 /// A ProcessGroup over c10d.
 class C10dGroup final : public ProcessGroup {
  public:

@@ -26,7 +26,11 @@ namespace {
 namespace fs = std::filesystem;
 using Milliseconds = std::chrono::milliseconds;
 
-constexpr Milliseconds kPatienceOfServer{2000};
+/// The part of the time-out in which a process waits for others. In the rest, it finds out and says
+/// who is missing, and ends.
+Milliseconds waiting_part(Milliseconds timeout) {
+  return std::max(timeout - 2 * kPatience - Milliseconds(1000), timeout / 2);
+}
 
 /// The address of this machine from which it reaches another, "" if unknown. Gloo would take the
 /// address of the host's own name, which need not be one that the others reach.
@@ -98,7 +102,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const Placement& place, Milliseconds 
   options.port = static_cast<uint16_t>(place.port);
   options.isServer = place.rank == 0 && !place.has_server;
   options.waitWorkers = false;
-  options.timeout = timeout;
+  options.timeout = waiting_part(timeout);
   c10::intrusive_ptr<c10d::Store> store;
   try {
     store = c10::make_intrusive<c10d::TCPStore>(place.address, options);
@@ -133,7 +137,7 @@ void wait_for_all(c10d::Store& store, const Placement& place, Milliseconds timeo
           "ended must be gone before the next one uses the same port",
           place.rank, meeting_place(place));
     }
-    store.wait(keys, timeout);
+    store.wait(keys, waiting_part(timeout));
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
@@ -146,7 +150,7 @@ void wait_for_all(c10d::Store& store, const Placement& place, Milliseconds timeo
       missing = {0};
     }
     // The others look at the meeting place too, and it goes with this process.
-    if (place.rank == 0) std::this_thread::sleep_for(kPatienceOfServer);
+    if (place.rank == 0) std::this_thread::sleep_for(kPatience);
     fail<ProcessGroupError>("rank {} of {} did not come to {} within {:g} s{}",
                             fmt::join(missing, ", rank "), place.size, meeting_place(place),
                             1e-3 * static_cast<double>(timeout.count()),
@@ -176,7 +180,7 @@ c10::intrusive_ptr<c10d::ProcessGroup> group_of(const c10::intrusive_ptr<Gloo>& 
 std::shared_ptr<C10dGroup> connect_all(const c10::intrusive_ptr<c10d::Store>& names,
                                        const c10::intrusive_ptr<c10d::Store>& store,
                                        const Placement& place, Milliseconds timeout) {
-  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  auto options = c10d::ProcessGroupGloo::Options::create(waiting_part(timeout));
   try {
     const char* const interface = std::getenv("GLOO_SOCKET_IFNAME");
     const std::string own = own_address_towards(place.address);

@@ -16,7 +16,8 @@ namespace polyak {
 POLYAK_API std::string why_not_distributed();
 
 /// Joins the processes of a run: c10d over Gloo. Returns when all of them are there.
-/// @param timeout how long an operation waits for the other processes before it fails
+/// @param timeout within which an operation has failed, and said who is missing, if another process
+///   does not answer; up to 5 seconds of it are for finding that out
 /// @throws ProcessGroupError if they do not come in time; ConfigError if this build or LibTorch
 ///   cannot do it
 POLYAK_API std::shared_ptr<ProcessGroup> join_processes(const Placement& placement,

@@ -156,7 +156,7 @@ void EnvOptions::visit(OptionVisitor& visitor) {
 void DistOptions::visit(OptionVisitor& visitor) {
   visitor.choice("backend", &backend, {"gloo"}, "What carries the data.");
   visitor.key("timeout", &timeout,
-              "Seconds that a process waits for the others before it ends with an error.",
+              "Seconds after which a process has ended, with an error, if another does not answer.",
               Bounds{0.0, 1e6, true, false});
 }
 
