@@ -82,7 +82,7 @@ class Report(CommandTest):
         self.assertRegex(done.stdout, r"^report\.html: 1 run, [\d.]+ kB\n$")
         page = Page(self.folder / "report.html")
         self.assertEqual(list(page.figures), ["accuracy", "training loss", "weight of the new value in each average",
-                                              "learning rate", "time of an iteration"])
+                                              "learning rate", "time of an iteration", "time of an update of the averages"])
         logged = [json.loads(line) for line in next(
             self.folder.glob("run/*/vis_data/scalars.json")).read_text().splitlines()]
         validations = [line for line in logged if "iter" not in line]
@@ -97,6 +97,8 @@ class Report(CommandTest):
         band, = [path for path in page.figures["accuracy"].iter(SVG + "path") if "band" in path.get("class")]
         self.assertEqual(len(numbers(band.get("d"))), 2 * 2 * len(validations))
         training = [line for line in logged if "iter" in line]
+        times = page.curves("time of an update of the averages")["all averages"][1]
+        self.assertEqual(times[-1], f"{training[-1]['ema_time_ms']:.6g} ms at iteration {training[-1]['iter']}")
         self.assertEqual(len(page.curves("training loss")["loss"][0]), len(training))
         self.assertEqual(set(page.curves("weight of the new value in each average")), {"the average", "slow"})
         tiles = page.tiles()
@@ -257,7 +259,7 @@ class Browser(CommandTest):
         dumped = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
                                  "--virtual-time-budget=2000", page.as_uri()], capture_output=True, text=True,
                                 timeout=120).stdout
-        self.assertEqual(dumped.count("<svg"), 5)
+        self.assertEqual(dumped.count("<svg"), 6)
         for width in (390, 1200):
             picture = self.folder / f"report_{width}.png"
             subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
