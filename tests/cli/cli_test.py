@@ -467,6 +467,22 @@ class Config(CommandTest):
         self.assertIn("custom_hooks[0].exclude", done.stderr)
         self.assertIn("did you mean 'head'?", done.stderr)
 
+    def test_check_says_what_the_run_will_do(self):
+        config = self.write(SMALL + "custom_hooks:\n  - {type: EMAHook, momentum: 0.2, interval: 2}\n"
+                            "  - {type: EMAHook, name: never, momentum: 0.2, interval: 50}\n")
+        done = self.run_polyak("check", config, "--cfg-options", "optim_wrapper.accumulative_counts=2")
+        self.assertIn("run: 3 epochs of 8 iterations, 12 optimizer steps of 32 samples", done.stderr)
+        self.assertRegex(done.stderr, r"model: \d+ parameters, \d+ of them trained")
+        memory = re.search(r"memory: weights (\S+ \S+), gradients (\S+ \S+), optimizer (\S+ \S+), averages (\S+ \S+);",
+                           done.stderr)
+        self.assertEqual(memory[2], memory[3])  # SGD with momentum
+        order = [done.stderr.index(name) for name in ("RuntimeInfoHook", "IterTimerHook", "CheckpointHook")]
+        self.assertEqual(order, sorted(order))
+        self.assertIn("ExponentialMovingAverage: weight of the new value, from 0.2 at update 2 to 0.2 at update 10",
+                      done.stderr)
+        self.assertIn("\u2500", done.stderr)  # the plot's axis
+        self.assertIn("'never': none of its 12 updates averages", done.stderr)
+
     def test_check_warns_of_an_average_that_is_too_slow_for_the_run(self):
         def warned(hook):  # of a run of 24 steps
             done = self.run_polyak("check", self.write(SMALL + "custom_hooks:\n  - {type: EMAHook, " + hook + "}\n"))

@@ -97,8 +97,8 @@ class Report(CommandTest):
         band, = [path for path in page.figures["accuracy"].iter(SVG + "path") if "band" in path.get("class")]
         self.assertEqual(len(numbers(band.get("d"))), 2 * 2 * len(validations))
         training = [line for line in logged if "iter" in line]
-        times = page.curves("time of an update of the averages")["all averages"][1]
-        self.assertEqual(times[-1], f"{training[-1]['ema_time_ms']:.6g} ms at iteration {training[-1]['iter']}")
+        self.assertTrue(all(line["ema_time_ms"] > 0 for line in training))
+        self.assertEqual(len(page.curves("time of an update of the averages")["all averages"][0]), len(training))
         self.assertEqual(len(page.curves("training loss")["loss"][0]), len(training))
         self.assertEqual(set(page.curves("weight of the new value in each average")), {"the average", "slow"})
         tiles = page.tiles()

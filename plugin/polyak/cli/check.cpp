@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
@@ -9,6 +12,8 @@
 #include "polyak/cli/registered.h"
 #include "polyak/cli/run_arguments.h"
 #include "polyak/cli/streams.h"
+#include "polyak/cli/terminal.h"
+#include "polyak/cli/weight_curve.h"
 #include "polyak/core/log.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/read_all_options.h"
@@ -18,6 +23,27 @@
 
 namespace polyak::cli {
 namespace {
+
+constexpr int kRows = 6;
+constexpr int64_t kMostUpdates = 10'000'000;  // whose weights are computed in a moment
+
+/// The weight of an average over the run.
+void log_curve(const NamedAverage& item) {
+  const AveragingUpdates updates = averaging_updates(*item.average, item.updates);
+  if (item.updates < 1 || item.updates > kMostUpdates) return;
+  const std::string name = fmt::format("{}{}", item.average->rule_name(),
+                                       item.name.empty() ? "" : fmt::format(" '{}'", item.name));
+  if (updates.empty()) {
+    log_warning("{}: none of its {} updates averages: the average is a copy of the weights", name,
+                item.updates);
+    return;
+  }
+  const Terminal terminal = error_terminal();
+  const std::vector<Point> points = weight_curve(*item.average, updates);
+  log_info(
+      "{}: weight of the new value, {}\n{}", name, weight_range(points, item.updates),
+      draw(weight_plot(points, Scale::linear, std::min(terminal.columns, 80), kRows), terminal));
+}
 
 int check(const RunArguments& arguments, bool is_static) {
   const ConsoleLog log;
@@ -34,7 +60,9 @@ int check(const RunArguments& arguments, bool is_static) {
   runner.hooks().call([&](Hook& hook) {
     if (hook.name() == "EMAHook") hook.before_run(runner);  // builds its average
   });
+  for (const std::string& line : runner.summary()) log_info("{}", line);
   for (const NamedAverage& item : runner.averages()) {
+    log_curve(item);
     if (const std::string text = horizon_warning(item); !text.empty()) log_warning("{}", text);
   }
   print("{}", runner.config().dump());

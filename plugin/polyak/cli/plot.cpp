@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +21,7 @@
 #include "polyak/cli/svg_chart.h"
 #include "polyak/cli/terminal.h"
 #include "polyak/cli/terminal_plot.h"
+#include "polyak/cli/weight_curve.h"
 #include "polyak/config/load.h"
 #include "polyak/core/error.h"
 #include "polyak/rules/bema.h"
@@ -32,7 +32,6 @@ namespace {
 
 constexpr int64_t kUsualUpdates = 10'000;
 constexpr int64_t kMostUpdates = 10'000'000;  // whose shares are computed in a moment
-constexpr int kSamples = 1000;                // of the curve
 
 struct PlotArguments {
   std::string name;
@@ -71,28 +70,9 @@ int64_t updates_of(const PlotArguments& arguments, const Node& rule) {
   return kUsualUpdates;
 }
 
-/// Updates that average, of a run of `count` calls.
-struct Updates {
-  int64_t first, last, interval;
-};
-
-std::vector<Point> sampled(const AveragedModel& average, const Updates& updates) {
-  std::vector<Point> points;
-  const int64_t count = (updates.last - updates.first) / updates.interval;
-  for (int64_t i = 0; i <= std::min<int64_t>(count, kSamples); ++i) {
-    const int64_t nth =
-        count <= kSamples
-            ? i
-            : std::llround(static_cast<double>(count) * static_cast<double>(i) / kSamples);
-    const int64_t k = updates.first + nth * updates.interval;
-    points.push_back({static_cast<double>(k), average.weight(k)});
-  }
-  return points;
-}
-
 /// What the weights make of the average at the end: from how many of its last updates half of it
 /// comes, and what is left of the weights that it began with.
-std::string shares(const AveragedModel& average, const Updates& updates) {
+std::string shares(const AveragedModel& average, const AveragingUpdates& updates) {
   const std::string rule = average.rule_name();
   if (rule == SlidingWindowAverageOptions::kName) return "";  // snapshots leave it again
   const char* const of = rule == BEMAOptions::kName ? "the running average, before its correction,"
@@ -132,14 +112,8 @@ int plot_average(const PlotArguments& arguments) {
   const std::shared_ptr<AveragedModel> average =
       registered().of<AveragedModel>().build(rule, context);
 
-  const Node options = average->rule_options();
-  const Node* interval = options.find("interval");
-  const Node* start = options.find("start");
-  Updates updates{average->begins_after(), 0, interval ? interval->as_int() : 1};
-  // The first update copies, unless the average has begun with the initial weights.
-  if (!start || start->text() != "initial") updates.first += updates.interval;
-  updates.last = updates.first + (length - 1 - updates.first) / updates.interval * updates.interval;
-  if (updates.first >= length) {
+  const AveragingUpdates updates = averaging_updates(*average, length);
+  if (updates.empty()) {
     fail<ConfigError>("{}: none of the first {} updates averages; --updates N shows more of them",
                       arguments.name, length);
   }
@@ -148,13 +122,14 @@ int plot_average(const PlotArguments& arguments) {
   chart.title = title_of(arguments) + ": weight of the new value";
   chart.x_label = "update";
   chart.y_label = "weight";
-  chart.series.push_back({arguments.name, sampled(*average, updates), 0, Stroke::solid, false});
+  chart.series.push_back(
+      {arguments.name, weight_curve(*average, updates), 0, Stroke::solid, false});
   if (arguments.scale != "auto") {
     chart.y_scale = arguments.scale == "log" ? Scale::log : Scale::linear;
   }
   const std::vector<Point>& points = chart.series.front().points;
-  const auto [lowest, highest] = std::minmax_element(
-      points.begin(), points.end(), [](const Point& a, const Point& b) { return a.y < b.y; });
+  const auto lowest = std::min_element(points.begin(), points.end(),
+                                       [](const Point& a, const Point& b) { return a.y < b.y; });
   if (arguments.scale == "log" && lowest->y <= 0) {
     fail<ConfigError>("--scale log: the weight becomes {:g}, which has no logarithm", lowest->y);
   }
@@ -166,23 +141,12 @@ int plot_average(const PlotArguments& arguments) {
   }
   Terminal terminal = output_terminal();
   if (arguments.ascii) terminal.unicode = false;
-  TerminalPlot plot;
-  plot.x_label = chart.x_label;
-  plot.points = points;
-  plot.columns = std::clamp(arguments.width.value_or(std::min(terminal.columns, 100)), 30, 500);
-  plot.rows = arguments.height;
-  const double begin = points.front().x < 0.05 * points.back().x ? 0 : points.front().x;
-  plot.x = make_axis(begin, points.back().x + 1, Scale::linear, plot.columns / 9, 1);
   const Scale scale = chart.y_scale.value_or(scale_for(chart.series));
-  const double low = scale == Scale::linear && lowest->y < highest->y / 2 ? 0 : lowest->y;
-  plot.y = make_axis(low, highest->y, scale, std::max(plot.rows * 2 / 3, 3));
+  const int columns =
+      std::clamp(arguments.width.value_or(std::min(terminal.columns, 100)), 30, 500);
+  const TerminalPlot plot = weight_plot(points, scale, columns, arguments.height);
   print("{}{}\n{}\n", chart.title, scale == Scale::log ? " (log scale)" : "", draw(plot, terminal));
-  const double last = points.back().y;
-  print("from {:.4g} at update {} to {:.4g} at update {}{}\n", points.front().y, updates.first,
-        last, updates.last,
-        last * static_cast<double>(length) > 1
-            ? fmt::format(", where it follows the last {:.4g} updates (1 / weight)", 1 / last)
-            : "");
+  print("{}\n", weight_range(points, length));
   print("{}", shares(*average, updates));
   return 0;
 }

@@ -31,20 +31,28 @@ bool names_another_encoding() {
   return encoding.rfind("utf-8", 0) != 0 && encoding.rfind("utf8", 0) != 0;
 }
 
-}  // namespace
-
-Terminal output_terminal() {
+Terminal terminal_at(int descriptor) {
   Terminal terminal;
   const std::string kind = variable("TERM");
-  const bool is_terminal = ::isatty(STDOUT_FILENO) != 0;
+  const bool is_terminal = ::isatty(descriptor) != 0;
   terminal.color = is_terminal && kind != "dumb" && variable("NO_COLOR").empty();
   terminal.unicode = !names_another_encoding();
   winsize size{};
   int columns = 0;
-  if (is_terminal && ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0) columns = size.ws_col;
+  if (is_terminal && ::ioctl(descriptor, TIOCGWINSZ, &size) == 0) columns = size.ws_col;
   if (columns <= 0) columns = std::atoi(variable("COLUMNS").c_str());
   if (columns > 0) terminal.columns = columns;
   return terminal;
+}
+
+}  // namespace
+
+Terminal output_terminal() {
+  return terminal_at(STDOUT_FILENO);
+}
+
+Terminal error_terminal() {
+  return terminal_at(STDERR_FILENO);
 }
 
 }  // namespace polyak::cli

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ inline std::string lower_case(std::string text) {
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
+
+/// "1.5 MB".
+POLYAK_API std::string size_text(int64_t bytes);
 
 /// A name for a message: as it is, unless it is very long.
 std::string shortened(const std::string& name);

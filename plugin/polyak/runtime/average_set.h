@@ -40,8 +40,9 @@ class POLYAK_API AverageSet {
   using Log = std::function<void(const std::string& name, double value)>;
 
   /// @param model returns the model; called by flush()
-  /// @param log receives `ema_momentum`, the weight of each update, and `ema_skipped`, the number
-  ///   of updates that skip_nonfinite has skipped so far; a named average appends `_NAME`
+  /// @param log receives `ema_momentum`, the weight of each update, `ema_time_ms`, the milliseconds
+  ///   of all updates that are made together, and `ema_skipped`, the number of updates that
+  ///   skip_nonfinite has skipped so far; but for the time, a named average appends `_NAME`
   /// @param reset_optimizer drops the optimizer's state, after a write_back that asks for it;
   ///   returns whether there is one
   AverageSet(std::function<ModelRef()> model, Log log,

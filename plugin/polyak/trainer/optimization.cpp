@@ -48,6 +48,15 @@ Optimization::Optimization(const Context& context, const ModelRef& model, Starti
   }
 }
 
+std::optional<int64_t> Optimization::tensors_of_state() const {
+  const Optimizer& optimizer = wrapper_->optimizer();
+  if (optimizer.type().empty()) return std::nullopt;
+  const Value groups = optimizer.state_dict().at("param_groups");
+  const std::vector<std::string> names = optimizer.state_names(groups.items().front());
+  return std::count_if(names.begin(), names.end(),
+                       [](const std::string& name) { return name != "step"; });
+}
+
 void Optimization::add_schedules() {
   const Progress& progress = *context_.progress;
   const ParamScheduler::Context context{&wrapper_->optimizer(), progress.epoch_length,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "polyak/averaging/model.h"
@@ -36,6 +38,8 @@ class Optimization final : public Schedules {
   const OptimWrapper& wrapper() const { return *wrapper_; }
   double lr() const { return wrapper_->optimizer().lr(); }
   bool has_schedules() const { return !schedulers_.empty(); }
+  /// How many tensors of its size the optimizer keeps for a parameter; empty: a plugin's may know.
+  std::optional<int64_t> tensors_of_state() const;
   void step_schedules(bool by_epoch) override;
 
   /// Resumes from the checkpoint that was passed to the constructor, at the position of progress:

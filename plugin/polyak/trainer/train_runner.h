@@ -62,6 +62,8 @@ class POLYAK_API TrainRunner : public Runner, private CheckpointSource, private 
 
   /// The validations of train() so far, in order.
   const std::vector<Validation>& validations() const { return validations_; }
+  /// What training will do, in lines: its length, the model, the memory that both take, the hooks.
+  std::vector<std::string> summary();
   /// The config with the values chosen at run time: the seed and work_dir.
   const Node& config() const { return config_; }
 

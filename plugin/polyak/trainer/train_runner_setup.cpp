@@ -5,6 +5,7 @@
 #include "polyak/checkpoint/file.h"
 #include "polyak/config/problems.h"
 #include "polyak/core/log.h"
+#include "polyak/core/text.h"
 #include "polyak/loader/loader.h"
 #include "polyak/registry/read_all_options.h"
 #include "polyak/registry/registry.h"
@@ -241,6 +242,42 @@ void TrainRunner::set_up_training() {
   scale_learning_rate(options_, data_.train->whole_batch_size());
   const Optimization::Context context{&config_, &options_, &catalog_, &progress()};
   optimization_ = std::make_unique<Optimization>(context, model(), start_);
+}
+
+// ---- what was built
+
+std::vector<std::string> TrainRunner::summary() {
+  std::vector<std::string> lines;
+  const Progress& run = progress();
+  std::string length =
+      run.by_epoch ? fmt::format("{} epochs of {} iterations", run.max_epochs, run.epoch_length)
+                   : fmt::format("{} iterations", run.max_iters);
+  lines.push_back(fmt::format("run: {}, {} optimizer steps of {} samples", length,
+                              run.max_optimizer_steps,
+                              data_.train->whole_batch_size() * run.accumulative_counts));
+  int64_t weights = 0, parameters = 0, trained = 0, gradients = 0;
+  for (const NamedTensor& item : model().tensors()) {
+    const auto bytes = static_cast<int64_t>(item.tensor.nbytes());
+    weights += bytes;
+    if (item.buffer) continue;
+    parameters += item.tensor.numel();
+    if (!item.tensor.requires_grad()) continue;
+    trained += item.tensor.numel();
+    gradients += bytes;
+  }
+  lines.push_back(fmt::format("model: {} parameters, {} of them trained", parameters, trained));
+  const std::optional<int64_t> kept = optimization_->tensors_of_state();
+  int64_t averages = 0;
+  for (const NamedAverage& item : this->averages())
+    averages += item.average->coverage().sum().bytes;
+  lines.push_back(
+      fmt::format("memory: weights {}, gradients {}, optimizer {}, averages {}; what the layers "
+                  "compute comes on top",
+                  size_text(weights), size_text(gradients),
+                  kept ? size_text(gradients * *kept) : "unknown", size_text(averages)));
+  lines.emplace_back("hooks, in their order:");
+  for (const std::string& line : hooks_.lines()) lines.push_back("  " + line);
+  return lines;
 }
 
 }  // namespace polyak
