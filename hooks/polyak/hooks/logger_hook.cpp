@@ -205,6 +205,7 @@ void LoggerHook::take_over_scalars(Runner& runner) {
     return;
   }
   earlier_.clear();
+  std::vector<Line> kept;  // all of them are read before the first is written
   for (std::string text; std::getline(file, text);) {
     const auto line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!line.is_object() || !line.contains("step")) continue;  // truncated
@@ -220,9 +221,10 @@ void LoggerHook::take_over_scalars(Runner& runner) {
       pending_.push_back({std::move(values), step});
       pending_step_ = step;
     } else {
-      write_scalars(runner, values, step);
+      kept.push_back({std::move(values), step});
     }
   }
+  for (const Line& line : kept) write_scalars(runner, line.values, line.step);
 }
 
 void LoggerHook::remember(const Scalars& values) {
