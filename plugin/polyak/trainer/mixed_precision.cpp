@@ -69,7 +69,7 @@ bool LossScale::unscale(const std::vector<at::Tensor>& parameters) const {
   const at::NoGradGuard no_grad;
   at::Tensor finite;
   for (const at::Tensor& parameter : parameters) {
-    const at::Tensor gradient = parameter.grad();
+    const at::Tensor& gradient = parameter.grad();
     if (!gradient.defined()) continue;
     gradient.div_(scale_);
     const at::Tensor own = gradient.isfinite().all();

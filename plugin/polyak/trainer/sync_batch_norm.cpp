@@ -88,8 +88,7 @@ class SyncedNormalisation : public torch::autograd::Function<SyncedNormalisation
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
                             const at::Tensor& mean, const at::Tensor& inverse, double count,
                             const std::shared_ptr<ProcessGroup>& processes) {
-    const at::Tensor normal =
-        (input - along_channels(mean, input)).mul_(along_channels(inverse, input));
+    at::Tensor normal = (input - along_channels(mean, input)).mul_(along_channels(inverse, input));
     context->save_for_backward({normal, inverse});
     context->saved_data["count"] = count;
     context->saved_data["processes"] =

@@ -28,6 +28,7 @@ class POLYAK_API SyncedLayer {
   SyncedLayer() = default;
   // A copy of a network belongs to no processes yet.
   SyncedLayer(const SyncedLayer& /*other*/) {}
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): nothing is assigned
   SyncedLayer& operator=(const SyncedLayer& /*other*/) { return *this; }
 
   std::shared_ptr<ProcessGroup> processes_;  ///< null: each process is alone
