@@ -13,7 +13,7 @@ Installs what is missing, builds with tests, runs them, and ends with ctest's co
 
   --torch SOURCE    system: libtorch-dev (the default); pip: the wheel of PyPI, 2.15.0; pip==2.12.0: another of its
                     versions; FOLDER: another LibTorch
-  --sanitize LIST   compile everything of ours with these sanitizers of the compiler
+  --sanitize LIST   compile the libraries with these sanitizers of the compiler; with thread, tests too
   --filter REGEX    run only tests whose name matches
   --werror          treat warnings as errors
 TEXT
