@@ -598,9 +598,13 @@ class Streams(CommandTest):
         self.assertEqual(self.shell("2>&1 | true", "trian").returncode, 2)
 
     def test_a_reader_that_has_seen_enough_is_no_failure(self):
-        for arguments in (["list"], ["describe", "EMAHook"], ["--help"], ["check", self.write(SMALL)]):
+        for arguments in (["list"], ["describe", "EMAHook"], ["--help"]):
             done = self.shell("| head -1", *arguments)
             self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+        # check also says on standard error what the run will do.
+        done = self.shell("| head -1", "check", self.write(SMALL))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("cannot be written", done.stderr)
 
     def test_output_that_is_lost_is_a_failure(self):
         for arguments in (["list"], ["describe", "EMAHook"]):

@@ -3,6 +3,7 @@
 
 #include <torch/optim/optimizer.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>

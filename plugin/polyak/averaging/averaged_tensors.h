@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 #include <torch/ordered_dict.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

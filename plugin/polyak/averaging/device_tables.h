@@ -4,6 +4,7 @@
 #include <c10/core/Device.h>
 #include <c10/util/ArrayRef.h>
 
+#include <cstddef>
 #include <map>
 #include <memory>
 

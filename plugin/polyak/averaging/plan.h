@@ -3,6 +3,7 @@
 
 #include <c10/core/TensorImpl.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>

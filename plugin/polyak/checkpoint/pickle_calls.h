@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+
 #include "polyak/checkpoint/pickle_nodes.h"
 
 namespace polyak::pickle {

@@ -3,6 +3,7 @@
 
 #include <c10/core/Storage.h>
 
+#include <cstddef>
 #include <functional>
 #include <string>
 

@@ -2,6 +2,7 @@
 // The loops over spans, compiled once for each instruction set. No include guard: each source that
 // includes it gets its own functions. Do not call the standard library here: the linker could keep
 // the copy of an inline function that was compiled for AVX-512.
+#include <cstddef>
 #include <cstdint>
 
 #include "polyak/kernels/element.h"
