@@ -52,7 +52,7 @@ foreach(part IN ITEMS plugin hooks)
   endforeach()
 endforeach()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/configs/ DESTINATION ${POLYAK_CONFIG_DIR} OPTIONAL
-        FILES_MATCHING PATTERN "*.yaml" PATTERN key_maps EXCLUDE)
+        FILES_MATCHING PATTERN "*.yaml" PATTERN "*.schema.json" PATTERN key_maps EXCLUDE)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/configs/key_maps DESTINATION ${CMAKE_INSTALL_DATADIR}/polyak)
 
 set(POLYAK_TORCH_INSTALLED "${POLYAK_TORCH}")

@@ -483,6 +483,42 @@ class Refusals(AttachTest):
                 (COSINE.replace("out\n", "/proc/out\n"), ["output_dir", "/proc/out"])]:
             self.refused(program, "no_step", config=config, says=says)
 
+    def test_a_check_says_what_the_program_links_and_proposes_a_config(self):
+        trainer = PROGRAMS / "trainer"
+        done = self.run_program(POLYAK, "attach", "--check", "--", trainer, "--epochs", "3")
+        self.assertRegex(done.stderr, r"trainer: can be attached\n  LibTorch +\d+\.\d+\.\d+\S*, /\S+\n  optimizers  SGD\n")
+        self.assertIn(f"polyak attach THIS_FILE -- {trainer} --epochs 3", done.stdout)
+        (self.folder / "proposed.yaml").write_text(done.stdout)
+        done = self.run_program(POLYAK, "attach", "proposed.yaml", "--check", "--", PROGRAMS / "scenario")
+        self.assertEqual(done.stdout, "")
+        self.assertIn("optimizers  SGD, Adam, AdamW, RMSprop, Adagrad, LBFGS, one of its own", done.stderr)
+        self.assertIn("config      proposed.yaml: fits", done.stderr)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["proposed.yaml"])
+        self.refused_check(["--check", "--", "/bin/ls"], "does not load LibTorch")
+        self.refused_check(["--", trainer], "no config given")
+        (self.folder / "wrong.yaml").write_text("custom_hooks: [{type: EMAHook, momentm: 1}]")
+        self.refused_check(["wrong.yaml", "--check", "--", trainer], "did you mean 'momentum'?")
+
+    def refused_check(self, arguments, says):
+        done = self.run_program(POLYAK, "attach", *arguments, status=2)
+        self.assertEqual(done.stdout, "")
+        self.assertIn(says, done.stderr)
+
+    def test_a_dry_run_ends_after_its_steps_and_writes_nothing(self):
+        program = PROGRAMS / "scenario"
+        done = self.run_program(POLYAK, "attach", self.config(), "--dry-run", "5", "--", program, "models")
+        self.assertIn("attached to scenario for 5 optimizer steps; no averages are written", done.stderr)
+        self.assertRegex(done.stderr, r"dry run: 5 steps; a run would write to \S+/out:\n"
+                         r"polyak:   averages.pth: 6 parameters of Adam, 2 steps: .*\n"
+                         r"polyak:   averages-2.pth: 6 parameters of Adam, 3 steps: ")
+        self.assertFalse((self.folder / "out").exists())
+        done = self.run_program(POLYAK, "attach", self.config(), "--dry-run", "500", "--", program, "optimizer", "SGD")
+        self.assertIn("dry run: 12 steps, then the program ended", done.stderr)
+        self.assertEqual([], [path.name for path in self.folder.rglob("*averaged*")])
+        self.assertFalse((self.folder / "out").exists())
+        for steps in ("0", "-1", "some"):
+            self.run_program(POLYAK, "attach", self.config(), "--dry-run", steps, "--", program, "models", status=2)
+
     def test_a_command_line_without_a_program(self):
         done = self.run_program(POLYAK, "attach", self.config(), status=2)
         self.assertIn("-- PROGRAM", done.stderr)

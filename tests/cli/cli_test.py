@@ -4,9 +4,12 @@
 Usage: cli_test.py POLYAK CONFIGS [unittest arguments]. Trains on a few images of Fashion-MNIST, so the data
 set's Debian package must be there.
 """
+import fcntl
 import json
 import math
+import os
 import pathlib
+import pty
 import random
 import re
 import shutil
@@ -14,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import unittest
 import zipfile
 import zlib
@@ -497,6 +501,25 @@ class Config(CommandTest):
         self.assertEqual(len(warned("momentum: 0.2, interval: 3")), 1)
         self.assertEqual(warned("ema_type: StochasticWeightAverage"), [])
 
+    def test_check_warns_of_schedules_that_end_early_and_of_means_without_statistics(self):
+        def warned(hook):  # of a run of 24 steps
+            done = self.run_polyak("check", self.write(SMALL + "custom_hooks:\n  - {type: EMAHook, " + hook + "}\n"))
+            return [line for line in done.stderr.splitlines() if "WARNING" in line]
+
+        line, = warned("ema_type: CosineEMA, momentum: 0.4, max_iters: 12")
+        self.assertIn("EMAHook: the average (CosineEMA) has max_iters: 12, but the run makes 24 updates; its weight is 0 "
+                      "from there on", line)
+        line, = warned("ema_type: CosineEMA, momentum: 0.2, end_momentum: 0.4, max_iters: 3, name: short")
+        self.assertIn("the average 'short' (CosineEMA) has max_iters: 3, less than its horizon at the start, 5 updates",
+                      line)
+        self.assertEqual(warned("ema_type: CosineEMA, momentum: 0.48"), [])
+
+        line, = warned("ema_type: StochasticWeightAverage")  # SmallCNN has BatchNorm
+        self.assertIn("its BatchNorm layers have the statistics of the raw ones; add {type: PreciseBNHook}", line)
+        self.assertEqual(warned("ema_type: StochasticWeightAverage, update_buffers: true"), [])
+        self.assertEqual(warned("ema_type: StochasticWeightAverage}\n  - {type: PreciseBNHook"), [])
+        self.assertEqual(warned("momentum: 0.2"), [])
+
     def test_cfg_options_go_before_other_options(self):
         self.train(self.write(SMALL), "--work-dir", "a", "--cfg-options", "work_dir=b", "train_cfg.max_epochs=1")
         self.assertTrue((self.folder / "b" / "epoch_1.pth").exists())
@@ -582,6 +605,40 @@ class Streams(CommandTest):
                 self.assertEqual((self.folder / "closed/last_checkpoint").read_text().strip(), "epoch_3.pth")
                 self.run_polyak("test", config, "closed/epoch_3.pth")
                 shutil.rmtree(self.folder / "closed")
+
+    def test_a_terminal_of_any_width_shows_a_bar_and_whole_lines(self):
+        config = self.write(SMALL)
+        for columns in (100, 40):
+            ours, theirs = pty.openpty()
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            run = subprocess.Popen([POLYAK, "train", config, "--work-dir", "run", "--cfg-options",
+                                    "train_dataloader.dataset.size=8192"], cwd=self.folder, stdout=subprocess.PIPE,
+                                   stderr=theirs)
+            os.close(theirs)
+            text = b""
+            while True:
+                try:
+                    part = os.read(ours, 65536)
+                except OSError:  # the program has ended
+                    break
+                text += part
+                if not part:
+                    break
+            os.close(ours)
+            run.communicate(timeout=100)
+            self.assertEqual(run.returncode, 0)
+            pieces = re.split(r"[\r\n]+", text.decode())
+            bars = [re.sub("\x1b\\[K", "", piece) for piece in pieces if piece.startswith("epoch ")]
+            self.assertTrue(bars, pieces)
+            for bar in bars:
+                self.assertRegex(bar, r"^epoch \d/3 \[#*\.*\] \d+/512")
+                self.assertLess(len(bar), columns)
+            if columns == 100:  # of the last epoch, behind two validations
+                self.assertRegex(bars[-1], r"  eta \d:\d\d:\d\d  \d+ samples/s  loss \S+  accuracy \S+$")
+            for piece in pieces:  # a bar is gone before a line begins
+                if "polyak - INFO" in piece:
+                    self.assertRegex(piece, r"^\x1b\[K\d\d/\d\d ")
+            shutil.rmtree(self.folder / "run")
 
     def test_a_reader_that_goes_away_ends_the_log_and_not_the_training(self):
         config = self.write(SMALL)

@@ -76,6 +76,13 @@ class Schema(unittest.TestCase):
             self.assertEqual(self.errors(load(text)), [], path)
             self.assertNotIn("_base_", text)
 
+    def test_is_beside_the_shipped_configs_which_name_it_for_editors(self):
+        self.assertEqual((CONFIGS / "polyak.schema.json").read_text(), run("schema"),
+                         "not up to date; run `polyak schema > configs/polyak.schema.json`")
+        for path in sorted(CONFIGS.glob("*.yaml")):
+            first = path.read_text().splitlines()[0]
+            self.assertEqual(first, "# yaml-language-server: $schema=polyak.schema.json", path)
+
     def test_requires_nothing_where_a_base_stands_and_all_of_it_elsewhere(self):
         self.assertEqual(self.errors({"_base_": "a.yaml"}), [])
         self.assertEqual(self.errors({"_base_": ["a.yaml"], "optim_wrapper": {"optimizer": {"lr": 0.1}}}), [])

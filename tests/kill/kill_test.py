@@ -38,7 +38,9 @@ env_cfg: {num_threads: 1}
 EPOCHS = BASE + """
 train_cfg: {by_epoch: true, max_epochs: 5}
 optim_wrapper: {optimizer: {type: SGD, lr: 0.05, momentum: 0.9}}
-param_scheduler: {type: CosineAnnealingLR, by_epoch: true, T_max: 5}
+param_scheduler:
+  - {type: CosineAnnealingLR, by_epoch: true, T_max: 5}
+  - {type: LinearMomentum, by_epoch: false, start_factor: 0.5, end: 20}
 custom_hooks: [{type: EMAHook, ema_type: CosineEMA, momentum: 0.05, evaluate_on_origin: true}]
 default_hooks:
   logger: {type: LoggerHook, interval: 4}
@@ -50,7 +52,9 @@ default_hooks:
 ITERATIONS = BASE + """
 train_cfg: {by_epoch: true, max_epochs: 5}
 optim_wrapper: {optimizer: {type: AdamW, lr: 0.01}, accumulative_counts: 2}
-param_scheduler: {type: LinearLR, by_epoch: false, end: 20}
+param_scheduler:
+  - {type: LinearLR, by_epoch: false, end: 20}
+  - {type: CosineAnnealingMomentum, by_epoch: true, T_max: 5, eta_min: 0.5}
 custom_hooks:
   - {type: EMAHook, ema_type: StochasticWeightAverage, evaluate_on_origin: true}
   - {type: EMAHook, name: slow, momentum: 0.1}

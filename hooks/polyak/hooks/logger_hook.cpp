@@ -3,11 +3,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -17,6 +15,7 @@
 #include "polyak/core/log.h"
 #include "polyak/runtime/runner.h"
 #include "polyak/vis_backends/local_vis_backend.h"
+#include "polyak/vis_backends/progress_bar.h"
 
 namespace polyak {
 namespace {
@@ -39,11 +38,6 @@ int width(int64_t number) {
 }
 
 /// Writes to the terminal, ignoring errors.
-void show(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stderr);
-  std::fflush(stderr);
-}
-
 std::string scalar_of(const char* what, const NamedAverage& item) {
   return item.name.empty() ? what : fmt::format("{}_{}", what, item.name);
 }
@@ -135,7 +129,9 @@ void LoggerHookOptions::visit(OptionVisitor& visitor) {
 }
 
 LoggerHook::LoggerHook(LoggerHookOptions options, std::vector<std::shared_ptr<VisBackend>> backends)
-    : options_(std::move(options)), backends_(std::move(backends)) {
+    : options_(std::move(options)),
+      bar_(std::make_unique<ProgressBar>()),
+      backends_(std::move(backends)) {
   check_options(options_, "LoggerHook");
   if (options_.vis_backends().is_null() && backends_.empty()) {
     backends_.push_back(std::make_shared<LocalVisBackend>());
@@ -305,7 +301,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
     if (name == "lr" || name == "time" || name == "data_time" || name == "ema_time_ms") continue;
     line += "  " + field(name, value);
   }
-  clear_bar();
+  bar_->clear();
   if (is_main(runner.process_group().get())) log_info("{}", line);
   runner.averages().warn_of_nonfinite(progress.iter + 1);
   add_horizons(runner, values);
@@ -316,7 +312,7 @@ void LoggerHook::after_train_iter(Runner& runner, int64_t batch, const Scalars& 
 }
 
 void LoggerHook::after_train_epoch(Runner& /*runner*/) {
-  clear_bar();
+  bar_->clear();
 }
 
 void LoggerHook::after_train(Runner& runner) {
@@ -363,6 +359,7 @@ void LoggerHook::log_evaluation(Runner& runner, const char* stage, const Scalars
   }
   windows_.clear();
   if (metrics.empty()) return;
+  last_metric_ = fmt::format("{} {:.4g}", metrics.begin()->first, metrics.begin()->second);
   const Progress& progress = runner.progress();
   std::string line = progress.by_epoch ? fmt::format("Epoch({}) [{}]  ", stage, progress.epoch)
                                        : fmt::format("Iter({}) [{}]  ", stage, progress.iter);
@@ -400,29 +397,25 @@ void LoggerHook::write_scalars(const Runner& runner, const Scalars& values, int6
 }
 
 void LoggerHook::draw_bar(const Runner& runner, int64_t batch) {
-  static const bool is_terminal = isatty(fileno(stderr)) != 0;
-  if (!options_.progress_bar() || !is_terminal) return;
+  if (!options_.progress_bar() || !ProgressBar::is_possible() || !bar_->is_due()) return;
   if (!is_main(runner.process_group().get())) return;
   const Progress& progress = runner.progress();
   if (progress.max_iters <= 0) return;  // the length is unknown
-  const int64_t done = progress.by_epoch ? batch + 1 : progress.iter + 1;
-  const int64_t all =
-      std::max<int64_t>(progress.by_epoch ? progress.epoch_length : progress.max_iters, 1);
-  constexpr int64_t kCells = 30;
-  const auto filled = static_cast<size_t>(kCells * done / all);
-  const std::string unit =
-      progress.by_epoch ? fmt::format("epoch {}/{} ", progress.epoch + 1, progress.max_epochs)
-                        : std::string();
-  const std::string left = eta(runner);
-  show(fmt::format("\r\x1b[K{}[{}{}] {}/{}{}{}", unit, std::string(filled, '#'),
-                   std::string(kCells - filled, '.'), done, all, left.empty() ? "" : "  eta ",
-                   left));
-  bar_drawn_ = true;
-}
-
-void LoggerHook::clear_bar() {
-  if (bar_drawn_) show("\r\x1b[K");
-  bar_drawn_ = false;
+  Progressing now;
+  if (progress.by_epoch) {
+    now.title = fmt::format("epoch {}/{}", progress.epoch + 1, progress.max_epochs);
+  }
+  now.done = progress.by_epoch ? batch + 1 : progress.iter + 1;
+  now.all = progress.by_epoch ? progress.epoch_length : progress.max_iters;
+  if (const std::string left = eta(runner); !left.empty()) now.fields.push_back("eta " + left);
+  const double time = windows_.count("time") ? smoothed("time") : 0;
+  if (time > 0 && progress.batch_size > 0) {
+    const double rate = static_cast<double>(progress.batch_size) / time;
+    now.fields.push_back(fmt::format("{:.{}f} samples/s", rate, rate < 10 ? 1 : 0));
+  }
+  if (windows_.count("loss")) now.fields.push_back(fmt::format("loss {:.4g}", smoothed("loss")));
+  if (!last_metric_.empty()) now.fields.push_back(last_metric_);
+  bar_->draw(now);
 }
 
 }  // namespace polyak

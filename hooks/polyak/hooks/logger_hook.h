@@ -16,6 +16,8 @@
 
 namespace polyak {
 
+class ProgressBar;
+
 struct POLYAK_API LoggerHookOptions : Options {
   LoggerHookOptions& interval(int64_t value) { return interval_ = value, *this; }
   int64_t interval() const { return interval_; }
@@ -95,7 +97,6 @@ class POLYAK_API LoggerHook : public Hook {
   void open_backends(const Runner& runner);
   void write_scalars(const Runner& runner, const Scalars& values, int64_t step);
   void draw_bar(const Runner& runner, int64_t batch);
-  void clear_bar();
 
   LoggerHookOptions options_;
   std::map<std::string, std::deque<double>> windows_;
@@ -104,7 +105,8 @@ class POLYAK_API LoggerHook : public Hook {
   Clock::time_point evaluation_;           // begin of the last evaluation
   double seconds_ = 0;                     // total time of the timed iterations of this process
   int64_t timed_ = 0;                      // their number
-  bool bar_drawn_ = false;
+  std::unique_ptr<ProgressBar> bar_;
+  std::string last_metric_;  // "accuracy 87.5", of the last validation
   struct Line {
     Scalars values;
     int64_t step;

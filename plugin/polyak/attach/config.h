@@ -43,5 +43,7 @@ AttachConfig attach_config_from(const std::string& json);
 // JSON, and the LD_PRELOAD that the program should see.
 constexpr const char* kAttachConfig = "POLYAK_ATTACH_CONFIG";
 constexpr const char* kAttachPreload = "POLYAK_ATTACH_PRELOAD";
+// And, for a dry run, the optimizer steps after which the program ends.
+constexpr const char* kAttachDryRun = "POLYAK_ATTACH_DRY_RUN";
 
 }  // namespace polyak

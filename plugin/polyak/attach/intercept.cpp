@@ -290,19 +290,27 @@ void restore_environment() {
   }
   ::unsetenv(kAttachPreload);
   ::unsetenv(kAttachConfig);
+  ::unsetenv(kAttachDryRun);
 }
 
 __attribute__((constructor)) void start() {
   const char* given = std::getenv(kAttachConfig);
   if (!given) return;
   const std::string text = given;
+  const char* const steps = std::getenv(kAttachDryRun);
+  const int64_t dry_run = steps ? std::atoll(steps) : 0;
   restore_environment();
   try {
     check_symbols();
     const AttachConfig config = attach_config_from(text);
-    session = new Session(config);
-    say(fmt::format("attached to {}; averages go to {}", program_invocation_short_name,
-                    *config.output_dir));
+    session = new Session(config, dry_run);
+    if (dry_run > 0) {
+      say(fmt::format("attached to {} for {}; no averages are written",
+                      program_invocation_short_name, count_of(dry_run, "optimizer step")));
+    } else {
+      say(fmt::format("attached to {}; averages go to {}", program_invocation_short_name,
+                      *config.output_dir));
+    }
   } catch (const std::exception& error) {
     say(first_line(error));
     ::_exit(2);

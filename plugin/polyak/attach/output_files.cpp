@@ -18,11 +18,11 @@ namespace {
 constexpr size_t kLines = 8;  // at most, for files of averages at program exit
 constexpr size_t kNames = 3;  // at most, in one line
 
+}  // namespace
+
 std::string count_of(int64_t number, const char* what) {
   return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s");
 }
-
-}  // namespace
 
 OutputFiles::OutputFiles(const AttachConfig& config)
     : output_dir_(*config.output_dir),
@@ -126,6 +126,12 @@ void OutputFiles::write_index() const {
   replace_text_file(in_output_dir("averages.yaml"), index.dump());
 }
 
+std::string line_of(const AveragesRecord& record) {
+  return fmt::format("{}: {} of {}, {}: {}", fs::path(record.file).filename().string(),
+                     count_of(record.parameters, "parameter"), record.optimizer,
+                     count_of(record.steps, "step"), list_names(record.names, kNames));
+}
+
 std::vector<std::string> OutputFiles::last_lines() const {
   std::vector<std::string> lines;
   for (const AveragesRecord& record : records_) {
@@ -134,9 +140,7 @@ std::vector<std::string> OutputFiles::last_lines() const {
                                   records_.size() - kLines));
       break;
     }
-    lines.push_back(fmt::format("{}: {} of {}, {}: {}", record.file,
-                                count_of(record.parameters, "parameter"), record.optimizer,
-                                count_of(record.steps, "step"), list_names(record.names, kNames)));
+    lines.push_back(line_of(record));
   }
   if (!without_.empty() && !records_.empty()) {
     lines.push_back(fmt::format(

@@ -24,6 +24,11 @@ struct AveragesRecord {
   std::string saved_as;            // the newest averaged version of a file that the program saved
 };
 
+/// "1 step", "2 steps".
+std::string count_of(int64_t number, const char* what);
+/// A line about a file of averages for the end of a run: its name, size, optimizer, steps, names.
+std::string line_of(const AveragesRecord& record);
+
 /// The files of an attached run: the names of averages and siblings, which copies of streams are
 /// kept, an index of all files, and the messages about them at program exit.
 class OutputFiles {

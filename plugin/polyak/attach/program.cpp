@@ -11,6 +11,7 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -125,6 +126,64 @@ std::string own_libtorch() {
   return path;
 }
 
+/// The names of the symbols that a program or library takes from others or offers to them, one
+/// after the other; "" where the file has none.
+std::string dynamic_names(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const auto header = read_at<ElfW(Ehdr)>(file, 0);
+  const auto section = [&](size_t index) {
+    return read_at<ElfW(Shdr)>(
+        file, static_cast<std::streamoff>(header.e_shoff + index * header.e_shentsize));
+  };
+  for (size_t i = 0; file && i < header.e_shnum; ++i) {
+    const auto symbols = section(i);
+    if (symbols.sh_type != SHT_DYNSYM) continue;
+    const auto names = section(symbols.sh_link);
+    if (!file || names.sh_size > fs::file_size(path)) return "";
+    std::string text(names.sh_size, '\0');
+    file.seekg(static_cast<std::streamoff>(names.sh_offset));
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    return text;
+  }
+  return "";
+}
+
+/// A library that the dynamic linker would load.
+struct Library {
+  std::string asked;  // the name by which the program links to it
+  std::string found;  // its path, or "not found"
+};
+
+/// The dynamic linker lists the libraries that it would load, and starts nothing.
+std::vector<Library> libraries_of(const std::string& path, const std::string& interpreter) {
+  std::vector<Library> libraries;
+  std::istringstream lines(output_of({interpreter, "--list", path}));
+  for (std::string line; std::getline(lines, line);) {
+    const size_t name = line.find_first_not_of(" \t");
+    if (name == std::string::npos) continue;
+    const size_t arrow = line.find("=> ");
+    Library library;
+    library.asked = line.substr(name, line.find(' ', name) - name);
+    library.found = arrow == std::string::npos ? library.asked : line.substr(arrow + 3);
+    library.found = library.found.substr(0, library.found.rfind(" ("));
+    libraries.push_back(std::move(library));
+  }
+  return libraries;
+}
+
+/// Adds the optimizers that the files refer to.
+void find_optimizers(const std::vector<std::string>& files, ProgramFacts& facts) {
+  std::string names;
+  for (const std::string& file : files) names += dynamic_names(file);
+  // Names within mangled ones, which begin with their lengths.
+  for (const char* optimizer : {"SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "LBFGS"}) {
+    const std::string part = fmt::format("5torch5optim{}{}", std::strlen(optimizer), optimizer);
+    if (names.find(part) != std::string::npos) facts.optimizers.emplace_back(optimizer);
+  }
+  // A derived class refers to its base's type.
+  facts.own_optimizer = names.find("_ZTIN5torch5optim9OptimizerE") != std::string::npos;
+}
+
 }  // namespace
 
 std::string find_program(const std::string& name) {
@@ -146,39 +205,32 @@ std::string find_program(const std::string& name) {
                     name);
 }
 
-void check_program(const std::string& path) {
+ProgramFacts check_program(const std::string& path) {
   const std::string interpreter = interpreter_of(path);
   struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && (status.st_mode & (S_ISUID | S_ISGID)) != 0) {
     fail<ConfigError>(
         "{}: is setuid or setgid, so Linux ignores preloaded libraries; remove the bit", path);
   }
-  // The dynamic linker lists the libraries that it would load, and starts nothing.
-  std::istringstream lines(output_of({interpreter, "--list", path}));
-  std::string found;  // its path
-  std::string asked;  // the name by which the program links to it
-  for (std::string line; std::getline(lines, line);) {
-    const size_t name = line.find_first_not_of(" \t");
-    if (name == std::string::npos || line.compare(name, kLibTorch.size(), kLibTorch) != 0) continue;
-    const size_t arrow = line.find("=> ");
-    asked = line.substr(name, line.find(' ', name) - name);
-    found = arrow == std::string::npos ? asked : line.substr(arrow + 3);
-    found = found.substr(0, found.rfind(" ("));
-  }
-  if (found.empty()) {
+  const std::vector<Library> libraries = libraries_of(path, interpreter);
+  const auto torch = std::find_if(libraries.begin(), libraries.end(), [](const Library& library) {
+    return library.asked.compare(0, kLibTorch.size(), kLibTorch) == 0;
+  });
+  if (torch == libraries.end()) {
     fail<ConfigError>(
         "{}: does not load LibTorch ({}) at startup; it must be linked to LibTorch {} as a shared "
         "library",
         path, kLibTorch, TORCH_VERSION);
   }
+  const std::string& found = torch->found;
   if (found == "not found") {
     fail<ConfigError>("{}: needs {}, which is not found; set LD_LIBRARY_PATH to its folder", path,
                       kLibTorch);
   }
   std::error_code error;
   const std::string own = own_libtorch();
-  if (fs::equivalent(found, own, error)) return;
-  const std::string version = libtorch_version(found);
+  const bool same_file = fs::equivalent(found, own, error);
+  const std::string version = same_file ? TORCH_VERSION : libtorch_version(found);
   if (version != TORCH_VERSION) {
     fail<ConfigError>(
         "{}: uses LibTorch {} ({}), but this Polyak was built with {}; build Polyak with the "
@@ -186,11 +238,21 @@ void check_program(const std::string& path) {
         path, version, found, TORCH_VERSION);
   }
   // The dynamic linker identifies libraries by this name, and would load both.
-  if (const std::string wanted = fs::path(own).filename().string(); asked != wanted) {
+  const std::string wanted = fs::path(own).filename().string();
+  if (!same_file && torch->asked != wanted) {
     fail<ConfigError>(
         "{}: loads LibTorch {} as {}, but this Polyak as {}; build both with the same LibTorch",
-        path, version, asked, wanted);
+        path, version, torch->asked, wanted);
   }
+  ProgramFacts facts;
+  facts.libtorch = found;
+  std::vector<std::string> files = {path};
+  for (const Library& library : libraries) {  // beside LibTorch there are its own and the system's
+    if (fs::path(library.found).parent_path() == fs::path(found).parent_path()) continue;
+    if (fs::is_regular_file(library.found, error)) files.push_back(library.found);
+  }
+  find_optimizers(files, facts);
+  return facts;
 }
 
 }  // namespace polyak

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <set>
 #include <typeinfo>
@@ -78,9 +79,11 @@ AttachConfig of_this_process(AttachConfig config) {
 
 }  // namespace
 
-Session::Session(AttachConfig config)
+Session::Session(AttachConfig config, int64_t dry_run)
     : config_(of_this_process(std::move(config))),
-      writes_(config_.every_rank || rank_in_environment() == 0),
+      dry_run_(dry_run),
+      speaks_(config_.every_rank || rank_in_environment() == 0),
+      writes_(speaks_ && dry_run_ == 0),
       files_(config_) {
   set_log_sink([](LogLevel level, std::string_view text) {
     if (level >= LogLevel::warning) say(fmt::format("warning: {}", text));
@@ -293,9 +296,10 @@ void Session::see_steps(const std::vector<Watched*>& optimizers) {
 // ---- groups
 
 void Session::step(Watched& watched) {
-  stepped_ = true;
+  ++steps_;
   if (!std::exchange(watched.looked_at, true)) find_groups(watched);
   for (Group* group : watched.groups) step(*group);
+  if (steps_ == dry_run_) end_dry_run();
   if (not_intercepted().empty()) return;
   // This step must not be attributed to another optimizer of these parameters.
   for (Watched* other : not_intercepted_with(alive(watched.parameters))) {
@@ -411,6 +415,20 @@ void Session::name_files() {
   for (Group* group : fresh) group->file = files_.new_averages_file(group->made);
 }
 
+AveragesRecord Session::record_of(const Group& group, const Value& checkpoint) const {
+  AveragesRecord record;
+  record.file = group.file;
+  record.made = group.made;
+  record.optimizer = group.optimizer;
+  record.parameters = group.count_parameters();
+  record.steps = group.runner->progress().iter;
+  record.saved_as = group.saved_as;
+  for (const auto& [name, value] : checkpoint.at("state_dict").entries()) {
+    record.names.push_back(name.as_string());
+  }
+  return record;
+}
+
 void Session::write(Group& group) {
   if (group.written || !group.runner || !writes_) return;
   name_files();
@@ -418,17 +436,7 @@ void Session::write(Group& group) {
     const Value checkpoint = named_checkpoint_of(group, names_);
     write_checkpoint_file(group.file, checkpoint);
     if (config_.format == "pt") write_archives(group, names_, modules_);
-    AveragesRecord record;
-    record.file = group.file;
-    record.made = group.made;
-    record.optimizer = group.optimizer;
-    record.parameters = group.count_parameters();
-    record.steps = group.runner->progress().iter;
-    record.saved_as = group.saved_as;
-    for (const auto& [name, value] : checkpoint.at("state_dict").entries()) {
-      record.names.push_back(name.as_string());
-    }
-    files_.averages_written(std::move(record));
+    files_.averages_written(record_of(group, checkpoint));
     group.written = true;
   } catch (const std::exception& error) {
     say(first_line(error));
@@ -508,7 +516,7 @@ void Session::write_averages() {
 }
 
 std::vector<std::string> Session::last_lines() const {
-  if (!stepped_) return {"no optimizer step was seen; nothing was averaged"};
+  if (steps_ == 0) return {"no optimizer step was seen; nothing was averaged"};
   if (!groups_made_)
     return {"the optimizers that stepped have no parameters to average; nothing was averaged"};
   std::vector<std::string> lines = files_.last_lines();
@@ -527,11 +535,41 @@ std::vector<std::string> Session::last_lines() const {
 void Session::finish() {
   guarded("writing the averages", [&] {
     write_groups();
-    if (writes_) {
-      for (const std::string& line : last_lines()) say(line);
+    if (speaks_) {
+      for (const std::string& line : dry_run_ > 0 ? dry_run_lines() : last_lines()) say(line);
     }
     done_ = true;
   });
+}
+
+/// What the files of a run would contain.
+std::vector<std::string> Session::dry_run_lines() {
+  std::vector<std::string> lines = {
+      fmt::format("dry run: {}{}; a run would write to {}:", count_of(steps_, "step"),
+                  steps_ < dry_run_ ? ", then the program ended" : "", *config_.output_dir)};
+  if (!groups_made_) lines.back() = "dry run: " + last_lines().front();
+  name_files();
+  std::vector<AveragesRecord> records;
+  for (const auto& group : groups_.all()) {
+    if (group->runner) records.push_back(record_of(*group, named_checkpoint_of(*group, names_)));
+  }
+  std::stable_sort(
+      records.begin(), records.end(),
+      [](const AveragesRecord& a, const AveragesRecord& b) { return a.made < b.made; });
+  for (const AveragesRecord& record : records) lines.push_back("  " + line_of(record));
+  if (groups_made_) {
+    for (const std::string& line : last_lines()) lines.push_back(line);  // what is not averaged
+  }
+  return lines;
+}
+
+/// Not by exit(): handlers of the program would run while its threads train.
+void Session::end_dry_run() {
+  if (speaks_) {
+    for (const std::string& line : dry_run_lines()) say(line);
+  }
+  std::fflush(nullptr);
+  ::_exit(0);
 }
 
 }  // namespace polyak

@@ -35,8 +35,10 @@ class Session {
   using Export = std::function<void(const torch::jit::Module&, const Sink&)>;
   using Optimizer = torch::optim::Optimizer;
 
+  /// @param dry_run 0, or optimizer steps after which the process ends with status 0, having said
+  ///   what is averaged and written nothing
   /// @throws ConfigError for an invalid config
-  explicit Session(AttachConfig config);
+  explicit Session(AttachConfig config, int64_t dry_run = 0);
 
   /// The program asked a module for its `count` parameters, starting with `first`.
   /// @param fingerprint of its parameters: another one if they have other names or are others
@@ -88,8 +90,11 @@ class Session {
   void add_buffers_and_frozen(Group& group);
   void step(Group& group);
   void name_files();
+  AveragesRecord record_of(const Group& group, const Value& checkpoint) const;
   void write(Group& group);
   std::vector<std::string> last_lines() const;
+  std::vector<std::string> dry_run_lines();
+  [[noreturn]] void end_dry_run();
   void drop_expired_groups();
   void write_groups();
 
@@ -100,13 +105,15 @@ class Session {
   std::unordered_map<const void*, size_t> trees_;  // fingerprints by module
   std::unordered_map<const void*, Watched> optimizers_;
   Groups groups_;
-  bool writes_;  // files; of several processes, only some do
+  int64_t dry_run_;  // steps until the process ends; 0: no dry run
+  bool speaks_;      // says what was averaged; of several processes, only some do
+  bool writes_;      // files; of several processes, only some do
   OutputFiles files_;
   std::set<std::string> modules_;                           // names of all modules
   std::unordered_map<const void*, std::string> unstepped_;  // names of parameters without a step
   int64_t optimizers_made_ = 0;
+  int64_t steps_ = 0;  // of all optimizers
   bool groups_made_ = false;
-  bool stepped_ = false;   // an optimizer has stepped
   bool replaced_ = false;  // replaced parameters have been reported
   bool left_out_ = false;  // a parameter that cannot be averaged has been reported
   bool done_ = false;

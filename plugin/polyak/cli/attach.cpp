@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <unistd.h>
 
+#include <fmt/ranges.h>
+#include <torch/version.h>
 #include <CLI/CLI.hpp>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "polyak/attach/attached_runner.h"
 #include "polyak/attach/config.h"
 #include "polyak/attach/program.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
+#include "polyak/cli/init_texts.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/streams.h"
 #include "polyak/config/load.h"
@@ -31,6 +37,8 @@ namespace {
 struct AttachArguments {
   std::string config;
   std::vector<std::string> overrides;
+  bool check = false;
+  int64_t dry_run = 0;
 };
 
 /// The absolute path of a folder that a key names, created if missing.
@@ -59,25 +67,55 @@ std::string preloaded_library() {
   return library;
 }
 
-/// Replaces this process by the program with averaging in it; returns only by an exception.
-[[noreturn]] void attach(const AttachArguments& arguments, std::vector<char*> words) {
-  if (words.empty()) {
-    fail<ConfigError>("attach: no program given; write it after two dashes: attach {} -- PROGRAM",
-                      arguments.config);
+/// "./trainer" of words as a shell takes them.
+std::string command_text(const std::vector<char*>& words) {
+  std::string text;
+  for (const char* word : words) text += (text.empty() ? "" : " ") + std::string(word);
+  return text;
+}
+
+/// Says what a program shows of itself, and prints a config for it where none is given.
+void say_facts(const ProgramFacts& facts, const std::string& program, const std::string& config,
+               const std::vector<char*>& words) {
+  std::vector<std::string> optimizers = facts.optimizers;
+  if (facts.own_optimizer) optimizers.emplace_back("one of its own, whose steps zero_grad() shows");
+  print_error(fmt::format("polyak: {}: can be attached\n  LibTorch    {}, {}\n  optimizers  {}\n",
+                          program, TORCH_VERSION, facts.libtorch,
+                          optimizers.empty()
+                              ? "none; weights that a program updates without one are not averaged"
+                              : fmt::format("{}", fmt::join(optimizers, ", "))));
+  if (!config.empty()) {
+    print_error(fmt::format("  config      {}: fits\n", config));
+    return;
   }
-  // The program's own copy of the library logs everything, once.
-  set_log_sink([](LogLevel, std::string_view) {});
+  print_error("  config      a proposal for it follows on standard output\n");
+  const std::string& text = init_texts().at("attach");
+  print("# For `polyak attach THIS_FILE -- {}` (docs/attach.md).\n{}", command_text(words),
+        text.substr(text.find('\n') + 1));
+}
+
+AttachConfig read_config(const AttachArguments& arguments) {
   const Catalog& catalog = registered();
   AttachConfig config;
   read_all_options(load_config(arguments.config, arguments.overrides), config, "attach", catalog);
   check_attached_hooks(config, catalog);
-  const std::string program = find_program(words.front());
-  check_program(program);
+  return config;
+}
+
+/// Replaces this process by the program with averaging in it; returns only by an exception.
+[[noreturn]] void start(AttachConfig config, const AttachArguments& arguments,
+                        const std::string& program, std::vector<char*> words) {
   const std::string library = preloaded_library();
-  config.output_dir = make_folder(
-      "output_dir", config.output_dir ? fs::path(*config.output_dir)
-                                      : fs::path("work_dirs") / fs::path(arguments.config).stem());
-  if (config.siblings != "beside") config.siblings = make_folder("siblings", config.siblings);
+  const fs::path folder = config.output_dir
+                              ? fs::path(*config.output_dir)
+                              : fs::path("work_dirs") / fs::path(arguments.config).stem();
+  if (arguments.dry_run > 0) {
+    config.output_dir = fs::absolute(folder).string();
+    ::setenv(kAttachDryRun, std::to_string(arguments.dry_run).c_str(), 1);
+  } else {
+    config.output_dir = make_folder("output_dir", folder);
+    if (config.siblings != "beside") config.siblings = make_folder("siblings", config.siblings);
+  }
 
   const char* preload = std::getenv("LD_PRELOAD");
   const std::string before = preload ? preload : "";
@@ -90,6 +128,27 @@ std::string preloaded_library() {
   fail<ConfigError>("{}: cannot be started: {}", program, std::generic_category().message(errno));
 }
 
+void attach(const AttachArguments& arguments, const std::vector<char*>& words) {
+  if (words.empty()) {
+    fail<ConfigError>("attach: no program given; write it after two dashes: attach {} -- PROGRAM",
+                      arguments.config.empty() ? "CONFIG" : arguments.config);
+  }
+  if (arguments.config.empty() && !arguments.check) {
+    fail<ConfigError>(
+        "attach: no config given; write one before the two dashes, or see what the program needs: "
+        "attach --check -- {}",
+        command_text(words));
+  }
+  // The program's own copy of the library logs everything, once.
+  set_log_sink([](LogLevel, std::string_view) {});
+  AttachConfig config;
+  if (!arguments.config.empty()) config = read_config(arguments);
+  const std::string program = find_program(words.front());
+  const ProgramFacts facts = check_program(program);
+  if (!arguments.check) start(std::move(config), arguments, program, words);
+  say_facts(facts, program, arguments.config, words);
+}
+
 }  // namespace
 
 void add_attach(CLI::App& app, const std::vector<char*>& program) {
@@ -97,9 +156,20 @@ void add_attach(CLI::App& app, const std::vector<char*>& program) {
       "attach",
       "Run a compiled LibTorch program with averaging: attach CONFIG -- PROGRAM [ARG ...]");
   auto arguments = std::make_shared<AttachArguments>();
-  command->add_option("config", arguments->config, "YAML file")->required();
+  command->add_option("config", arguments->config, "YAML file; may be missing with --check")
+      ->type_name(kFile);
   command->add_option("--cfg-options", arguments->overrides, "Override config values")
       ->expected(1, -1);
+  CLI::Option* const check = command->add_flag(
+      "--check", arguments->check,
+      "Say whether the program can be attached, what it links, and a config for it; start nothing");
+  command
+      ->add_option("--dry-run", arguments->dry_run,
+                   "End the program after N optimizer steps, say what a run would average, and "
+                   "write no averages")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber)
+      ->excludes(check);
   command->callback([arguments, &program] { attach(*arguments, program); });
 }
 

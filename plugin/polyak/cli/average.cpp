@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "polyak/checkpoint/format.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
 #include "polyak/cli/file_summary.h"
@@ -432,8 +433,9 @@ void add_average(CLI::App& app, int& status) {
   command
       ->add_option("files", arguments->files,
                    "Files of weights, FILE or FILE:WEIGHT; with --post-hoc or --sweep a work_dir")
+      ->type_name(kFile)
       ->required();
-  command->add_option("-o,--out", arguments->out, "The file to write");
+  command->add_option("-o,--out", arguments->out, "The file to write")->type_name(kFile);
   command
       ->add_option("--format", arguments->format,
                    "pth or safetensors; default: by the extension of OUT")
@@ -442,9 +444,11 @@ void add_average(CLI::App& app, int& status) {
       ->add_option("--dtype", arguments->dtype,
                    "float64, float32, float16 or bfloat16 of floating-point tensors")
       ->check(dtypes);
-  command->add_option("--type", arguments->type,
-                      "A registered average, updated with one file after the other; default: the "
-                      "mean");
+  command
+      ->add_option("--type", arguments->type,
+                   "A registered average, updated with one file after the other; default: the "
+                   "mean")
+      ->type_name(kAverage);
   command->add_option("--set", arguments->settings, "Keys of that average: key=value")
       ->expected(1, -1);
   command
@@ -471,8 +475,10 @@ void add_average(CLI::App& app, int& status) {
       ->add_option("--step", arguments->step,
                    "The step at which those averages end; default: the newest snapshot's")
       ->check(CLI::PositiveNumber);
-  command->add_option("--config", arguments->run.config,
-                      "A config, whose model is measured on its validation data");
+  command
+      ->add_option("--config", arguments->run.config,
+                   "A config, whose model is measured on its validation data")
+      ->type_name(kFile);
   command->add_option("--cfg-options", arguments->run.overrides, "Override config values")
       ->expected(1, -1);
   command->add_option("--metric", arguments->metric, "The metric that is measured");

@@ -8,9 +8,9 @@
 
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
-#include "polyak/cli/horizon.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/run_arguments.h"
+#include "polyak/cli/run_warnings.h"
 #include "polyak/cli/streams.h"
 #include "polyak/cli/terminal.h"
 #include "polyak/cli/weight_curve.h"
@@ -61,10 +61,8 @@ int check(const RunArguments& arguments, bool is_static) {
     if (hook.name() == "EMAHook") hook.before_run(runner);  // builds its average
   });
   for (const std::string& line : runner.summary()) log_info("{}", line);
-  for (const NamedAverage& item : runner.averages()) {
-    log_curve(item);
-    if (const std::string text = horizon_warning(item); !text.empty()) log_warning("{}", text);
-  }
+  for (const NamedAverage& item : runner.averages()) log_curve(item);
+  for (const std::string& text : run_warnings(runner)) log_warning("{}", text);
   print("{}", runner.config().dump());
   return 0;
 }

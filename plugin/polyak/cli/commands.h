@@ -17,7 +17,7 @@ void add_train(CLI::App& app, int& status);
 void add_test(CLI::App& app, int& status);
 void add_check(CLI::App& app, int& status);
 /// @param program what follows two dashes: a program's name and arguments, as main() got them. The
-///   command becomes that program and returns only by an exception.
+///   command becomes that program, or throws; with --check it returns.
 void add_attach(CLI::App& app, const std::vector<char*>& program);
 void add_list(CLI::App& app, int& status);
 void add_describe(CLI::App& app, int& status);
@@ -28,5 +28,8 @@ void add_convert(CLI::App& app, int& status);
 void add_average(CLI::App& app, int& status);
 void add_plot(CLI::App& app, int& status);
 void add_report(CLI::App& app, int& status);
+// These two describe all commands that are there when they run.
+void add_completion(CLI::App& app);
+void add_man(CLI::App& app);
 
 }  // namespace polyak::cli

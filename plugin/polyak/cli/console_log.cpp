@@ -5,6 +5,7 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <memory>
 #include <string_view>
@@ -47,7 +48,9 @@ const char* name_of(LogLevel level) {
 }  // namespace
 
 ConsoleLog::ConsoleLog() : logger_("polyak", std::make_shared<spdlog::sinks::stderr_sink_mt>()) {
-  logger_.sinks().front()->set_pattern("%m/%d %H:%M:%S - polyak - %v");
+  // A line takes the place of a progress bar, which is drawn again behind it.
+  const char* const over_a_bar = ::isatty(STDERR_FILENO) != 0 ? "\r\x1b[K" : "";
+  logger_.sinks().front()->set_pattern(fmt::format("{}%m/%d %H:%M:%S - polyak - %v", over_a_bar));
   logger_.set_error_handler([this](const std::string& message) {
     if (!std::exchange(failed_, true)) {
       print_error(fmt::format("polyak: {}; continuing without the log file\n", message));

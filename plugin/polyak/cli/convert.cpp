@@ -14,6 +14,7 @@
 #include "polyak/checkpoint/format.h"
 #include "polyak/checkpoint/libtorch_archive.h"
 #include "polyak/checkpoint/pth.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
 #include "polyak/cli/file_summary.h"
@@ -129,8 +130,10 @@ void add_convert(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand(
       "convert", "Write the weights of a file as .pth, .safetensors or LibTorch archive");
   auto arguments = std::make_shared<ConvertArguments>();
-  command->add_option("in", arguments->in, "A file of weights, of any kind")->required();
-  command->add_option("out", arguments->out, "The file to write")->required();
+  command->add_option("in", arguments->in, "A file of weights, of any kind")
+      ->type_name(kFile)
+      ->required();
+  command->add_option("out", arguments->out, "The file to write")->type_name(kFile)->required();
   command
       ->add_option("--format", arguments->format,
                    "pth, safetensors or archive; default: by the extension of OUT")
@@ -143,8 +146,10 @@ void add_convert(CLI::App& app, int& status) {
       ->add_option("--dtype", arguments->dtype,
                    "float64, float32, float16 or bfloat16, for floating-point tensors")
       ->check(CLI::IsMember({"float64", "float32", "float16", "bfloat16"}));
-  command->add_option("--map", arguments->map,
-                      "A key map (YAML) or the name of one of Polyak's, such as timm_vit");
+  command
+      ->add_option("--map", arguments->map,
+                   "A key map (YAML) or the name of one of Polyak's, such as timm_vit")
+      ->type_name(kFile);
   command->callback([arguments, &status] { status = convert(*arguments); });
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/streams.h"
@@ -101,7 +102,9 @@ void add_describe(CLI::App& app, int& status) {
   CLI::App* command =
       app.add_subcommand("describe", "Show the keys of a hook, average, optimizer, ...");
   auto arguments = std::make_shared<DescribeArguments>();
-  command->add_option("name", arguments->names, "e.g. EMAHook; or several")->required();
+  command->add_option("name", arguments->names, "e.g. EMAHook; or several")
+      ->type_name(kName)
+      ->required();
   command
       ->add_option("--format", arguments->format, "text, markdown, json, or yaml: a block to paste")
       ->check(CLI::IsMember({"text", "markdown", "json", "yaml"}));

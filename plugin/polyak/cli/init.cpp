@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/init_texts.h"
 #include "polyak/cli/streams.h"
@@ -58,9 +59,12 @@ void add_init(CLI::App& app, int& status) {
   auto arguments = std::make_shared<InitArguments>();
   std::vector<std::string> names;
   for (const auto& [name, text] : init_texts()) names.push_back(name);
-  command->add_option("--from", arguments->from,
-                      fmt::format("{}; default: {}", fmt::join(names, ", "), arguments->from));
-  command->add_option("-o,--output", arguments->output, "Write it to this file, which must be new");
+  command
+      ->add_option("--from", arguments->from,
+                   fmt::format("{}; default: {}", fmt::join(names, ", "), arguments->from))
+      ->type_name(fmt::format("WORD:{{{}}}", fmt::join(names, ",")));
+  command->add_option("-o,--output", arguments->output, "Write it to this file, which must be new")
+      ->type_name(kFile);
   command->callback([arguments, &status] { status = init(*arguments); });
 }
 

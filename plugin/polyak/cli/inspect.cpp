@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "polyak/checkpoint/format.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
 #include "polyak/cli/file_difference.h"
@@ -56,6 +57,7 @@ void add_inspect(CLI::App& app, int& status) {
       app.add_subcommand("inspect", "Show what a file of weights holds, or how two of them differ");
   auto arguments = std::make_shared<InspectArguments>();
   command->add_option("files", arguments->files, "One file, or two to compare")
+      ->type_name(kFile)
       ->required()
       ->expected(1, 2);
   command->add_option("--key", arguments->key,

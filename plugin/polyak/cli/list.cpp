@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/streams.h"
@@ -45,7 +46,8 @@ void add_list(CLI::App& app, int& status) {
   CLI::App* command = app.add_subcommand("list", "List everything that a config can name");
   auto kind = std::make_shared<std::string>();
   auto plugins = std::make_shared<PluginArguments>();
-  command->add_option("kind", *kind, "hook, average, optimizer, ...; default: all kinds");
+  command->add_option("kind", *kind, "hook, average, optimizer, ...; default: all kinds")
+      ->type_name(kKind);
   add_plugins(*command, *plugins);
   command->callback([kind, plugins, &status] { status = list(*kind, *plugins); });
 }

@@ -55,6 +55,8 @@ int main(int argc, char** argv) {
   cli::add_average(app, status);
   cli::add_plot(app, status);
   cli::add_report(app, status);
+  cli::add_completion(app);
+  cli::add_man(app);
 
   if (argc > 1 &&
       argv[1][0] != '-') {  // for a misspelt command, CLI11 only says that one is needed

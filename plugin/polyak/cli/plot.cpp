@@ -15,6 +15,7 @@
 
 #include "polyak/averaging/averaged_model.h"
 #include "polyak/checkpoint/file.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/registered.h"
 #include "polyak/cli/streams.h"
@@ -159,10 +160,13 @@ void add_plot(CLI::App& app, int& status) {
   CLI::App* command =
       plot->add_subcommand("average", "Draw the weight of an average over a run, as it falls");
   auto arguments = std::make_shared<PlotArguments>();
-  command->add_option("name", arguments->name, "A registered average, e.g. CosineEMA")->required();
+  command->add_option("name", arguments->name, "A registered average, e.g. CosineEMA")
+      ->type_name(kAverage)
+      ->required();
   command->add_option("settings", arguments->settings,
                       "Its keys as in a config: key=value, e.g. momentum=0.004 max_iters=10000");
-  command->add_option("--svg", arguments->svg, "Write the curve to this file instead");
+  command->add_option("--svg", arguments->svg, "Write the curve to this file instead")
+      ->type_name(kFile);
   command
       ->add_option("--updates", arguments->updates,
                    "Updates of the run; default: max_iters, or 10000")

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "polyak/averaging/register.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/config/load.h"
 #include "polyak/loader/loader.h"
 #include "polyak/trainer/register_trainer.h"
@@ -24,8 +25,10 @@ Catalog& registered() {
 }
 
 void add_plugins(CLI::App& command, PluginArguments& arguments) {
-  command.add_option("--config", arguments.config, "A config whose plugins are loaded, too");
-  command.add_option("--plugin", arguments.plugins, "A plugin's path or name; may be repeated");
+  command.add_option("--config", arguments.config, "A config whose plugins are loaded, too")
+      ->type_name(kFile);
+  command.add_option("--plugin", arguments.plugins, "A plugin's path or name; may be repeated")
+      ->type_name(kFile);
 }
 
 Catalog& registered_with(const PluginArguments& arguments) {

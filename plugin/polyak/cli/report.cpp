@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "polyak/checkpoint/file.h"
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/file_summary.h"
 #include "polyak/cli/report_page.h"
@@ -53,8 +54,10 @@ void add_report(CLI::App& app, int& status) {
   command
       ->add_option("folders", arguments->folders,
                    "Folders of runs (work_dir); several are compared in one page")
+      ->type_name(kFolder)
       ->required();
-  command->add_option("-o,--out", arguments->out, "The file to write; default: report.html");
+  command->add_option("-o,--out", arguments->out, "The file to write; default: report.html")
+      ->type_name(kFile);
   command->callback([arguments, &status] { status = report(*arguments); });
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/registered.h"
 #include "polyak/config/load.h"
 #include "polyak/core/log.h"
@@ -26,7 +27,7 @@ bool overrides_key(const RunArguments& arguments, const std::string& key) {
 }  // namespace
 
 void add_config(CLI::App& command, RunArguments& arguments) {
-  command.add_option("config", arguments.config, "YAML file")->required();
+  command.add_option("config", arguments.config, "YAML file")->type_name(kFile)->required();
   command
       .add_option(
           "--cfg-options", arguments.overrides,
@@ -36,9 +37,11 @@ void add_config(CLI::App& command, RunArguments& arguments) {
 }
 
 void add_launcher(CLI::App& command, RunArguments& arguments) {
-  command.add_option("--launcher", arguments.launcher,
-                     "What started this process and others that train with it: none, pytorch, mpi "
-                     "or slurm");
+  command
+      .add_option("--launcher", arguments.launcher,
+                  "What started this process and others that train with it: none, pytorch, mpi "
+                  "or slurm")
+      ->type_name("WORD:{none,pytorch,mpi,slurm}");
 }
 
 int64_t rank_of(const Node& config) {

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
 #include "polyak/cli/registered.h"
@@ -33,8 +34,10 @@ void add_test(CLI::App& app, int& status) {
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
   add_launcher(*command, *arguments);
-  command->add_option("checkpoint", arguments->checkpoint, "A file of weights")->required();
-  command->add_option("--work-dir", arguments->work_dir, "Folder for logs");
+  command->add_option("checkpoint", arguments->checkpoint, "A file of weights")
+      ->type_name(kFile)
+      ->required();
+  command->add_option("--work-dir", arguments->work_dir, "Folder for logs")->type_name(kFolder);
   command->callback([arguments, &status] { status = test(*arguments); });
 }
 

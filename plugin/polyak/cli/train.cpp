@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "polyak/cli/command_text.h"
 #include "polyak/cli/commands.h"
 #include "polyak/cli/console_log.h"
 #include "polyak/cli/registered.h"
@@ -66,12 +67,14 @@ void add_train(CLI::App& app, int& status) {
   auto arguments = std::make_shared<RunArguments>();
   add_config(*command, *arguments);
   add_launcher(*command, *arguments);
-  command->add_option("--work-dir", arguments->work_dir, "Folder for logs and checkpoints");
-  command->add_option("--load-from", arguments->load_from,
-                      "Start from the weights of a checkpoint");
+  command->add_option("--work-dir", arguments->work_dir, "Folder for logs and checkpoints")
+      ->type_name(kFolder);
+  command->add_option("--load-from", arguments->load_from, "Start from the weights of a checkpoint")
+      ->type_name(kFile);
   CLI::Option* resume = command
                             ->add_option("--resume", arguments->resume_from,
                                          "Resume from a checkpoint; default: the last one")
+                            ->type_name(kFile)
                             ->expected(0, 1);
   command->callback([arguments, resume, &status] {
     arguments->resume = resume->count() > 0;

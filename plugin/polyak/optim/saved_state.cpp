@@ -19,9 +19,8 @@ namespace {
 
 /// Keys of groups that do not change the results of an optimizer.
 const std::set<std::string> kHarmless = {
-    "params",         "param_names",  "initial_lr",
-    "foreach",        "fused",        "capturable",
-    "differentiable", "lars_exclude", "decoupled_weight_decay"};
+    "params", "param_names", "initial_lr",     "initial_momentum", "foreach",
+    "fused",  "capturable",  "differentiable", "lars_exclude",     "decoupled_weight_decay"};
 
 /// A parameter of the file.
 struct Saved {
@@ -192,8 +191,10 @@ void check_group(const Value& theirs, const StateOwner& owner) {
     fail<CheckpointError>("optimizer: it maximizes, but this run minimizes; {}",
                           owner.without_state);
   }
+  const bool has_betas = theirs.contains("betas");
   for (const auto& [key, value] : theirs.entries()) {
     const std::string& name = key.as_string();
+    if (name == "momentum" && has_betas) continue;  // the first of them, kept by a schedule
     if (name == "maximize" || kHarmless.count(name) || ours.contains(name) || !is_number(value)) {
       continue;
     }

@@ -59,6 +59,23 @@ class TorchOptimizer final : public Optimizer {
   void set_lr(double lr) override {
     for (size_t i = 0; i < groups().size(); ++i) options(i).set_lr(lr);
   }
+  double momentum() const override {
+    const Value numbers = group(0);
+    const Value* const momentum = numbers.find("momentum");
+    return momentum ? momentum->as_real() : numbers.at("betas").items().front().as_real();
+  }
+  void set_momentum(double momentum) override {
+    for (size_t i = 0; i < groups().size(); ++i) {
+      Value numbers = group(i);
+      if (numbers.contains("momentum")) {
+        numbers.set("momentum", momentum);
+      } else {
+        const Value second = numbers.at("betas").items().back();
+        numbers.set("betas", Value::tuple({momentum, second}));
+      }
+      load_group(i, numbers);
+    }
+  }
   std::string type() const override { return class_->name(); }
   std::vector<std::string> state_names(const Value& group) const override {
     return class_->state_names(group);
@@ -124,6 +141,10 @@ class Lars final : public Optimizer {
   double lr() const override { return options_.front().lr; }
   void set_lr(double lr) override {
     for (LarsOptions& options : options_) options.lr = lr;
+  }
+  double momentum() const override { return options_.front().momentum; }
+  void set_momentum(double momentum) override {
+    for (LarsOptions& options : options_) options.momentum = momentum;
   }
 
   void step() override {
@@ -233,6 +254,11 @@ Optimizer::Optimizer(const Context& context, double lr) : initial_lr_(lr) {
 
 Optimizer::~Optimizer() = default;
 
+double Optimizer::initial_momentum() {
+  if (!initial_momentum_) initial_momentum_ = momentum();
+  return *initial_momentum_;
+}
+
 void Optimizer::zero_grad() {
   for (at::Tensor& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
 }
@@ -242,6 +268,10 @@ Value Optimizer::state_dict() const {
   for (size_t i = 0; i < groups_.size(); ++i) {
     saved.push_back({group(i), {}, groups_[i].names});
     saved.back().numbers.set("initial_lr", initial_lr_);
+    if (initial_momentum_) {  // MMEngine's schedulers read both, of Adam's kind too
+      saved.back().numbers.set("momentum", momentum());
+      saved.back().numbers.set("initial_momentum", *initial_momentum_);
+    }
     for (const at::Tensor& parameter : groups_[i].parameters) {
       saved.back().states.push_back(state_of(parameter));
     }
@@ -276,6 +306,8 @@ void Optimizer::load_state_dict(const Value& saved, Numbers numbers) {
   if (numbers == Numbers::saved) {
     for (size_t i = 0; i < groups.size(); ++i) load_group(i, groups[i]);
     if (const Value* initial = groups.front().find("initial_lr")) initial_lr_ = initial->as_real();
+    const Value* const momentum = groups.front().find("initial_momentum");
+    if (momentum && initial_momentum_) initial_momentum_ = momentum->as_real();
   }
   const std::vector<Value> indices = indices_of(groups);
   const Value& state = saved.at("state");

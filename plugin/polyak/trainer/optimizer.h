@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,11 @@ class POLYAK_API Optimizer {
   virtual void set_lr(double lr) = 0;
   /// The learning rate of the config, which schedules start from.
   double initial_lr() const { return initial_lr_; }
+  /// The momentum of the next step; of Adam and its kind the first of betas, as in MMEngine.
+  virtual double momentum() const = 0;
+  virtual void set_momentum(double momentum) = 0;
+  /// The momentum before schedules change it. From the first call on, state_dict() has it too.
+  double initial_momentum();
   /// All parameters, group by group; groups and their parameters are in the order of the context.
   const std::vector<at::Tensor>& parameters() const { return parameters_; }
   /// Their names; empty if the context has none.
@@ -95,6 +101,7 @@ class POLYAK_API Optimizer {
   std::vector<at::Tensor> parameters_;
   std::vector<std::string> names_;
   double initial_lr_;
+  std::optional<double> initial_momentum_;  // once it is scheduled
 };
 
 struct POLYAK_API SgdOptions : Options {

@@ -15,8 +15,8 @@ class StepLr final : public ParamScheduler {
       : ParamScheduler(options, context), size_(units(options.step_size)), gamma_(options.gamma) {
     const int64_t length = units_in_run();
     if (length > 0 && size_ >= length) {
-      doubt("step_size", "{} {} are not below the schedule's length, {}, so the rate never changes",
-            size_, unit_name(), length);
+      doubt("step_size", "{} {} are not below the schedule's length, {}, so the {} never changes",
+            size_, unit_name(), length, value_name());
     }
   }
 
@@ -36,7 +36,7 @@ class MultiStepLr final : public ParamScheduler {
       : ParamScheduler(options, context), gamma_(options.gamma) {
     for (int64_t milestone : options.milestones) milestones_.push_back(units(milestone));
     const int64_t length = units_in_run();
-    if (milestones_.empty()) doubt("milestones", "is empty, so the rate never changes");
+    if (milestones_.empty()) doubt("milestones", "is empty, so the {} never changes", value_name());
     for (const int64_t milestone : milestones_) {
       if (length <= 0 || milestone < length) continue;
       doubt("milestones", "{} is never reached: the schedule has {} {}, counted from 0", milestone,
@@ -75,9 +75,9 @@ class CosineAnnealingLr final : public ParamScheduler {
     } else if (length > 0 && t_max_ > static_cast<double>(length)) {
       const double left = (1 + std::cos(kPi * static_cast<double>(length - 1) / t_max_)) / 2;
       doubt(options.T_max ? "T_max" : "end",
-            "eta_min is not reached: it takes {} {}, but the schedule has {}; {:.3g} of lr - "
+            "eta_min is not reached: it takes {} {}, but the schedule has {}; {:.3g} of {} - "
             "eta_min is left at its end",
-            static_cast<int64_t>(t_max_), unit_name(), length, left);
+            static_cast<int64_t>(t_max_), unit_name(), length, left, param_name());
     }
   }
 
@@ -112,15 +112,15 @@ class LinearLr final : public ParamScheduler {
     if (change_ == 0 || steps <= 0) return;
     if (length() == 1 && options.end) {
       doubt("end",
-            "the schedule has only one unit of {}, so the rate stays at lr * start_factor; it "
+            "the schedule has only one unit of {}, so the {} stays at {} * start_factor; it "
             "reaches end_factor only with end: {} or more",
-            unit_name(), options.begin + 2);
+            unit_name(), value_name(), param_name(), options.begin + 2);
     } else if (steps == 1 || steps < length()) {
       const auto total = static_cast<double>(std::max<int64_t>(length() - 1, 1));
       doubt("end",
             "end_factor is not reached: the run has {} of the schedule's {} {}, and ends with a "
-            "rate of lr * {:.3g}",
-            steps, length(), unit_name(),
+            "{} of {} * {:.3g}",
+            steps, length(), unit_name(), value_name(), param_name(),
             start_ + change_ * static_cast<double>(steps - 1) / total);
     }
   }
@@ -183,7 +183,7 @@ class ConstantLr final : public ParamScheduler {
  public:
   ConstantLr(const ConstantLrOptions& options, const Context& context)
       : ParamScheduler(options, context), factor_(options.factor), ends_(options.end) {
-    if (factor_ == 1) doubt("factor", "is 1, so the rate never changes");
+    if (factor_ == 1) doubt("factor", "is 1, so the {} never changes", value_name());
   }
 
  private:
@@ -203,7 +203,7 @@ class ExponentialLr final : public ParamScheduler {
  public:
   ExponentialLr(const ExponentialLrOptions& options, const Context& context)
       : ParamScheduler(options, context), gamma_(options.gamma) {
-    if (gamma_ == 1) doubt("gamma", "is 1, so the rate never changes");
+    if (gamma_ == 1) doubt("gamma", "is 1, so the {} never changes", value_name());
     if (gamma_ != 1 && units_in_run() == 1) doubt_one_unit();
   }
 
@@ -304,9 +304,8 @@ class CosineRestartLr final : public ParamScheduler {
     for (int64_t& period : options_.periods) all += period = units(period);
     const int64_t units = units_in_run();
     if (units > 0 && all < units) {
-      doubt("periods",
-            "they end after {} {}, but the schedule has {}; from there on the rate stays", all,
-            unit_name(), units);
+      doubt("periods", "they end after {} {}, but the schedule has {}; from there on the {} stays",
+            all, unit_name(), units, value_name());
     }
   }
 
@@ -350,6 +349,12 @@ class CosineRestartLr final : public ParamScheduler {
   CosineRestartLrOptions options_;
 };
 
+/// The context of a schedule of the momentum.
+ParamScheduler::Context for_momentum(ParamScheduler::Context context) {
+  context.param = ParamScheduler::Param::momentum;
+  return context;
+}
+
 template <class Scheduler, class O>
 std::shared_ptr<ParamScheduler> make(const O& options, const ParamScheduler::Context& context,
                                      const char* name) {
@@ -361,30 +366,16 @@ std::shared_ptr<ParamScheduler> make(const O& options, const ParamScheduler::Con
 
 }  // namespace
 
-void ParamSchedulerOptions::visit(OptionVisitor& visitor) {
-  visitor.key("by_epoch", &by_epoch, "Whether the schedule counts epochs; false: iterations.");
-  visitor.key("begin", &begin, "First unit of the schedule.", count_from(0));
-  visitor.key("end", &end, "Unit before which the schedule ends; null: the end of the run.",
-              count_from(1));
-  visitor.key("convert_to_iter_based", &convert_to_iter_based,
-              "Give the numbers in epochs, but change the rate in each iteration.");
-}
-
-void ParamSchedulerOptions::validate() const {
-  if (end && *end <= begin) fail_option("end", "must be above begin, got {} and {}", *end, begin);
-  if (convert_to_iter_based && !by_epoch) {
-    fail_option("convert_to_iter_based", "needs by_epoch, since it converts epochs");
-  }
-}
-
 ParamScheduler::ParamScheduler(const ParamSchedulerOptions& options, const Context& context)
     : optimizer_(context.optimizer),
+      param_(context.param),
       by_epoch_(options.by_epoch && !options.convert_to_iter_based),
       factor_(options.convert_to_iter_based ? context.epoch_length : 1),
       begin_(units(options.begin)),
       end_(units(options.end.value_or(options.by_epoch ? context.max_epochs : context.max_iters))),
       run_(by_epoch_ ? context.max_epochs : context.max_iters),
-      base_value_(context.optimizer->initial_lr()) {
+      base_value_(context.param == Param::lr ? context.optimizer->initial_lr()
+                                             : context.optimizer->initial_momentum()) {
   if (begin_ < run_) return;
   doubt("begin", "the schedule begins after {} {}, but the run has {}, so it changes nothing",
         begin_, unit_name(), run_);
@@ -396,12 +387,16 @@ void ParamScheduler::step() {
   ++global_step_;
   if (global_step_ < begin_ || global_step_ >= end_) return;
   ++last_step_;
-  optimizer_->set_lr(next(optimizer_->lr(), last_step_));
+  if (param_ == Param::lr) {
+    optimizer_->set_lr(next(optimizer_->lr(), last_step_));
+  } else {
+    optimizer_->set_momentum(next(optimizer_->momentum(), last_step_));
+  }
 }
 
 Value ParamScheduler::state_dict() const {
   Value state = Value::dict();
-  state.set("param_name", "lr");
+  state.set("param_name", param_name());
   state.set("by_epoch", by_epoch_);
   state.set("begin", begin_);
   state.set("end", end_);
@@ -419,110 +414,6 @@ void ParamScheduler::load_state_dict(const Value& state) {
   base_value_ = base_values.front().as_real();
   last_step_ = state.at("last_step").as_int();
   global_step_ = state.at("_global_step").as_int();
-}
-
-void StepLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("step_size", &step_size, "Units between two changes.", count_from(1));
-  visitor.key("gamma", &gamma, "Factor of the learning rate at each change.", above(0));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void MultiStepLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("milestones", &milestones,
-                   "Units, counted from begin, in which the rate changes.", count_from(1));
-  visitor.key("gamma", &gamma, "Factor of the learning rate at each milestone.", above(0));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void CosineAnnealingLrOptions::visit(OptionVisitor& visitor) {
-  visitor.key("T_max", &T_max, "Units until the smallest rate; null: from begin to end.",
-              count_from(1));
-  visitor.key("eta_min", &eta_min, "The smallest learning rate.", at_least(0));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void LinearLrOptions::visit(OptionVisitor& visitor) {
-  visitor.key("start_factor", &start_factor, "Factor of the learning rate at begin.",
-              Bounds{0.0, 1.0, true, false});
-  visitor.key("end_factor", &end_factor, "Factor of the learning rate at the end.",
-              closed_interval(0, 1));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-std::string annealing_name(Annealing annealing) {
-  return annealing == Annealing::cos ? "cos" : "linear";
-}
-
-Annealing parse_annealing(const std::string& name) {
-  if (name == "cos") return Annealing::cos;
-  if (name == "linear") return Annealing::linear;
-  fail_option("anneal_strategy", "must be cos or linear, got '{}'", name);
-}
-
-void ConstantLrOptions::visit(OptionVisitor& visitor) {
-  visitor.key("factor", &factor, "Factor of the learning rate.", Bounds{0.0, 1.0, true, false});
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void ExponentialLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("gamma", &gamma, "Factor of the learning rate in each unit.", above(0));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void PolyLrOptions::visit(OptionVisitor& visitor) {
-  visitor.key("power", &power, "Exponent of the part that is left of the schedule.", above(0));
-  visitor.key("eta_min", &eta_min, "The rate at the end.", at_least(0));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void OneCycleLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("eta_max", &eta_max, "The largest rate.", above(0));
-  visitor.key("total_steps", &total_steps, "Units of the cycle; null: from begin to end.",
-              count_from(1));
-  visitor.key("pct_start", &pct_start, "The part of the cycle in which the rate rises.",
-              closed_interval(0, 1));
-  visitor.text<annealing_name, parse_annealing>(
-      "anneal_strategy", &anneal_strategy, {"cos", "linear"},
-      "How the rate changes: along half a cosine or a line.");
-  visitor.key("div_factor", &div_factor, "The first rate is eta_max divided by this.", above(0));
-  visitor.key("final_div_factor", &final_div_factor,
-              "The last rate is the first one divided by this.", above(0));
-  visitor.key("three_phase", &three_phase,
-              "Fall to the first rate in as many units as the rise took, then on to the last.");
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void CosineRestartLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("periods", &periods, "Units of each cycle.", count_from(1));
-  visitor.key("restart_weights", &restart_weights,
-              "The initial rate is multiplied by these at the begin of each cycle.", at_least(0));
-  visitor.key("eta_min", &eta_min, "The smallest rate; this or eta_min_ratio.", at_least(0));
-  visitor.key("eta_min_ratio", &eta_min_ratio, "The smallest rate as a part of the initial one.",
-              closed_interval(0, 1));
-  ParamSchedulerOptions::visit(visitor);
-}
-
-void CosineRestartLrOptions::validate() const {
-  ParamSchedulerOptions::validate();
-  if (periods.empty()) fail_option("periods", "is empty; list the units of each cycle");
-  if (periods.size() != restart_weights.size()) {
-    fail_option("restart_weights", "has {} entries, but periods has {}", restart_weights.size(),
-                periods.size());
-  }
-  if (eta_min.has_value() == eta_min_ratio.has_value()) {
-    fail_option("eta_min", "{}; set eta_min or eta_min_ratio",
-                eta_min ? "and eta_min_ratio are both set" : "is required, or eta_min_ratio");
-  }
-}
-
-void SwaLrOptions::visit(OptionVisitor& visitor) {
-  visitor.required("swa_lr", &swa_lr, "The rate at the end, and from then on.", at_least(0));
-  visitor.key("anneal_epochs", &anneal_epochs, "Units until that rate is reached; 0: at once.",
-              count_from(0));
-  visitor.text<annealing_name, parse_annealing>(
-      "anneal_strategy", &anneal_strategy, {"cos", "linear"},
-      "How the rate goes there: along half a cosine or a line.");
-  ParamSchedulerOptions::visit(visitor);
 }
 
 std::shared_ptr<ParamScheduler> make_step_lr(const StepLrOptions& options,
@@ -573,6 +464,46 @@ std::shared_ptr<ParamScheduler> make_cosine_restart_lr(const CosineRestartLrOpti
 std::shared_ptr<ParamScheduler> make_swa_lr(const SwaLrOptions& options,
                                             const ParamScheduler::Context& context) {
   return make<SwaLr>(options, context, "SWALR");
+}
+
+std::shared_ptr<ParamScheduler> make_step_momentum(const StepLrOptions& options,
+                                                   const ParamScheduler::Context& context) {
+  return make<StepLr>(options, for_momentum(context), "StepMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_multi_step_momentum(const MultiStepLrOptions& options,
+                                                         const ParamScheduler::Context& context) {
+  return make<MultiStepLr>(options, for_momentum(context), "MultiStepMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_cosine_annealing_momentum(
+    const CosineAnnealingLrOptions& options, const ParamScheduler::Context& context) {
+  return make<CosineAnnealingLr>(options, for_momentum(context), "CosineAnnealingMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_linear_momentum(const LinearLrOptions& options,
+                                                     const ParamScheduler::Context& context) {
+  return make<LinearLr>(options, for_momentum(context), "LinearMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_constant_momentum(const ConstantLrOptions& options,
+                                                       const ParamScheduler::Context& context) {
+  return make<ConstantLr>(options, for_momentum(context), "ConstantMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_exponential_momentum(const ExponentialLrOptions& options,
+                                                          const ParamScheduler::Context& context) {
+  return make<ExponentialLr>(options, for_momentum(context), "ExponentialMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_poly_momentum(const PolyLrOptions& options,
+                                                   const ParamScheduler::Context& context) {
+  return make<PolyLr>(options, for_momentum(context), "PolyMomentum");
+}
+
+std::shared_ptr<ParamScheduler> make_cosine_restart_momentum(
+    const CosineRestartLrOptions& options, const ParamScheduler::Context& context) {
+  return make<CosineRestartLr>(options, for_momentum(context), "CosineRestartMomentum");
 }
 
 }  // namespace polyak

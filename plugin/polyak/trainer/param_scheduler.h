@@ -26,17 +26,21 @@ struct POLYAK_API ParamSchedulerOptions : Options {
   void validate() const override;
 };
 
-/// Changes the learning rate in the units begin <= unit < end, starting from the current rate, so
-/// that schedules can be chained or combined. The recursive formulas are MMEngine's.
+/// Changes the learning rate or the momentum in the units begin <= unit < end, starting from the
+/// current value, so that schedules can be chained or combined. The recursive formulas are
+/// MMEngine's, and so is what the momentum is: of Adam and its kind the first of betas.
 class POLYAK_API ParamScheduler {
  public:
   static constexpr const char* kKind = "parameter scheduler";  // for messages and `polyak list`
+  /// The number that changes.
+  enum class Param { lr, momentum };
   /// What a maker receives in addition to the options.
   struct Context {
-    Optimizer* optimizer = nullptr;  // whose rate changes; outlives the schedule
+    Optimizer* optimizer = nullptr;  // whose number changes; outlives the schedule
     int64_t epoch_length = 0;        // iterations in an epoch
     int64_t max_epochs = 0;          // of the run
     int64_t max_iters = 0;           // of the run
+    Param param = Param::lr;         // set by the maker
   };
   virtual ~ParamScheduler();
 
@@ -44,7 +48,7 @@ class POLYAK_API ParamScheduler {
   bool by_epoch() const { return by_epoch_; }
   /// Advances by one unit. The call for unit 0 is part of construction, see start().
   void step();
-  /// Sets the rate of unit 0. Called once, after construction.
+  /// Sets the value of unit 0. Called once, after construction.
   void start() { step(); }
 
   /// Settings without effect in this run, by key; usually empty.
@@ -64,11 +68,11 @@ class POLYAK_API ParamScheduler {
  protected:
   /// @param context its optimizer must outlive the schedule
   ParamScheduler(const ParamSchedulerOptions& options, const Context& context);
-  /// The rate of unit `last_step` (0 at `begin`) after the rate `lr` of the unit before.
+  /// The value of unit `last_step` (0 at `begin`) after the value `lr` of the unit before.
   virtual double next(double lr, int64_t last_step) const = 0;
   /// The settings of this kind, a dict with MMEngine's names, which identify the kind.
   virtual Value settings() const { return Value::dict(); }
-  /// The rate that schedules start from: from the config or from a loaded state.
+  /// The value that schedules start from: from the config or from a loaded state.
   double initial_lr() const { return base_value_; }
   /// Units between begin and end.
   int64_t length() const { return end_ - begin_; }
@@ -76,6 +80,10 @@ class POLYAK_API ParamScheduler {
   int64_t units(int64_t value) const { return value * factor_; }
   /// The units between begin and end that the run has; at most length().
   int64_t units_in_run() const { return std::min(end_, run_) - begin_; }
+  /// "rate" or "momentum", for messages.
+  const char* value_name() const { return param_ == Param::lr ? "rate" : "momentum"; }
+  /// "lr" or "momentum".
+  const char* param_name() const { return param_ == Param::lr ? "lr" : "momentum"; }
   /// "epochs" or "iterations".
   const char* unit_name() const { return by_epoch_ ? "epochs" : "iterations"; }
   /// Adds to doubts().
@@ -85,11 +93,13 @@ class POLYAK_API ParamScheduler {
   }
   /// The doubt of a schedule that has one unit in this run.
   void doubt_one_unit() {
-    doubt("end", "the schedule has one unit of {}, so the rate never changes", unit_name());
+    doubt("end", "the schedule has one unit of {}, so the {} never changes", unit_name(),
+          value_name());
   }
 
  private:
   Optimizer* optimizer_;
+  Param param_;
   bool by_epoch_;
   int64_t factor_ = 1;  // units in one unit of the config
   int64_t begin_;
@@ -180,7 +190,8 @@ POLYAK_API std::shared_ptr<ParamScheduler> make_step_lr(const StepLrOptions& opt
 /// Multiplies by gamma at each milestone, counted from begin.
 POLYAK_API std::shared_ptr<ParamScheduler> make_multi_step_lr(
     const MultiStepLrOptions& options, const ParamScheduler::Context& context);
-/// eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2 (Loshchilov and Hutter 2017, "SGDR").
+/// eta_min + (value - eta_min) * (1 + cos(pi * t / T_max)) / 2 (Loshchilov and Hutter 2017,
+/// "SGDR").
 POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_annealing_lr(
     const CosineAnnealingLrOptions& options, const ParamScheduler::Context& context);
 /// lr * factor, where the factor changes linearly from start_factor at begin to end_factor at end -
@@ -210,6 +221,24 @@ POLYAK_API std::shared_ptr<ParamScheduler> make_one_cycle_lr(
 /// A cosine from restart_weights[i] * the initial rate down to eta_min, or to eta_min_ratio * the
 /// initial rate, in each of the periods; then the rate stays (Loshchilov and Hutter 2017, "SGDR").
 POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_restart_lr(
+    const CosineRestartLrOptions& options, const ParamScheduler::Context& context);
+
+/// The same formulas for the momentum.
+POLYAK_API std::shared_ptr<ParamScheduler> make_step_momentum(
+    const StepLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_multi_step_momentum(
+    const MultiStepLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_annealing_momentum(
+    const CosineAnnealingLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_linear_momentum(
+    const LinearLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_constant_momentum(
+    const ConstantLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_exponential_momentum(
+    const ExponentialLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_poly_momentum(
+    const PolyLrOptions& options, const ParamScheduler::Context& context);
+POLYAK_API std::shared_ptr<ParamScheduler> make_cosine_restart_momentum(
     const CosineRestartLrOptions& options, const ParamScheduler::Context& context);
 
 }  // namespace polyak

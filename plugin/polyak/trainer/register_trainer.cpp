@@ -177,6 +177,25 @@ void register_optimization(Catalog& catalog) {
   schedulers.add<CosineRestartLrOptions>(
       "CosineRestartLR", "Half a cosine down to the smallest rate, again and again.",
       make_cosine_restart_lr);
+  schedulers.add<StepLrOptions>("StepMomentum", "Multiplies the momentum every step_size units.",
+                                make_step_momentum);
+  schedulers.add<MultiStepLrOptions>("MultiStepMomentum", "Multiplies the momentum at milestones.",
+                                     make_multi_step_momentum);
+  schedulers.add<CosineAnnealingLrOptions>("CosineAnnealingMomentum",
+                                           "The momentum along half a cosine down to eta_min.",
+                                           make_cosine_annealing_momentum);
+  schedulers.add<LinearLrOptions>("LinearMomentum", "Changes the momentum linearly: warm-up.",
+                                  make_linear_momentum);
+  schedulers.add<ConstantLrOptions>(
+      "ConstantMomentum", "Lowers the momentum by a factor, until end.", make_constant_momentum);
+  schedulers.add<ExponentialLrOptions>(
+      "ExponentialMomentum", "Multiplies the momentum in each unit.", make_exponential_momentum);
+  schedulers.add<PolyLrOptions>(
+      "PolyMomentum", "The momentum along a power of the part that is left, down to eta_min.",
+      make_poly_momentum);
+  schedulers.add<CosineRestartLrOptions>("CosineRestartMomentum",
+                                         "The momentum along half a cosine, again and again.",
+                                         make_cosine_restart_momentum);
   schedulers.add<SwaLrOptions>(
       "SWALR", "Goes to a constant rate and stays there, for a StochasticWeightAverage.",
       make_swa_lr);

@@ -34,6 +34,9 @@ std::vector<Number> different_numbers(const Optimizer& optimizer, const Value& c
       if (name == "params" || name == "param_names" || name == "decoupled_weight_decay") continue;
       if (name == "lr") continue;  // a schedule moves it
       const Value* other = theirs[i].find(key);
+      const bool is_scheduled = theirs[i].contains("initial_momentum");
+      if (is_scheduled && (name == "momentum" || name == "betas")) continue;
+      if (name == "initial_momentum") name = "momentum";
       if (name == "initial_lr") {
         name = "lr";
         // Python's optimizers do not have it without schedulers.

@@ -26,9 +26,9 @@ class ShortSchedules : public testing::Test {
   ShortSchedules() { register_trainer(catalog_); }
 
   std::shared_ptr<ParamScheduler> start(const Node& config, int64_t epoch_length,
-                                        int64_t max_epochs) {
-    optimizer_ =
-        catalog_.of<Optimizer>().build(parse_config("{type: SGD, lr: 0.1}"), {{at::zeros({1})}});
+                                        int64_t max_epochs,
+                                        const char* optimizer = "{type: SGD, lr: 0.1}") {
+    optimizer_ = catalog_.of<Optimizer>().build(parse_config(optimizer), {{at::zeros({1})}});
     return catalog_.of<ParamScheduler>().build(
         config, {optimizer_.get(), epoch_length, max_epochs, max_epochs * epoch_length});
   }
@@ -93,6 +93,41 @@ TEST_F(ShortSchedules, GiveTheRatesOfMMEngine) {
       scheduler->step();
     }
   }
+}
+
+TEST_F(ShortSchedules, GiveTheMomentaOfMMEngine) {
+  std::ifstream file(POLYAK_GOLDEN_DIR "/mmengine_momentum.json");
+  const auto cases = nlohmann::json::parse(file);
+  EXPECT_GT(cases.size(), 400U);
+  for (const auto& item : cases) {
+    SCOPED_TRACE(item.dump());
+    const bool is_adam = item.at("optimizer") == "Adam";
+    const auto scheduler =
+        start(parse_config(item.at("config").dump()), item.at("epoch_length").get<int64_t>(),
+              item.at("max_epochs").get<int64_t>(),
+              is_adam ? "{type: Adam, lr: 0.1, betas: [0.9, 0.99]}"
+                      : "{type: SGD, lr: 0.1, momentum: 0.9}");
+    for (const double momentum : item.at("momenta").get<std::vector<double>>()) {
+      EXPECT_NEAR(optimizer_->momentum(), momentum, 1e-15);
+      scheduler->step();
+    }
+    EXPECT_EQ(optimizer_->lr(), kRate);
+    const Value group = optimizer_->state_dict().at("param_groups").items().front();
+    EXPECT_EQ(group.at("initial_momentum").as_real(), 0.9);
+    EXPECT_EQ(group.at("momentum").as_real(), optimizer_->momentum());
+    if (is_adam) {
+      EXPECT_EQ(group.at("betas").items().back().as_real(), 0.99);
+    }
+  }
+}
+
+TEST_F(ShortSchedules, SchedulesOfMomentumSayMomentum) {
+  EXPECT_THAT(doubts("{type: ConstantMomentum, factor: 1}"),
+              ElementsAre("factor: is 1, so the momentum never changes"));
+  EXPECT_THAT(doubts("{type: LinearMomentum, end: 1}"),
+              ElementsAre("end: the schedule has only one unit of epochs, so the momentum stays at "
+                          "momentum * start_factor; it reaches end_factor only with end: 2 or "
+                          "more"));
 }
 
 TEST_F(ShortSchedules, WhatNeverHappensIsSaidOfTheOthersToo) {
