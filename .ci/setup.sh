@@ -19,6 +19,9 @@ POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0
   ema-pytorch==0.8.3 diffusers==0.42.1 torch-ema==0.3 k-diffusion==0.1.1.post1 trl==1.16.0 mmagic==1.2.0
   tensorboard==2.21.0 protobuf==7.36.2 absl-py==2.5.1)
 
+# Clients that docs/examples sends scalars.json to; with their dependencies, since they load most of them.
+POLYAK_CLIENT_PACKAGES=(wandb==0.31.0 mlflow-skinny==3.17.2)
+
 POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
   nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev libgloo-dev)
 POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy python3-pil openmpi-bin iproute2
@@ -103,16 +106,16 @@ install_mmengine() {
   name=$(wheel_environment "$1")
   venv=$POLYAK_ROOT/build/$name
   [[ $1 != "$POLYAK_PIP_TORCH" ]] || vision+="==$POLYAK_PIP_TORCHVISION"
-  stamp="$venv/mmengine: $(printf '%s ' "$vision" "${POLYAK_MMENGINE_PACKAGES[@]}" | cksum | cut -d ' ' -f 1)"
+  stamp="$venv/mmengine: $(printf '%s ' "$vision" "${POLYAK_MMENGINE_PACKAGES[@]}" "${POLYAK_CLIENT_PACKAGES[@]}" | cksum | cut -d ' ' -f 1)"
   [[ ! -e $stamp ]] || return 0
-  say "Installing ${POLYAK_MMENGINE_PACKAGES[*]:0:2} and what they import into build/$name (240 MB, 15 seconds)"
+  say "Installing ${POLYAK_MMENGINE_PACKAGES[*]:0:2} and what they import into build/$name (400 MB, 40 seconds)"
   rm -f "$venv"/mmengine:*
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "${POLYAK_MMENGINE_PACKAGES[@]}" ||
     stop "pip could not install ${POLYAK_MMENGINE_PACKAGES[*]}"
   # What else it depends on is there: pip may choose the version, but change none of the others.
   "$venv/bin/pip" install --quiet --disable-pip-version-check \
-    --constraint <(printf '%s\n' "torch==$1" "${POLYAK_PIP_PACKAGES[@]}") "$vision" ||
-    stop "pip could not install $vision for torch==$1"
+    --constraint <(printf '%s\n' "torch==$1" "${POLYAK_PIP_PACKAGES[@]}") "$vision" "${POLYAK_CLIENT_PACKAGES[@]}" ||
+    stop "pip could not install $vision and ${POLYAK_CLIENT_PACKAGES[*]} for torch==$1"
   : > "$stamp"
 }
 
