@@ -254,6 +254,15 @@ Optimizer::Optimizer(const Context& context, double lr) : initial_lr_(lr) {
 
 Optimizer::~Optimizer() = default;
 
+double Optimizer::momentum() const {
+  fail<ConfigError>("{} has no momentum that a schedule could change",
+                    type().empty() ? "this optimizer" : type());
+}
+
+void Optimizer::set_momentum(double /*momentum*/) {
+  static_cast<void>(momentum());  // says so
+}
+
 double Optimizer::initial_momentum() {
   if (!initial_momentum_) initial_momentum_ = momentum();
   return *initial_momentum_;

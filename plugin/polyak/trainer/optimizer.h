@@ -48,8 +48,9 @@ class POLYAK_API Optimizer {
   /// The learning rate of the config, which schedules start from.
   double initial_lr() const { return initial_lr_; }
   /// The momentum of the next step; of Adam and its kind the first of betas, as in MMEngine.
-  virtual double momentum() const = 0;
-  virtual void set_momentum(double momentum) = 0;
+  /// @throws ConfigError unless it is overridden: there is no momentum
+  virtual double momentum() const;
+  virtual void set_momentum(double momentum);
   /// The momentum before schedules change it. From the first call on, state_dict() has it too.
   double initial_momentum();
   /// All parameters, group by group; groups and their parameters are in the order of the context.
