@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the site has beside docs/*.md: the README as its first page, CONTRIBUTING and CHANGELOG, a page for each file of
 the repository that a page links to (so one link works here and where the repository is browsed), and the API."""
+import functools
 import os
 import pathlib
 import posixpath
@@ -13,7 +14,8 @@ TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG
 LANGUAGES = {".cpp": "cpp", ".h": "cpp", ".yaml": "yaml", ".py": "python", ".sh": "bash", ".txt": "text"}
 ASSETS = {".svg", ".png"}
 FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2 *$", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(?<!`)(!?\[[^\]]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+LINK = re.compile(r"(?<!`)(!?\[)([^\]]*)(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+SHORT = re.compile(r"<code>([^<\s]{1,30})</code>")
 
 
 def outside_fences(text, function):
@@ -50,9 +52,18 @@ def with_links(name, text):
     here = posixpath.dirname(in_site(name))
 
     def moved(match):
-        target = in_repository(name, match[2])
-        return match[0] if target is None else match[1] + posixpath.relpath(in_site(target), here or ".") + match[3]
+        target = in_repository(name, match[4])
+        if target is None:
+            return match[0]
+        # A reader of the site knows pages by their titles.
+        text = title_of(target) if re.fullmatch(r"[\w/]+\.md", match[2]) else match[2]
+        return match[1] + text + match[3] + posixpath.relpath(in_site(target), here or ".") + match[5]
     return outside_fences(text, lambda part: LINK.sub(moved, part))
+
+
+@functools.lru_cache(None)
+def title_of(path):
+    return re.match(r"# (.*)", (ROOT / path).read_text())[1]
 
 
 def source_page(path):
@@ -64,7 +75,7 @@ def source_page(path):
 def on_files(files, config):
     linked = set()
     for name, text in pages().items():
-        outside_fences(text, lambda part: linked.update(in_repository(name, match[2]) for match in LINK.finditer(part)) or "")
+        outside_fences(text, lambda part: linked.update(in_repository(name, match[4]) for match in LINK.finditer(part)) or "")
     for name, place in TOP.items():
         files.append(File.generated(config, place, content=(ROOT / name).read_text()))
     for path in sorted(linked - {None}):
@@ -85,3 +96,8 @@ def on_page_markdown(markdown, page, config, files):
     if name == "README.md":  # its table of pages is the menu here
         markdown = re.sub(r"^## Documentation\n.*?(?=^## )", "", markdown, flags=re.DOTALL | re.MULTILINE)
     return with_links(name, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Names such as --debug stay in one line."""
+    return SHORT.sub(r'<code class="short">\1</code>', html)
