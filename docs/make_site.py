@@ -74,6 +74,16 @@ def problems_of(site):
                 yield f"{here}: a list or table needs a blank line before it: {text[:60]!r}"
 
 
+def prove():
+    """A check that finds nothing must be able to find something."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "a.html").write_text('<a href="b.html">b</a> <a href="#c">c</a> <script src="https://example.org/d.js"></script>'
+                                       '<p>a sentence\n- a list</p>')
+        if len(list(problems_of(folder))) != 4:
+            sys.exit("the check does not see what is wrong in a page")
+
+
 def build(site, api):
     if api is None:
         api = ROOT / "build" / "api"
@@ -93,6 +103,7 @@ def main():
     parser.add_argument("--api", type=pathlib.Path, help="what docs/make_api.py has written")
     arguments = parser.parse_args()
     if arguments.check:
+        prove()
         with tempfile.TemporaryDirectory() as folder:
             build(pathlib.Path(folder) / "site", arguments.api)
     else:

@@ -15,7 +15,7 @@ LANGUAGES = {".cpp": "cpp", ".h": "cpp", ".yaml": "yaml", ".py": "python", ".sh"
 ASSETS = {".svg", ".png"}
 FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!`)(!?\[)([^\]]*)(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
-SHORT = re.compile(r"<code>([^<\s]{1,30})</code>")
+SHORT = re.compile(r"<code>([^<\s]{1,30}|[^<\n]{1,24})</code>")
 
 
 def outside_fences(text, function):

@@ -255,6 +255,11 @@ class Pages(unittest.TestCase):
             for text in re.findall(r"`(polyak [^`]*)`", BLOCK.sub("", page.read_text())):
                 self.expect_command(page.name, " ".join(text.split()))
 
+    def test_the_quickstart_lists_every_command(self):
+        rows = re.findall(r"(?m)^\| (`polyak .*?) \|", (ROOT / "docs/quickstart.md").read_text())
+        listed = set(re.findall(r"`polyak ([a-z]+)", "".join(rows)))
+        self.assertEqual(listed, set(self.help.options) - {""})
+
     def test_outputs_are_what_the_command_prints(self):
         found = 0
         for before, block in zip(self.blocks, self.blocks[1:]):
