@@ -22,8 +22,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def run(*command, **keywords):
-    if (status := subprocess.run(command, cwd=ROOT, **keywords).returncode) != 0:
-        sys.exit(f"{pathlib.Path(command[0]).name} ended with {status}")
+    """Runs a command, whose words matter where it fails."""
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **keywords)
+    if done.returncode != 0:
+        sys.exit(f"{done.stdout}{' '.join(command[:3])} ... ended with {done.returncode}")
 
 
 class Page(html.parser.HTMLParser):
@@ -89,7 +91,8 @@ def build(site, api):
         api = ROOT / "build" / "api"
         run(sys.executable, "docs/make_api.py", str(api))
     run("bash", "-c", "source .ci/setup.sh && install_site")
-    run(str(ROOT / "build/site-env/bin/python"), "-m", "mkdocs", "--quiet", "build", "--clean", "-f", "docs/site/mkdocs.yml", "-d", str(site),
+    # Not quiet: what is not logged is not counted, and `strict` counts warnings.
+    run(str(ROOT / "build/site-env/bin/python"), "-m", "mkdocs", "build", "--clean", "-f", "docs/site/mkdocs.yml", "-d", str(site),
         env={**os.environ, "POLYAK_SITE_API": str(api.resolve() / "html"), "NO_MKDOCS_2_WARNING": "1"})
     found = sorted(set(problems_of(site)))
     if found:
