@@ -255,6 +255,28 @@ class Pages(unittest.TestCase):
             for text in re.findall(r"`(polyak [^`]*)`", BLOCK.sub("", page.read_text())):
                 self.expect_command(page.name, " ".join(text.split()))
 
+    def test_commands_that_cost_nothing_run(self):
+        """What only prints is run; of what trains a shipped config, the config and its options are checked."""
+        lines = {line for block in self.blocks if block.language in ("sh", "indented") for line in commands_of(block.text)}
+        for page in pages():
+            lines |= {" ".join(text.split()) for text in re.findall(r"`(polyak [^`]*)`", BLOCK.sub("", page.read_text()))}
+        commands = {}
+        for line in lines:
+            words = re.sub(r"(>|\|) .*", "", line).split()
+            if words[0] != "polyak" or len(words) < 2:
+                continue
+            if words[1] in ("list", "describe", "schema", "plot", "init", "--version"):
+                if not any(re.search(r"\b[A-Z]{4,}\b|\.\.\.|\[", word) for word in words) and (len(words) > 2 or words[1] in (
+                        "list", "schema", "init", "--version")):
+                    commands[line] = words[1:]
+            elif words[1] == "train" and words[2:] and words[2].startswith("configs/"):
+                options = words[words.index("--cfg-options"):] if "--cfg-options" in words else []
+                commands[line] = ["check", "--static", words[2], *(re.sub("=N$", "=1", option) for option in options)]
+        self.assertGreater(len(commands), 8)
+        for line, done in zip(commands, in_parallel(lambda words: run(POLYAK, *words, cwd=ROOT), commands.values())):
+            with self.subTest(line):
+                self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_the_quickstart_lists_every_command(self):
         rows = re.findall(r"(?m)^\| (`polyak .*?) \|", (ROOT / "docs/quickstart.md").read_text())
         listed = set(re.findall(r"`polyak ([a-z]+)", "".join(rows)))
