@@ -15,6 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+MAIN_PAGE = "docs/site/api.md"
 
 
 def public_headers():
@@ -115,10 +116,10 @@ def main(out, check):
         prove()
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            warnings = run_doxygen(folder, False, headers)
+            warnings = run_doxygen(folder, False, [MAIN_PAGE, *headers])
     else:
         pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-        warnings = run_doxygen(pathlib.Path(out).resolve(), True, headers)
+        warnings = run_doxygen(pathlib.Path(out).resolve(), True, [MAIN_PAGE, *headers])
     if warnings:
         sys.exit("\n".join(warnings) + f"\n{len(warnings)} warnings")
     print(f"{len(headers)} headers: every public member is documented")
@@ -126,7 +127,8 @@ def main(out, check):
 
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--filter":
-        print(filtered(pathlib.Path(sys.argv[2]).read_text()), end="")
+        text = pathlib.Path(sys.argv[2]).read_text()
+        print(text if sys.argv[2].endswith(".md") else filtered(text), end="")
     elif sys.argv[1:2] == ["--check"] and len(sys.argv) <= 3:
         main(sys.argv[2] if len(sys.argv) == 3 else None, True)
     elif len(sys.argv) == 2:
