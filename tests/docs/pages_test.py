@@ -84,16 +84,13 @@ def in_parallel(function, items):
         return list(threads.map(function, items))
 
 
-class Help:
-    """What `polyak SUB --help` lists."""
-
-    def __init__(self):
-        names = re.findall(r"(?m)^  (\w+) ", run(POLYAK, "--help").stdout.split("Subcommands:")[1])
-        texts = in_parallel(lambda name: run(POLYAK, name, "--help").stdout, names)
-        self.options = {name: set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)) for name, text in zip(names, texts)}
-        for name in ("plot",):  # it has subcommands of its own
-            self.options[name] |= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", run(POLYAK, name, "average", "--help").stdout))
-        self.options[""] = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", run(POLYAK, "--help").stdout))
+def options_of_commands():
+    """{subcommand: its options}, as the manual pages have them; "" is what stands before a subcommand."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = run(POLYAK, "man", "--folder", folder)
+        assert done.returncode == 0, done.stderr
+        pages_of = {path.stem.partition("-")[2]: path.read_text().replace("\\-", "-") for path in pathlib.Path(folder).glob("*.1")}
+    return {name: set(re.findall(r"\\fB(--?[a-z][a-z-]*)", text)) for name, text in pages_of.items()}
 
 
 def commands_of(text):
@@ -109,7 +106,7 @@ class Pages(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.help = Help()
+        cls.options = options_of_commands()
         cls.blocks = [block for page in pages() for block in blocks_of(page)]
 
     def test_there_is_a_language_or_a_reason(self):
@@ -147,6 +144,14 @@ class Pages(unittest.TestCase):
         path.write_text(text)
         return ["check", "--static", path]
 
+    @staticmethod
+    def has_hooks_only(block):
+        if block.language != "yaml" or block.marker:
+            return False
+        tree = yaml.safe_load(block.text) or {}
+        return set(tree) == {"custom_hooks"} and all(
+            hook["type"] == "EMAHook" and "name" not in hook and "averages" not in hook for hook in tree["custom_hooks"])
+
     def test_yaml_is_what_the_command_takes(self):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
@@ -154,7 +159,7 @@ class Pages(unittest.TestCase):
             (folder / "base.yaml").write_text(MODEL + REST)
             jobs = []
             for block in self.blocks:
-                if block.language != "yaml" or block.says("not run:") or block.says("quote:"):
+                if block.language != "yaml" or block.says("not run:") or block.says("quote:") or self.has_hooks_only(block):
                     continue
                 if set(yaml.safe_load(block.text) or {}) >= {"signature", "rules"}:
                     self.expect_key_map(block)
@@ -175,9 +180,14 @@ class Pages(unittest.TestCase):
                 for item in shown[key]:
                     self.assertIn(item, shipped[key])
 
-    def test_recipes_in_tables_are_hooks(self):
-        """`ema_type: NAME, key: value` in a sentence or a table: what stands behind `type: EMAHook`."""
+    def test_hooks_of_blocks_and_recipes_in_tables(self):
+        """Blocks of EMAHooks alone, and `ema_type: NAME, key: value` in a sentence or a table, which is what stands behind
+        `type: EMAHook`: all in one config, since a process takes longer than a check."""
         recipes = {}
+        for block in self.blocks:
+            if self.has_hooks_only(block):
+                for hook in yaml.safe_load(block.text)["custom_hooks"]:
+                    recipes[json.dumps({key: value for key, value in hook.items() if key != "type"})[1:-1]] = block.place
         for page in pages():
             for text in re.findall(r"`((?:ema_type|momentum|decay|averages): [^`\n]*)`", BLOCK.sub("", page.read_text())):
                 filled = re.sub(r"(: )([dpun])\b(?!\w)", lambda m: m[1] + LETTERS[m[2]], text)
@@ -212,10 +222,10 @@ class Pages(unittest.TestCase):
                 while words and words[0] in ("--debug", "[--debug]"):
                     words.pop(0)
                 name = words[0] if re.fullmatch(r"[a-z]+", words[0]) else ""
-                self.assertIn(name, self.help.options, "no such subcommand")
+                self.assertIn(name, self.options, "no such subcommand")
                 rest = " ".join(words).split(" -- ")[0]
                 for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])", rest):
-                    self.assertIn(option, self.help.options[name])
+                    self.assertIn(option, self.options[name])
                 for config in re.findall(r"(?<![\w/.])configs/\S+\.yaml", rest):
                     self.assertTrue((ROOT / config).exists(), config)
 
@@ -280,7 +290,7 @@ class Pages(unittest.TestCase):
     def test_the_quickstart_lists_every_command(self):
         rows = re.findall(r"(?m)^\| (`polyak .*?) \|", (ROOT / "docs/quickstart.md").read_text())
         listed = set(re.findall(r"`polyak ([a-z]+)", "".join(rows)))
-        self.assertEqual(listed, set(self.help.options) - {""})
+        self.assertEqual(listed, set(self.options) - {""})
 
     def test_outputs_are_what_the_command_prints(self):
         found = 0
