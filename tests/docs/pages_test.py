@@ -205,6 +205,11 @@ class Pages(unittest.TestCase):
                 if "averages:" in recipe:
                     recipe = recipe.replace("averages: [{", "averages: [{name: first, ", 1)
                 lines.append(f"  - {{type: EMAHook, {recipe}{names}{length}}}")
+            # Other hooks in sentences.
+            for page in pages():
+                for text in re.findall(r"`(\{type: (?!EMAHook)\w+Hook, [^`]*\})`", BLOCK.sub("", page.read_text())):
+                    if "..." not in text:
+                        lines.append(f"  - {' '.join(text.split())}")
             config = folder / "recipes.yaml"
             config.write_text("\n".join(lines))
             done = run(POLYAK, "check", "--static", config)
