@@ -99,5 +99,6 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Names such as --debug stay in one line."""
-    return SHORT.sub(r'<code class="short">\1</code>', html)
+    """Names such as --debug stay in one line; and the tables of keys can be styled on their own."""
+    html = SHORT.sub(r'<code class="short">\1</code>', html)
+    return f'<div class="keys">{html}</div>' if page.file.src_uri == "reference.md" else html
