@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """API documentation of the public headers, by Doxygen, and a check that no public member goes undocumented.
 
-Usage: make_api.py OUT         writes OUT/html
-       make_api.py --check     writes nothing; lists what is undocumented and ends with 1
-       make_api.py --filter F  a header as Doxygen reads it
+Usage: make_api.py OUT            writes OUT/html
+       make_api.py --check        writes nothing; lists what is undocumented and ends with 1
+       make_api.py --check OUT    both, in one run
+       make_api.py --filter F     a header as Doxygen reads it
 
-The first two take the headers from plugin/public_headers.txt and hooks/public_headers.txt and end with 1 where Doxygen warns.
+The first three take the headers from plugin/public_headers.txt and hooks/public_headers.txt and end with 1 where Doxygen warns.
 """
 import pathlib
 import re
@@ -14,6 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+MAIN_PAGE = "docs/site/api.md"
 
 
 def public_headers():
@@ -108,15 +110,16 @@ def prove():
             sys.exit("the check does not see an undocumented member")
 
 
-def main(out):
+def main(out, check):
     headers = list(public_headers())
-    if out == "--check":
+    if check:
         prove()
+    if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            warnings = run_doxygen(folder, False, headers)
+            warnings = run_doxygen(folder, False, [MAIN_PAGE, *headers])
     else:
         pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-        warnings = run_doxygen(pathlib.Path(out).resolve(), True, headers)
+        warnings = run_doxygen(pathlib.Path(out).resolve(), True, [MAIN_PAGE, *headers])
     if warnings:
         sys.exit("\n".join(warnings) + f"\n{len(warnings)} warnings")
     print(f"{len(headers)} headers: every public member is documented")
@@ -124,8 +127,11 @@ def main(out):
 
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--filter":
-        print(filtered(pathlib.Path(sys.argv[2]).read_text()), end="")
+        text = pathlib.Path(sys.argv[2]).read_text()
+        print(text if sys.argv[2].endswith(".md") else filtered(text), end="")
+    elif sys.argv[1:2] == ["--check"] and len(sys.argv) <= 3:
+        main(sys.argv[2] if len(sys.argv) == 3 else None, True)
     elif len(sys.argv) == 2:
-        main(sys.argv[1])
+        main(sys.argv[1], False)
     else:
         sys.exit(__doc__)

@@ -11,7 +11,6 @@ import re
 import shutil
 import struct
 import sys
-import textwrap
 import unittest
 
 import cli_test
@@ -241,12 +240,12 @@ class PostHoc(AverageTest):
 class Docs(AverageTest):
     def test_commands_of_the_page_run(self):
         page = (pathlib.Path(__file__).resolve().parents[2] / "docs/offline_averages.md").read_text()
-        block, = re.findall(r"(?m)^    custom_hooks:\n(?:      .*\n)+", page)
-        block = textwrap.dedent(block).replace("every: 1%", "every: 1")
+        block, = re.findall(r"(?m)^custom_hooks:\n(?:  .*\n)+", page)
+        block = block.replace("every: 1%", "every: 1")
         config = self.write(BASE.replace("max_epochs: 3", "max_epochs: 4") + block +
                             "  - {type: EMAHook, momentum: 0.1}\n")
         self.train(config, "--work-dir", "run")
-        commands = re.findall(r"(?m)^    polyak (average .*)$", page)
+        commands = re.findall(r"(?m)^polyak (average .*)$", page)
         self.assertEqual(len(commands), 7)
         for command in commands:
             # As a shell reads it: names with * are a list.

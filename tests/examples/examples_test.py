@@ -117,6 +117,12 @@ class Examples(unittest.TestCase):
         self.assertEqual(float(found[2]), 0)
         self.assertEqual(done.stderr, "")
 
+    def test_averages_in_code_do_what_the_page_says(self):
+        done = self.run_program(BUILT / "averages_in_code")
+        self.assertEqual(done.stdout, "updates: 20\nlogits: 2\nrows: 4\nkept: 16\n")
+        self.assertEqual(done.stderr, "")
+        self.assertTrue((self.folder / "average.pth").exists())
+
     def write_safetensors(self, name, shapes):
         """A file as other tools write it, of 1, 2, 3, ..."""
         header, data = {}, b""
