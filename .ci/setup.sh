@@ -22,7 +22,7 @@ POLYAK_MMENGINE_PACKAGES=(mmengine==0.10.7 mmpretrain==1.2.0 mmcv-lite==2.2.0
 POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev libcli11-dev libspdlog-dev
   nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev libgloo-dev)
 POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy python3-pil openmpi-bin iproute2
-  python3-jsonschema python3-yaml
+  python3-jsonschema python3-yaml dpkg-dev file pkg-config
   dataset-fashion-mnist)
 POLYAK_CI_PACKAGES=(clang clang-tidy clang-format doxygen)
 

@@ -32,7 +32,8 @@ set(CPACK_DEBIAN_POLYAK_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_POLYAK_PACKAGE_RECOMMENDS "polyak-plugins (= ${PROJECT_VERSION})")
 set(CPACK_DEBIAN_POLYAK_PACKAGE_SUGGESTS "dataset-fashion-mnist, libpolyak-dev")
 set(CPACK_DEBIAN_POLYAK_DESCRIPTION
-"The command polyak and its libraries: EMA, SWA, CosineEMA and more averages of a
+"weight averaging for LibTorch training
+The command polyak and its libraries: EMA, SWA, CosineEMA and more averages of a
 model's weights while LibTorch trains it. The command trains by configs in
 MMEngine's format, averages in compiled programs (polyak attach), and compares,
 converts and averages checkpoint files.")
@@ -41,7 +42,8 @@ set(CPACK_DEBIAN_POLYAK_PLUGINS_PACKAGE_NAME polyak-plugins)
 set(CPACK_DEBIAN_POLYAK_PLUGINS_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_POLYAK_PLUGINS_PACKAGE_DEPENDS "polyak (= ${PROJECT_VERSION})")
 set(CPACK_DEBIAN_POLYAK_PLUGINS_DESCRIPTION
-"The built-in hooks of Polyak (EMAHook, CheckpointHook, LoggerHook and others), a
+"weight averaging for LibTorch training, built-in hooks
+The built-in hooks of Polyak (EMAHook, CheckpointHook, LoggerHook and others), a
 plugin that configs and training loops load.")
 
 # A program links polyak::hooks, too, so its package exports that library.
@@ -51,7 +53,8 @@ set(CPACK_DEBIAN_POLYAK_DEV_PACKAGE_DEPENDS
     "polyak (= ${PROJECT_VERSION}), polyak-plugins (= ${PROJECT_VERSION}), libtorch-dev (>= ${Torch_VERSION}), libfmt-dev (>= 9)")
 set(CPACK_DEBIAN_POLYAK_DEV_PACKAGE_SUGGESTS "cmake, pkg-config, libgloo-dev")
 set(CPACK_DEBIAN_POLYAK_DEV_DESCRIPTION
-"Headers of Polyak, its CMake package and its pkg-config file, for training loops
+"weight averaging for LibTorch training, development files
+Headers of Polyak, its CMake package and its pkg-config file, for training loops
 of one's own in C++ and for plugins.")
 
 foreach(package IN ITEMS POLYAK POLYAK_PLUGINS POLYAK_DEV)
@@ -66,7 +69,7 @@ set(CPACK_SOURCE_PACKAGE_FILE_NAME polyak-${PROJECT_VERSION})
 set(CPACK_SOURCE_STRIP_FILES OFF)
 string(REGEX REPLACE "([][+.*()^$?|\\\\])" "\\\\\\1" polyak_source_regex "${PROJECT_SOURCE_DIR}")
 set(CPACK_SOURCE_IGNORE_FILES "")
-foreach(name IN ITEMS [.]git build "build-[^/]*" work_dirs shared [.]cache compile_commands[.]json CMakeUserPresets[.]json)
+foreach(name IN ITEMS [.]git build "build-[^/]*" work_dirs [.]cache compile_commands[.]json CMakeUserPresets[.]json)
   list(APPEND CPACK_SOURCE_IGNORE_FILES "^${polyak_source_regex}/${name}$" "^${polyak_source_regex}/${name}/")
 endforeach()
 list(APPEND CPACK_SOURCE_IGNORE_FILES "/__pycache__/" "[.]pyc$")
