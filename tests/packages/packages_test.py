@@ -43,6 +43,7 @@ class Debs(unittest.TestCase):
             fields = run("dpkg-deb", "-f", path)
             cls.fields[name] = dict(re.findall(r"^([A-Za-z-]+): (.*)$", fields, re.M))
             cls.tree[name] = Path(folder.name) / "tree" / name
+            cls.tree[name].mkdir(parents=True)
             run("dpkg-deb", "-x", path, cls.tree[name])
             cls.files[name] = {str(file.relative_to(cls.tree[name])) for file in cls.tree[name].rglob("*")
                                if not file.is_dir() or file.is_symlink()}
