@@ -78,6 +78,11 @@ class Debs(unittest.TestCase):
         self.has("libpolyak-dev", "usr/include/polyak/polyak[.]h", "usr/include/polyak/hooks/ema_hook[.]h",
                  "usr/lib/.*cmake/polyak/polyakConfig[.]cmake", "usr/lib/.*pkgconfig/polyak[.]pc", "usr/lib/.*libpolyak[.]so")
 
+    def test_a_command_without_the_plugins_says_which_package_has_them(self):
+        done = subprocess.run([self.tree["polyak"] / "usr/bin/polyak", "list"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("the package polyak-plugins", done.stderr)
+
     def test_together_they_have_what_an_installation_has_and_nothing_twice(self):
         packaged = sorted(file for files in self.files.values() for file in files if "/share/doc/" not in file)
         self.assertEqual(len(packaged), len(set(packaged)))

@@ -16,7 +16,8 @@ int main() {
 
   const at::Tensor weight = at::zeros({3});
   const polyak::ModelRef list(std::vector<polyak::NamedTensor>{{"weight", weight}});
-  polyak::ExponentialMovingAverage ema(list, polyak::ExponentialMovingAverageOptions().momentum(0.25));
+  polyak::ExponentialMovingAverage ema(list,
+                                       polyak::ExponentialMovingAverageOptions().momentum(0.25));
   for (int step = 0; step < 2; ++step) {
     weight.add_(4);
     ema.update_parameters(list);
