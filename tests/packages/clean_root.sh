@@ -30,6 +30,7 @@ mount --make-rprivate /
 root=${2:-}
 if [[ -z $root ]]; then
   root=$(mktemp -d)
+  chmod 755 "$root"  # apt fetches as a user of its own
   trap 'umount "$root/proc" 2>/dev/null; rm -rf --one-file-system "$root"' EXIT
 fi
 mkdir -p "$root"
