@@ -107,7 +107,7 @@ files >"$root/polyak-test/without-runtime"
 step "apt-get install ./polyak_*.deb, without its plugins"
 installs polyak
 inside polyak --version
-inside polyak list hook 2>&1 | grep 'the package polyak-plugins' || fail "the command does not say which package is missing"
+{ inside polyak list hook 2>&1 || true; } | grep 'the package polyak-plugins' || fail "the command does not say which package is missing"
 
 step "apt-get install ./polyak-plugins_*.deb"
 installs polyak-plugins
