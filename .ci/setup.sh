@@ -31,7 +31,7 @@ POLYAK_BUILD_PACKAGES=(g++ cmake ninja-build ccache libfmt-dev libyaml-cpp-dev l
   nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev libgloo-dev)
 POLYAK_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-numpy python3-pil openmpi-bin iproute2
   bash zsh fish groff-base
-  python3-jsonschema python3-yaml
+  python3-jsonschema python3-yaml dpkg-dev file pkg-config
   dataset-fashion-mnist)
 POLYAK_CI_PACKAGES=(clang clang-tidy clang-format doxygen python3-venv)
 

@@ -25,3 +25,12 @@ run(${CMAKE_COMMAND} -S ${SOURCE_DIR} -B ${work}/build -G ${GENERATOR} -DCMAKE_C
     "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${work}/prefix ${flags})
 run(${CMAKE_COMMAND} --build ${work}/build)
 run(${work}/build/consumer)
+
+if(PKG_CONFIG)
+  set(ENV{PKG_CONFIG_PATH} ${work}/prefix/lib/pkgconfig)
+  execute_process(COMMAND ${PKG_CONFIG} --cflags --libs polyak OUTPUT_VARIABLE flags COMMAND_ERROR_IS_FATAL ANY)
+  separate_arguments(flags UNIX_COMMAND "${flags}")
+  run(${LAUNCHER} ${CXX} -c ${SOURCE_DIR}/../pkg_config/main.cpp -o ${work}/main.o ${flags})
+  run(${CXX} ${work}/main.o -o ${work}/averaged ${flags} -Wl,-rpath,${work}/prefix/lib)
+  run(${work}/averaged)
+endif()

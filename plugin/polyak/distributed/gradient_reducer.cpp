@@ -178,9 +178,9 @@ class OverlappingReducer final : public GradientReducer {
 
 }  // namespace
 
-std::unique_ptr<GradientReducer> make_gradient_reducer(std::shared_ptr<ProcessGroup> processes,
-                                                       const std::vector<NamedTensor>& parameters,
-                                                       const GradientReducer::Options& options) {
+std::unique_ptr<GradientReducer> make_gradient_reducer(
+    std::shared_ptr<ProcessGroup> processes, const std::vector<NamedTensor>& parameters,
+    [[maybe_unused]] const GradientReducer::Options& options) {
   std::vector<NamedTensor> trained;
   for (const NamedTensor& item : parameters) {
     if (item.tensor.requires_grad()) trained.push_back(item);

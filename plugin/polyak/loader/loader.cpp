@@ -153,6 +153,13 @@ std::string find_plugin(const std::string& name, const std::string& base_folder)
       if (there(folder / file)) return (folder / file).string();
     }
   }
+  if (name == "polyak_hooks") {
+    fail<PluginError>(
+        "the built-in hooks were not found; searched {}. They come with Polyak: install it again, "
+        "or "
+        "the package polyak-plugins where Polyak is split into packages",
+        fmt::join(looked, ", "));
+  }
   fail<PluginError>(
       "plugin '{}' was not found; searched {}. A path needs a slash, as in ./libmine.so; a bare "
       "name is searched in the folder of libpolyak.so and in POLYAK_PLUGIN_PATH",
