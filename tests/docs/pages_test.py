@@ -247,13 +247,13 @@ class Pages(unittest.TestCase):
                 word = line.split()[0]
                 with self.subTest(block.place, line=line):
                     script = ROOT / word
-                    if word == "polyak":
+                    if word == "polyak" or word.startswith("build/"):
                         pass
                     elif script.is_file():
                         text = script.read_text()
                         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line):
                             self.assertIn(option, text)
-                    elif word == "python3" and (ROOT / line.split()[1]).is_file() or line.startswith("build/"):
+                    elif word == "python3" and (ROOT / line.split()[1]).is_file():
                         pass
                     elif word == "python3" and line.split()[1] in ("-m", "train.py"):
                         pass
@@ -288,9 +288,13 @@ class Pages(unittest.TestCase):
                 options = words[words.index("--cfg-options"):] if "--cfg-options" in words else []
                 commands[line] = ["check", "--static", words[2], *(re.sub("=N$", "=1", option) for option in options)]
         self.assertGreater(len(commands), 8)
-        for line, done in zip(commands, in_parallel(lambda words: run(POLYAK, *words, cwd=ROOT), commands.values())):
-            with self.subTest(line):
-                self.assertEqual(done.returncode, 0, done.stderr)
+        with tempfile.TemporaryDirectory() as folder:  # for what they write
+            for name in ("configs", "docs"):
+                (pathlib.Path(folder) / name).symlink_to(ROOT / name)
+            runs = in_parallel(lambda words: run(POLYAK, *words, cwd=folder), commands.values())
+            for line, done in zip(commands, runs):
+                with self.subTest(line):
+                    self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_the_quickstart_lists_every_command(self):
         rows = re.findall(r"(?m)^\| (`polyak .*?) \|", (ROOT / "docs/quickstart.md").read_text())
