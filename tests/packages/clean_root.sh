@@ -10,7 +10,7 @@ clean_root.sh FOLDER [ROOT]
 
 FOLDER has the packages that `cpack -G DEB` made. ROOT becomes a Debian 12, made by debootstrap; without it, a folder
 that is deleted at the end. It needs root, debootstrap, and Debian's archive (DEBIAN_MIRROR names another), about 3 GB
-and eight minutes on two cores: too long for CI.
+and twelve minutes on two busy cores: too long for CI.
 TEXT
 }
 
