@@ -94,7 +94,7 @@ void say_facts(const ProgramFacts& facts, const std::string& program, const std:
         text.substr(text.find('\n') + 1));
 }
 
-AttachConfig read_config(const AttachArguments& arguments) {
+AttachConfig checked_config(const AttachArguments& arguments) {
   const Catalog& catalog = registered();
   AttachConfig config;
   read_all_options(load_config(arguments.config, arguments.overrides), config, "attach", catalog);
@@ -142,7 +142,7 @@ void attach(const AttachArguments& arguments, const std::vector<char*>& words) {
   // The program's own copy of the library logs everything, once.
   set_log_sink([](LogLevel, std::string_view) {});
   AttachConfig config;
-  if (!arguments.config.empty()) config = read_config(arguments);
+  if (!arguments.config.empty()) config = checked_config(arguments);
   const std::string program = find_program(words.front());
   const ProgramFacts facts = check_program(program);
   if (!arguments.check) start(std::move(config), arguments, program, words);

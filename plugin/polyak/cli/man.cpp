@@ -30,7 +30,7 @@ constexpr const char* kStatuses =
     ".TP\n.BI 128+ N\nIt was ended by signal N.\n";
 
 /// Text in which no character is taken for a request.
-std::string escaped(std::string_view text) {
+std::string roff_text(std::string_view text) {
   std::string result;
   for (const char c : text) {
     if (c == '\\') {
@@ -47,19 +47,19 @@ std::string escaped(std::string_view text) {
 }
 
 std::string sentence(const std::string& text) {
-  return escaped(text) + (!text.empty() && text.back() == '.' ? "" : ".");
+  return roff_text(text) + (!text.empty() && text.back() == '.' ? "" : ".");
 }
 
 std::string value_of(const ArgumentText& argument) {
   if (argument.value.empty()) return "";
   const std::string value =
-      fmt::format("\\fI{}\\fR{}", escaped(argument.value), argument.repeated ? " ..." : "");
+      fmt::format("\\fI{}\\fR{}", roff_text(argument.value), argument.repeated ? " ..." : "");
   return argument.optional_value ? "[" + value + "]" : value;
 }
 
 std::string positional_text(const ArgumentText& argument) {
-  const std::string text =
-      fmt::format("\\fI{}\\fR{}", escaped(argument.names.front()), argument.repeated ? " ..." : "");
+  const std::string text = fmt::format("\\fI{}\\fR{}", roff_text(argument.names.front()),
+                                       argument.repeated ? " ..." : "");
   return argument.required ? text : "[" + text + "]";
 }
 
@@ -69,7 +69,7 @@ void add_section(const char* title, const std::vector<ArgumentText>& arguments, 
   for (const ArgumentText& argument : arguments) {
     std::string names;
     for (const std::string& name : argument.names) {
-      names += fmt::format("{}\\fB{}\\fR", names.empty() ? "" : ", ", escaped(name));
+      names += fmt::format("{}\\fB{}\\fR", names.empty() ? "" : ", ", roff_text(name));
     }
     const bool is_option = argument.names.front().front() == '-';
     page += fmt::format(".TP\n{} {}\n{}\n", names, is_option ? value_of(argument) : "",
@@ -84,7 +84,7 @@ std::string page_of(const CommandText& command) {
   std::string page = fmt::format(
       ".TH POLYAK\\-{} 1 \"\" \"polyak {}\" \"Polyak\"\n.SH NAME\npolyak\\-{} \\- {}\n"
       ".SH SYNOPSIS\n.B polyak {}\n[\\fIoptions\\fR]",
-      title, POLYAK_VERSION, command.name, escaped(command.text), command.name);
+      title, POLYAK_VERSION, command.name, roff_text(command.text), command.name);
   for (const ArgumentText& argument : command.positionals) {
     page += " " + positional_text(argument);
   }

@@ -44,7 +44,7 @@ bool is_mean(const std::string& rule) {
 }
 
 /// "the average 'slow' (CosineEMA)"
-std::string title_of(const NamedAverage& item) {
+std::string average_title(const NamedAverage& item) {
   return fmt::format("{} ({})",
                      item.name.empty() ? "the average" : fmt::format("the average '{}'", item.name),
                      item.average->rule_name());
@@ -69,7 +69,7 @@ std::string horizon_warning(const NamedAverage& item) {
       "EMAHook: {} is too slow for this run: after its {} updates, the first weights are still "
       "{:.0f} % of it; a horizon (1 / momentum) of at most a third of the run leaves 5 %; {} "
       "with a fast start (docs/choosing_an_average.md)",
-      title_of(item), item.updates, 100 * std::exp(logarithm),
+      average_title(item), item.updates, 100 * std::exp(logarithm),
       hint + (hint.empty() ? "use a rule" : "a rule"));
 }
 
@@ -84,7 +84,7 @@ std::string length_warning(const NamedAverage& item) {
     return fmt::format(
         "EMAHook: {} has max_iters: {}, but the run makes {} updates; its weight is 0 from there "
         "on, so the average stays as it is then; without max_iters it has the run's length",
-        title_of(item), updates, item.updates);
+        average_title(item), updates, item.updates);
   }
   const Node* const momentum = set_key(options, "momentum");
   if (!momentum || !momentum->is_number() || momentum->as_double() <= 0) return "";
@@ -94,7 +94,7 @@ std::string length_warning(const NamedAverage& item) {
       "EMAHook: {} has max_iters: {}, less than its horizon at the start, {:.4g} updates "
       "(1 / momentum), so its schedule has little effect; without max_iters it has the run's "
       "length, {} updates",
-      title_of(item), updates, horizon, item.updates);
+      average_title(item), updates, horizon, item.updates);
 }
 
 /// Of a mean of weights in a network with BatchNorm: the layers have the statistics of the last
@@ -115,7 +115,7 @@ std::string statistics_warning(const NamedAverage& item, TrainRunner& runner) {
   return fmt::format(
       "EMAHook: {} is a mean of weights, but its BatchNorm layers have the statistics of the raw "
       "ones; add {{type: PreciseBNHook}} to custom_hooks, or set update_buffers: true",
-      title_of(item));
+      average_title(item));
 }
 
 }  // namespace
