@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An average in code: without a config, without hooks. What docs/embed.md and docs/from_pytorch.md
-// quote.
+// An average in code, without a config and without hooks; and, if a config is given, a loop by
+// iterations with hooks. What docs/embed.md and docs/from_pytorch.md quote.
 #include <polyak/checkpoint/pth.h>
 #include <polyak/checkpoint/safetensors.h>
 #include <polyak/polyak.h>
@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace {
@@ -141,12 +142,42 @@ void saving(Net& model) {
   }
 }
 
+// With LoopHooks after all: a loop that counts iterations, not epochs.
+void by_iterations(Net& model, torch::optim::Optimizer& optimizer, const std::string& config) {
+  const int64_t steps = 200;
+  // --8<-- [start:iterations]
+  auto loop = polyak::LoopHooksSettings().max_iters(steps);
+  polyak::LoopHooks hooks(config, model, loop.optimizer(optimizer));
+  hooks.resume();
+  while (hooks.progress().iter < steps && !hooks.stop_requested()) {
+    optimizer.zero_grad();
+    const auto loss = loss_of(model, torch::randn({16, 8}));
+    loss.backward();
+    optimizer.step();
+    hooks.after_step();
+    hooks.after_iter({{"loss", loss.item<double>()}});
+  }
+  hooks.after_train();
+  // --8<-- [end:iterations]
+  // --8<-- [start:averaged]
+  if (const auto average = hooks.average()) {  // null if the config has no EMAHook
+    auto guard = average->swap(model);         // the model has the averaged weights here
+    torch::save(model, "averaged.pt");
+  }
+  // --8<-- [end:averaged]
+  std::printf("iterations: %lld\n", static_cast<long long>(hooks.progress().iter));
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   torch::manual_seed(1);
   Net model;
   torch::optim::SGD optimizer(model->parameters(), 0.1);
+  if (argc > 1) {
+    by_iterations(model, optimizer, argv[1]);
+    return 0;
+  }
   const auto loader = std::make_unique<Batches>(20, torch::ones({4, 8}));
   an_average(model, optimizer, loader, 20);
   a_mean(model, optimizer, *loader);

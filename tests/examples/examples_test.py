@@ -123,6 +123,16 @@ class Examples(unittest.TestCase):
         self.assertEqual(done.stderr, "")
         self.assertTrue((self.folder / "average.pth").exists())
 
+    def test_a_loop_by_iterations_ends_where_it_says_and_is_not_continued_behind_that(self):
+        config = self.write("work_dir: run\ncustom_hooks:\n  - {type: EMAHook, momentum: 0.05}\n"
+                            "  - {type: CheckpointHook, by_epoch: false, interval: 100}\n"
+                            "  - {type: LoggerHook, interval: 50}\n")
+        for lines in (4, 0):  # the second time nothing is left to do
+            done = self.run_program(BUILT / "averages_in_code", config)
+            self.assertEqual(done.stdout, "iterations: 200\n")
+            self.assertEqual(len(re.findall(r"Iter\(train\)", done.stderr)), lines)
+        self.assertTrue((self.folder / "averaged.pt").exists())
+
     def write_safetensors(self, name, shapes):
         """A file as other tools write it, of 1, 2, 3, ..."""
         header, data = {}, b""

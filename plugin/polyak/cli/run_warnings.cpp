@@ -67,7 +67,8 @@ std::string horizon_warning(const NamedAverage& item) {
   const std::string hint = logarithm < 0 ? advice(options, kHorizons / -logarithm) : "";
   return fmt::format(
       "EMAHook: {} is too slow for this run: after its {} updates, the first weights are still "
-      "{:.0f} % of it; a horizon (1 / momentum) of at most a third of the run leaves 5 %; {} "
+      "{:.0f} % of it; a horizon (interval / momentum) of at most a third of the run leaves 5 %; "
+      "{} "
       "with a fast start (docs/choosing_an_average.md)",
       average_title(item), item.updates, 100 * std::exp(logarithm),
       hint + (hint.empty() ? "use a rule" : "a rule"));
