@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much accuracy bfloat16 autocast costs: the Fashion-MNIST demo in float32 and by AmpOptimWrapper, paired by seeds.
 
-Usage: amp_seeds.py POLYAK CONFIGS [--seeds 0 1 2] [--steps N] [--test-images N]. Without --steps, the demo's three epochs.
-Prints the accuracy of the averaged and the raw weights of every run, and the mean of the paired differences. The data are
+Usage: amp_seeds.py POLYAK CONFIGS [--seeds 0 1 2] [--steps N] [--test-images N] [--within POINTS]
+Without --steps, the demo's three epochs. Prints the accuracy of the averaged and the raw weights of every run, and the mean of the paired differences. The data are
 those of Debian's package dataset-fashion-mnist.
 """
 import argparse
@@ -10,6 +10,7 @@ import json
 import pathlib
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -47,6 +48,8 @@ def main(arguments):
                   f"{amp[2]:.0f} |", flush=True)
     for name, differences in found.items():
         print(f"bfloat16 - float32, {name}: {statistics.mean(differences):+.2f} points, mean of {len(differences)} seeds")
+    worst = max(abs(statistics.mean(differences)) for differences in found.values())
+    return int(arguments.within is not None and worst > arguments.within)
 
 
 if __name__ == "__main__":
@@ -56,4 +59,5 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--test-images", type=int)
-    main(parser.parse_args())
+    parser.add_argument("--within", type=float, metavar="POINTS", help="fail if a mean difference is larger than this")
+    sys.exit(main(parser.parse_args()))
