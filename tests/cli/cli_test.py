@@ -72,6 +72,25 @@ def write_png(path, width, height, noise=None, pixel=None):
                      chunk(b"IEND", b""))
 
 
+def run_in_terminal(stream, columns, command, **options):
+    """The status of a command, and what it wrote to `stream`, which is a terminal of so many columns."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(command, **{stream: its}, **options)
+    os.close(its)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    return process.wait(), written.decode()
+
+
 class CommandTest(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="polyak_cli_"))
@@ -609,25 +628,11 @@ class Streams(CommandTest):
     def test_a_terminal_of_any_width_shows_a_bar_and_whole_lines(self):
         config = self.write(SMALL)
         for columns in (100, 40):
-            ours, theirs = pty.openpty()
-            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-            run = subprocess.Popen([POLYAK, "train", config, "--work-dir", "run", "--cfg-options",
-                                    "train_dataloader.dataset.size=8192"], cwd=self.folder, stdout=subprocess.PIPE,
-                                   stderr=theirs)
-            os.close(theirs)
-            text = b""
-            while True:
-                try:
-                    part = os.read(ours, 65536)
-                except OSError:  # the program has ended
-                    break
-                text += part
-                if not part:
-                    break
-            os.close(ours)
-            run.communicate(timeout=100)
-            self.assertEqual(run.returncode, 0)
-            pieces = re.split(r"[\r\n]+", text.decode())
+            status, text = run_in_terminal(
+                "stderr", columns, [POLYAK, "train", config, "--work-dir", "run", "--cfg-options",
+                                    "train_dataloader.dataset.size=8192"], cwd=self.folder, stdout=subprocess.DEVNULL)
+            self.assertEqual(status, 0)
+            pieces = re.split(r"[\r\n]+", text)
             bars = [re.sub("\x1b\\[K", "", piece) for piece in pieces if piece.startswith("epoch ")]
             self.assertTrue(bars, pieces)
             for bar in bars:

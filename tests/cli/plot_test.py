@@ -3,14 +3,10 @@
 
 Usage: plot_test.py POLYAK [unittest arguments].
 """
-import fcntl
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 import xml.etree.ElementTree as xml
 
 import cli_test
@@ -87,25 +83,11 @@ class Plot(CommandTest):
     def test_in_a_terminal_has_its_width_and_colors_unless_no_color_is_set(self):
         for variables, colored in [({}, True), ({"NO_COLOR": "1"}, False)]:
             with self.subTest(variables):
-                ours, its = pty.openpty()
-                fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 57, 0, 0))
                 environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "LC_ALL")}
                 environment.update({"TERM": "xterm", **variables})
-                process = subprocess.Popen([cli_test.POLYAK, "plot", "average", "CosineEMA"], stdout=its,
-                                           env=environment)
-                os.close(its)
-                written = b""
-                while True:
-                    try:
-                        part = os.read(ours, 4096)
-                    except OSError:  # the other end is closed
-                        break
-                    if not part:
-                        break
-                    written += part
-                os.close(ours)
-                self.assertEqual(process.wait(), 0)
-                text = written.decode()
+                status, text = cli_test.run_in_terminal(
+                    "stdout", 57, [cli_test.POLYAK, "plot", "average", "CosineEMA"], env=environment)
+                self.assertEqual(status, 0)
                 self.assertEqual("\x1b[" in text, colored, text)
                 axis, = [line for line in re.sub("\x1b\\[[0-9]*m", "", text).splitlines() if "└" in line]
                 self.assertEqual(len(axis.rstrip()), 57)
